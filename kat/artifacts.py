@@ -1,0 +1,213 @@
+"""Outputs on disk: written whole or not at all, with a manifest written last.
+
+A manifest says from which input and options an output was made and what its files hash to. One that matches the
+question asked means "done, skip"; an output without a matching one is replaced only when told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+import kat
+from kat.errors import MismatchError, OutputError
+
+MANIFEST = "manifest.json"
+_TEMPORARY = ".kat-tmp-"
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest(stage: str, inputs: Mapping[str, str], options: Any) -> dict[str, Any]:
+    """What an output is made from. `inputs` maps names to sha256; `options` is a config dataclass or a dict."""
+    plain = asdict(options) if is_dataclass(options) else dict(options)
+    return {
+        "stage": stage,
+        "kat_version": kat.__version__,
+        "inputs": dict(inputs),
+        "options": {k: plain[k] for k in sorted(plain) if k not in ("overwrite", "allow_network")},
+    }
+
+
+def manifest_path(output: Path) -> Path:
+    """A folder's `manifest.json`; a single file's `NAME.manifest.json` beside it."""
+    return output / MANIFEST if output.is_dir() else output.with_name(output.name + ".manifest.json")
+
+
+def read_manifest(output: Path) -> dict[str, Any] | None:
+    """The manifest of an output, or None if it has none that can be read."""
+    try:
+        value = orjson.loads(manifest_path(output).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def is_done(output: Path, wanted: Mapping[str, Any], names: Iterable[str] = (), *, overwrite: bool) -> bool:
+    """Whether `output` already holds what `wanted` (from `manifest`) would make, its files unharmed.
+
+    A folder counts as an output if it holds a manifest or one of the files `names`; other files in it are left alone.
+    Raises OutputError if something else is there and `overwrite` is off, naming the first difference.
+    """
+    if output.is_dir() != bool(names) and output.exists():
+        kind = "folder" if names else "file"
+        raise OutputError(f"{output} is not a {kind}, and a {kind} was to be written. Name another output.")
+    marks = [output / name for name in (MANIFEST, *names)] if names else [output]
+    if not any(mark.exists() for mark in marks):
+        return False
+    difference = _difference(output, read_manifest(output), wanted)
+    if difference is None:
+        return True
+    if overwrite:
+        return False
+    raise OutputError(f"{output} exists and {difference}. Add --overwrite to replace it, or name another output.")
+
+
+def _difference(output: Path, found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> str | None:
+    if found is None:
+        return "has no manifest that says what it was made from"
+    for part in ("stage", "kat_version", "inputs", "options"):
+        old, new = found.get(part), orjson.loads(orjson.dumps(wanted[part]))
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            key = next(k for k in [*new, *old] if old.get(k) != new.get(k))
+            if part == "inputs":
+                return f"was made from another {key}"
+            return f"was made with {key} = {old.get(key)!r}, not {new.get(key)!r}"
+        return f"was made by {part.replace('_', ' ')} {old}, not {new}"
+    bad = first_damage(output, found)
+    return f"is damaged ({bad})" if bad else None
+
+
+def first_damage(output: Path, found: Mapping[str, Any]) -> str | None:
+    """The first file of a manifest that is missing or hashes to something else; None if all are whole."""
+    folder = output if output.is_dir() else output.parent
+    for name, digest in found.get("outputs", {}).items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if sha256_file(path) != digest:
+            return f"{name} does not hash to what its manifest says"
+    return None
+
+
+def finish(output: Path, made: dict[str, Any], files: list[Path], **facts: Any) -> None:
+    """Write an output's manifest: the last step, which makes it count as done."""
+    record = made | {"outputs": {p.name: sha256_file(p) for p in files}} | facts
+    write_json(manifest_path(output), record)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under its name when the block ends well, and not at all otherwise."""
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+    with _as_output_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A scratch folder whose files move into `folder` when the block ends well; the old manifest goes first."""
+    scratch = folder / f"{_TEMPORARY}{os.getpid()}"
+    with _as_output_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        try:
+            scratch.mkdir()
+            yield scratch
+            (folder / MANIFEST).unlink(missing_ok=True)
+            for path in sorted(scratch.iterdir()):
+                path.replace(folder / path.name)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON, written whole."""
+    with whole_file(path) as file:
+        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same bytes under a second name; kat replaces files and never changes them in place."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def load_array(path: Path):
+    """An .npy array, memory-mapped, never unpickled. Raises MismatchError if it is no such file."""
+    import numpy as np
+
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise MismatchError(f"{path} is no array that kat can read: {error}") from error
+
+
+def load_ids(folder: Path) -> list[str]:
+    """The ordered ids of a folder. Raises MismatchError if ids.json is no list of distinct strings."""
+    path = folder / "ids.json"
+    try:
+        ids = orjson.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise MismatchError(f"{path} cannot be read: {error}") from error
+    if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+        raise MismatchError(f"{path} is no list of strings.")
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        row, repeated = next((n, i) for n, i in enumerate(ids) if i in seen or seen.add(i))
+        raise MismatchError(f"{path} repeats the id {repeated} in row {row}.")
+    return ids
+
+
+@contextlib.contextmanager
+def _as_output_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        where = error.filename or path
+        raise OutputError(f"{path} cannot be written: {error.strerror or error} ({where}).") from error
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left behind: temporaries whose process is gone."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        pid = path.name.removeprefix(_TEMPORARY).split("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,86 @@
+"""What can be set, one frozen dataclass a stage: it serves the command line, TOML files, Python and the manifests."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+BadRows = int | Literal["all"]
+
+
+def base_directory() -> Path:
+    """`$KAT_BASE_DIR`, else `$NANOCHAT_BASE_DIR`, else `~/.cache/nanochat`: where default paths start."""
+    for name in ("KAT_BASE_DIR", "NANOCHAT_BASE_DIR"):
+        if value := os.environ.get(name):
+            return Path(value).expanduser()
+    return Path.home() / ".cache" / "nanochat"
+
+
+def data_path(name: str) -> Path:
+    """A default file or folder in the base directory's `data/`."""
+    return base_directory() / "data" / name
+
+
+def _help(text: str, **more) -> Parameter:
+    return Parameter(help=text, **more)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ReadOptions:
+    """How rows are read and outputs written, the same for every command."""
+
+    max_bad_rows: Annotated[
+        BadRows, _help('Bad rows to tolerate, or "all"; those met go to OUT.rejected.jsonl.', metavar="N|all")
+    ] = 0
+    overwrite: Annotated[bool, _help("Replace an output made from other input or options.", negative="")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How texts become vectors."""
+
+    model: Annotated[
+        str,
+        _help(
+            "minilm (bundled), a local model directory, a hub name, or a nanochat name (base, mid, sft, rl, …).",
+            alias=["--ckpt-source", "--base-model-source"],
+        ),
+    ] = "minilm"
+    batch_size: Annotated[int | None, _help("Texts in a batch at most; a token budget rules memory anyway.")] = None
+    max_tokens: Annotated[int | None, _help("Tokens of a text that are read [default: the model's limit].")] = None
+    long_text: Annotated[Literal["tail", "head"], _help("Which end of a longer text is kept.")] = "tail"
+    pooling: Annotated[
+        Literal["mean", "last", "cls"] | None,
+        _help("How token vectors become one [default: the model's own, or mean]."),
+    ] = None
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], _help("Of matrix products; auto takes bfloat16 where it is faster.")
+    ] = "auto"
+    render: Annotated[
+        Literal["plain", "chat"], _help("A conversation's text: contents joined by a newline, or the chat template.")
+    ] = "plain"
+    device: Annotated[str, _help("auto, cpu, cuda or mps.")] = "auto"
+    allow_network: Annotated[bool, _help("Let a hub name be downloaded.", negative="")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DensityOptions:
+    """How vectors become densities and weights."""
+
+    k: Annotated[int, _help("Neighbours that a density is measured with.")] = 20
+    metric: Annotated[
+        Literal["cosine", "euclidean"], _help("cosine normalises rows first; distances are Euclidean.")
+    ] = "cosine"
+    ess: Annotated[float, _help("Floor of the effective sample size, as a share of N.")] = 0.5
+    cap: Annotated[float, _help("Largest weight allowed; the mean is 1.")] = 10.0
+    temperature: Annotated[float | None, _help("Exponent T in weight ∝ density^-T [default: solved from --ess].")] = (
+        None
+    )
+    max_temperature: Annotated[float, _help("Where solving for T stops.")] = 20.0

@@ -1,0 +1,1 @@
+"""Reading what people have: files, row shapes, openings and prefixes, and a grammar that makes demo pairs."""

@@ -1,0 +1,1 @@
+"""The heart: neighbours, density, weights."""

@@ -1,0 +1,38 @@
+"""The weights of a folder as {id: weight}, joined by id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kat.artifacts import load_array, load_ids
+from kat.errors import MismatchError
+
+
+def load_density_mapping(prompts_path: str | Path, weights_path: str | Path) -> dict[str, float]:
+    """{id: weight} from `density_weights.npy`, checked by id against the `ids.json` beside it and the prompts file.
+
+    Raises MismatchError naming the first id that is missing, left over, or in another place.
+    """
+    from kat.data.items import read_items
+
+    weights_path = Path(weights_path)
+    values = np.asarray(load_array(weights_path))
+    ids = load_ids(weights_path.parent)
+    if values.shape != (len(ids),):
+        raise MismatchError(f"{weights_path} has shape {values.shape}, and ids.json beside it {len(ids):,} ids.")
+    prompts = read_items(prompts_path, "all")
+    compare_ids(ids, prompts.ids, f"{weights_path.parent / 'ids.json'}", str(prompts_path))
+    return dict(zip(ids, values.tolist(), strict=True))
+
+
+def compare_ids(ids: list[str], others: list[str], name: str, other_name: str) -> None:
+    """Raise MismatchError, naming the first difference, unless both lists are the same in the same order."""
+    for row, (one, other) in enumerate(zip(ids, others, strict=False)):
+        if one != other:
+            raise MismatchError(
+                f"Row {row} is {one} in {name} and {other} in {other_name}; was it made from this file?"
+            )
+    if len(ids) != len(others):
+        raise MismatchError(f"{name} has {len(ids):,} ids and {other_name} {len(others):,}.")

@@ -1,0 +1,48 @@
+"""Embeddings from disk: kat's folder, or the single .pt file of `kat_embed`. Nothing is unpickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kat.artifacts import load_array, load_ids, read_manifest
+from kat.errors import MismatchError
+from kat.records import Embeddings
+
+
+def load_embeddings(source: Path) -> tuple[Embeddings, dict[str, Any]]:
+    """The embeddings of a folder or a .pt file, and the manifest they came with ({} if none).
+
+    Raises MismatchError if ids and vectors do not fit together, or the file is of another kind.
+    """
+    embeddings, found = _from_folder(source) if source.is_dir() else _from_pt(source)
+    if embeddings.vectors.ndim != 2 or len(embeddings.ids) != len(embeddings.vectors):
+        shape = tuple(embeddings.vectors.shape)
+        raise MismatchError(f"{source} has {len(embeddings.ids):,} ids and vectors of shape {shape}; expected [N, D].")
+    return embeddings, found
+
+
+def _from_folder(folder: Path) -> tuple[Embeddings, dict[str, Any]]:
+    found = read_manifest(folder) or {}
+    vectors = load_array(folder / "embeddings.npy")
+    tokens = lost = None
+    if (folder / "lengths.npy").is_file():
+        tokens, lost = np.asarray(load_array(folder / "lengths.npy")).T
+    return Embeddings(load_ids(folder), vectors, tokens, lost, found.get("model", {})), found
+
+
+def _from_pt(path: Path) -> tuple[Embeddings, dict[str, Any]]:
+    import pickle
+
+    import torch
+
+    try:
+        value = torch.load(path, weights_only=True, map_location="cpu")
+        ids, vectors = value["ids"], value["emb"].float().numpy()
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MismatchError(f'{path} is no file of {{"ids": [str], "emb": [N, D]}}: {first}') from error
+    found = read_manifest(path) or {}
+    return Embeddings([str(i) for i in ids], vectors, meta=found.get("model", {})), found

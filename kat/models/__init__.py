@@ -1,0 +1,1 @@
+"""A name on the command line to a model in memory."""

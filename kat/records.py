@@ -1,0 +1,138 @@
+"""The nouns of kat. One record flows from stage to stage; what a stage learns it adds beside, in row order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Message = dict[str, str]
+"""One turn: {"role": "system" | "user" | "assistant" | …, "content": text}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A conversation up to and including its last user message.
+
+    `id` is the opening's id, so prefixes that share an opening share it.
+    """
+
+    id: str
+    messages: list[Message]
+
+    @property
+    def opening(self) -> str:
+        """The first user message: the unit of density."""
+        return next(m["content"] for m in self.messages if m["role"] == "user")
+
+    @property
+    def text(self) -> str:
+        """What is embedded: the contents in order, joined by one newline, without roles."""
+        return "\n".join(m["content"] for m in self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One judgement: `chosen` was preferred to `rejected` as the completion of `prefix`.
+
+    `row` is the 1-based line (or parquet row) it came from.
+    """
+
+    id: str
+    prefix: Prefix
+    chosen: str
+    rejected: str
+    src: str
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """`vectors` [N, D] float32 of unit length; row i belongs to `ids[i]`.
+
+    `tokens` [N] int32 counts the tokens of each whole text, `lost` [N] int32 those that the model's limit cut off;
+    both are None for vectors that were not made by kat. `meta` says how they were made.
+    """
+
+    ids: Sequence[str]
+    vectors: np.ndarray
+    tokens: np.ndarray | None = None
+    lost: np.ndarray | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The k nearest *others* of every row, nearest first.
+
+    `indices` [N, k] int64 and `distances` [N, k] float32, Euclidean (metric "cosine": between unit vectors, so that
+    distance² = 2 − 2·cosine). Rows with identical vectors are neighbours at distance 0 like any other.
+    `spacing` [N, k'] float32 are the distances to the k' nearest *distinct* other vectors, and `multiplicity` [N]
+    int64 the rows that share a row's vector, itself included: a density needs both, for a copy says that a place
+    is crowded but not how far the next place is.
+    """
+
+    ids: Sequence[str]
+    indices: np.ndarray
+    distances: np.ndarray
+    spacing: np.ndarray
+    multiplicity: np.ndarray
+    metric: str = "cosine"
+
+    @property
+    def k(self) -> int:
+        return self.indices.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class Density:
+    """`log_values` [N] float64: the logarithm of a density up to a constant. High = crowded."""
+
+    ids: Sequence[str]
+    log_values: np.ndarray
+    estimator: str
+    k: int
+    metric: str
+    intrinsic_dimension: float
+
+    def __len__(self) -> int:
+        return len(self.log_values)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`values` [N] float32, mean 1, none above `cap`. High = counts more; rare weighs more.
+
+    `temperature` is the exponent T in weight ∝ density^−T and `bound` what set it: "ess" (the floor was reached),
+    "max_temperature", "given", or "uniform" (nothing to tell apart). `ess` is (Σw)²/Σw² over the openings.
+    """
+
+    ids: Sequence[str]
+    values: np.ndarray
+    temperature: float
+    bound: str
+    ess: float
+    cap: float
+    cap_hits: int
+    heaviest_share: float
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def ess_share(self) -> float:
+        """ESS / N, between 0 and 1."""
+        return self.ess / len(self.values)
+
+    def mapping(self) -> dict[str, float]:
+        """{id: weight}."""
+        return dict(zip(self.ids, self.values.tolist(), strict=True))

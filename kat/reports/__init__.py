@@ -1,0 +1,1 @@
+"""What is said to people: summaries of a stage in words and numbers."""

@@ -1,0 +1,109 @@
+"""Proof that a folder is whole: files, shapes, ids, hashes, and what weights and embeddings promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kat.artifacts import MANIFEST, first_damage, load_array, load_ids, read_manifest
+from kat.data.items import read_items
+from kat.density.mapping import compare_ids
+from kat.errors import InputError, MismatchError
+
+_ROWS = 65_536
+
+
+def verify(folder: Path, prompts: Path | None = None) -> list[str]:
+    """Check a folder of `kat run`, of weights or of embeddings; return what was proved, a line each.
+
+    `prompts` is the file that was embedded; by default the one that the folder names.
+
+    Raises InputError if it is no such folder, MismatchError naming the first wrong file or row.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder.")
+    if (folder / "prefixes_all.jsonl").is_file() and (folder / "density").is_dir():
+        return _verify_run(folder)
+    found = read_manifest(folder)
+    if found is None or found.get("stage") not in ("embed", "density"):
+        there = "its manifest is missing: the run that wrote it did not finish" if _half_done(folder) else "no manifest"
+        if _half_done(folder):
+            raise MismatchError(f"{folder}: {there}. Run the same command again with --overwrite.")
+        raise InputError(f"{folder} is no folder that kat wrote: it holds no {MANIFEST} of embeddings or weights.")
+    # Rows before hashes: a hash cannot say which row is wrong.
+    ids = load_ids(folder)
+    lines = [f"{folder}", *_check_embeddings(folder, ids)]
+    if found["stage"] == "density":
+        lines += _check_weights(folder, ids)
+    lines += _check_prompts(folder, ids, found, prompts)
+    if bad := first_damage(folder, found):
+        raise MismatchError(f"{folder}: {bad}. Make it again with --overwrite.")
+    return [*lines, f"  {len(found['outputs'])} files hash to what the manifest says"]
+
+
+def _verify_run(folder: Path) -> list[str]:
+    prefixes = folder / "prefixes_all.jsonl"
+    found = read_manifest(prefixes)
+    if found is None:
+        raise MismatchError(f"{prefixes} has no manifest: the run that wrote it did not finish. Run it again.")
+    if bad := first_damage(prefixes, found):
+        raise MismatchError(f"{prefixes}: {bad}. Make it again with --overwrite.")
+    lines = [f"{prefixes}: hashes to what its manifest says"]
+    for part in ("embeddings", "density"):
+        lines += verify(folder / part, prefixes)
+    return lines
+
+
+def _half_done(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("embeddings.npy", "density_weights.npy", "ids.json"))
+
+
+def _check_embeddings(folder: Path, ids: list[str]) -> list[str]:
+    path = folder / "embeddings.npy"
+    vectors = load_array(path)
+    _expect(path, vectors, (len(ids), None))
+    for start in range(0, len(vectors), _ROWS):
+        norms = np.linalg.norm(vectors[start : start + _ROWS].astype(np.float64), axis=1)
+        wrong = ~(np.abs(norms - 1) < 1e-4)
+        if wrong.any():
+            row = start + int(np.argmax(wrong))
+            raise MismatchError(f"{path}: row {row} (id {ids[row]}) has length {norms[row - start]:.6g}, not 1.")
+    return [f"  {len(ids):,} ids, all different; {vectors.shape[0]:,} × {vectors.shape[1]} float32 of unit length"]
+
+
+def _check_prompts(folder: Path, ids: list[str], found: dict[str, Any], prompts: Path | None) -> list[str]:
+    path = prompts or _named_prompts(folder, found)
+    if path is None:
+        return ["  no file of prompts is named here; the order of the ids was not compared (name it: --prompts_path)"]
+    if not path.is_file():
+        raise MismatchError(f"{folder} was made from {path}, which is gone. If it moved, name it: --prompts_path FILE")
+    compare_ids(ids, read_items(path, "all").ids, str(folder / "ids.json"), str(path))
+    return [f"  ids in the order of {path}"]
+
+
+def _named_prompts(folder: Path, found: dict[str, Any]) -> Path | None:
+    where = found.get("items_path")
+    return folder / where if where else None
+
+
+def _check_weights(folder: Path, ids: list[str]) -> list[str]:
+    path = folder / "density_weights.npy"
+    weights = load_array(path)
+    _expect(path, weights, (len(ids),))
+    wrong = ~(np.isfinite(weights) & (weights > 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise MismatchError(f"{path}: row {row} (id {ids[row]}) is {weights[row]}, not a positive number.")
+    mean = float(np.mean(weights, dtype=np.float64))
+    if abs(mean - 1) > 1e-4:
+        raise MismatchError(f"{path}: the mean weight is {mean:.6g}, not 1.")
+    return [f"  {len(weights):,} weights, finite, positive, of mean {mean:.6f}"]
+
+
+def _expect(path: Path, array: np.ndarray, shape: tuple[int | None, ...]) -> None:
+    fits = array.ndim == len(shape) and all(s in (None, t) for s, t in zip(shape, array.shape, strict=True))
+    if not fits or array.dtype != np.float32:
+        want = " × ".join("any" if s is None else f"{s:,}" for s in shape)
+        raise MismatchError(f"{path} is {array.dtype} of shape {array.shape}; expected float32 of {want}.")
