@@ -78,6 +78,8 @@ def _limit(loaded: LoadedModel, options: EmbedOptions) -> int:
         raise OptionError(f"batch_size is {options.batch_size}; expected 1 or more.")
     if options.max_tokens is None:
         return loaded.limit
+    if loaded.most and options.max_tokens > loaded.most:
+        raise OptionError(f"max_tokens is {options.max_tokens}; the model has positions for {loaded.most}.")
     return options.max_tokens
 
 

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """`limit` is the most tokens of one text, special ones included; `pooling` how its makers pool."""
+    """`limit` is the most tokens of one text, special ones included, unless the user asks for more, up to `most`
+    (None: no hard limit); `pooling` is how its makers pool."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     limit: int
+    most: int | None
     pooling: str
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -47,7 +49,8 @@ def load_encoder(name: str, device: str = "auto", *, allow_network: bool = False
     folder, settings = _sentence_transformer(source.path)
     model, tokenizer = _load(source, folder)
     model.to(pick_device(device)).eval()
-    limit = settings.get("max_tokens") or token_limit(model, tokenizer)
+    most = position_limit(model)
+    limit = settings.get("max_tokens") or token_limit(model, tokenizer, most)
     meta = {
         "name": name,
         "sha256": digest,
@@ -55,7 +58,7 @@ def load_encoder(name: str, device: str = "auto", *, allow_network: bool = False
         "dimension": model.config.hidden_size,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-    return LoadedModel(model, tokenizer, limit, settings.get("pooling", "mean"), meta)
+    return LoadedModel(model, tokenizer, limit, most, settings.get("pooling", "mean"), meta)
 
 
 def pick_device(device: str) -> str:
@@ -70,19 +73,26 @@ def pick_device(device: str) -> str:
     return device
 
 
-def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+def position_limit(model: PreTrainedModel) -> int | None:
+    """The most tokens that a learned table of positions has rows for; None for a model without one."""
+    for name, module in model.named_modules():
+        if name.rsplit(".", 1)[-1] in ("position_embeddings", "wpe", "embed_positions"):
+            rows, padding = getattr(module, "num_embeddings", None), getattr(module, "padding_idx", None)
+            if rows:  # RoBERTa's positions start after the padding index
+                return rows - (0 if padding is None else padding + 1)
+    return None
+
+
+def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int | None) -> int:
     """The longest text a model was built for, in tokens; 8,192 if its files do not say."""
-    config = model.config
-    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
-    positions = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
-    if getattr(positions, "padding_idx", None) is not None and limits[0]:
-        limits[0] -= positions.padding_idx + 1  # RoBERTa's positions start after the padding index
+    limits = [most, *(getattr(model.config, n, None) for n in ("max_position_embeddings", "n_positions"))]
     if tokenizer.model_max_length < 1_000_000:
         limits.append(tokenizer.model_max_length)
     return min((n for n in limits if n), default=8192)
 
 
 def _load(source: ModelSource, folder: Path):
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
@@ -96,11 +106,13 @@ def _load(source: ModelSource, folder: Path):
         model = AutoModel.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32, weights_only=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"The model in {folder} cannot be loaded: {first}") from error
     finally:
         logging.set_verbosity(before)
+    if model.config.is_encoder_decoder:
+        raise ModelError(f"The model in {folder} is an encoder with a decoder; kat embeds with one or the other.")
     if not tokenizer.is_fast:
         raise ModelError(f"The tokenizer in {folder} has no tokenizer.json; save it with transformers' fast class.")
     return model, tokenizer

@@ -1,0 +1,158 @@
+"""The encoder against plain per-text transformers."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import kat
+from kat.embedding.encoder import batches
+from kat.embedding.pooling import pool
+from kat.errors import InputError, OptionError
+from kat.models.sources import resolve
+
+TEXTS = [
+    "How do I mend a bicycle tyre?",
+    "bread",
+    "",
+    "naïve café — “quotes”, 日本語, and emoji 🚲",
+    "one two three four five six seven eight nine ten " * 12,
+    "a\0b",
+    "   spaces   \n\n and lines \t",
+    "long " * 2000,
+    "bread",
+]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Per-text vectors by transformers alone: no batch, no padding."""
+    from transformers import AutoModel, AutoTokenizer
+
+    path = resolve("minilm").path
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    model = AutoModel.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
+
+    def vectors(texts: list[str], limit: int = 256) -> np.ndarray:
+        found = []
+        for text in texts:
+            ids = tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
+            ids = [tokenizer.cls_token_id, *ids[-(limit - 2) :], tokenizer.sep_token_id]
+            with torch.inference_mode():
+                hidden = model(torch.tensor([ids])).last_hidden_state[0]
+            found.append(torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy())
+        return np.stack(found)
+
+    return vectors
+
+
+def test_equals_plain_transformers_text_by_text(plain):
+    found = kat.encode(TEXTS, precision="float32")
+    np.testing.assert_allclose(found.vectors, plain(TEXTS), atol=1e-5)
+    assert found.vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-6)
+
+
+def test_bfloat16_stays_close(plain):
+    found = kat.encode(TEXTS, precision="bfloat16")
+    assert (found.vectors * plain(TEXTS)).sum(1).min() >= 0.9995
+    assert found.vectors.dtype == np.float32
+
+
+def test_order_batch_and_company_do_not_matter():
+    together = kat.encode(TEXTS, precision="float32").vectors
+    backwards = kat.encode(TEXTS[::-1], precision="float32", batch_size=2).vectors[::-1]
+    alone = np.concatenate([kat.encode([t], precision="float32").vectors for t in TEXTS])
+    np.testing.assert_allclose(backwards, together, atol=1e-5)
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+def test_same_text_same_vector():
+    found = kat.encode(TEXTS, precision="bfloat16")
+    assert (found.vectors[1] == found.vectors[8]).all()
+
+
+def test_sentence_transformers_agrees():
+    peers = pytest.importorskip("sentence_transformers")
+    model = peers.SentenceTransformer(str(resolve("minilm").path), device="cpu")
+    short = [t for t in TEXTS if len(t) < 1000]
+    np.testing.assert_allclose(
+        kat.encode(short, precision="float32").vectors, model.encode(short, normalize_embeddings=True), atol=1e-5
+    )
+
+
+def test_long_texts_keep_the_end_and_are_counted(plain):
+    words = [f"w{i}" for i in range(600)]
+    text = " ".join(words)
+    tail = kat.encode([text], precision="float32", max_tokens=50)
+    head = kat.encode([text], precision="float32", max_tokens=50, long_text="head")
+    np.testing.assert_allclose(tail.vectors, plain([text], 50), atol=1e-5)
+    assert np.abs(tail.vectors - head.vectors).max() > 0.01
+    assert tail.lost[0] == tail.tokens[0] - 50
+    assert kat.encode(["short"]).lost.tolist() == [0]
+
+
+def test_a_prefix_is_its_contents_joined_by_newlines():
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    messages.append({"role": "user", "content": "bye"})
+    found = kat.encode([kat.Prefix("x1", messages), "hi\nhello\nbye"], precision="float32")
+    assert found.ids == ["x1", "1"]
+    assert (found.vectors[0] == found.vectors[1]).all()
+
+
+def test_pooling_reads_through_the_mask():
+    hidden = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
+    for how in ("mean", "cls", "last"):
+        garbage = hidden.clone()
+        garbage[mask == 0] = 1e6
+        torch.testing.assert_close(pool(garbage, mask, how), pool(hidden, mask, how))
+    oracle = hidden[0, :3].mean(0)
+    torch.testing.assert_close(pool(hidden, mask, "mean")[0], oracle / oracle.norm())
+    torch.testing.assert_close(pool(hidden, mask, "last")[0], hidden[0, 2] / hidden[0, 2].norm())
+
+
+def test_every_row_is_in_one_batch_within_the_budget():
+    lengths = np.random.default_rng(0).integers(1, 400, 1000)
+    seen = []
+    for rows in batches(lengths, 2000, 24):
+        assert len(rows) <= 24
+        assert len(rows) == 1 or len(rows) * lengths[rows].max() <= 2000
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(1000))
+    assert len(next(batches(np.asarray([5000]), 2000, None))) == 1
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(InputError, match="nothing to embed"):
+        kat.encode([])
+    with pytest.raises(InputError, match="Input 1 is a int"):
+        kat.encode(["a", 3])
+    with pytest.raises(InputError, match="Unicode"):
+        kat.encode(["\ud800"])
+    with pytest.raises(OptionError, match="max_tokens"):
+        kat.encode(["a"], max_tokens=2)
+    with pytest.raises(OptionError, match="positions for 512"):
+        kat.encode(["a"], max_tokens=513)
+    with pytest.raises(OptionError, match="batch_size"):
+        kat.encode(["a"], batch_size=0)
+    with pytest.raises(OptionError, match="chat template"):
+        kat.encode(["a"], render="chat")
+    with pytest.raises(OptionError, match="device"):
+        kat.encode(["a"], device="tpu")
+
+
+SCRIPT = "import kat\nprint(kat.encode(['a', 'b']).vectors.shape)\n"
+
+
+def test_works_from_standard_input():
+    done = subprocess.run([sys.executable, "-"], input=SCRIPT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(2, 384)"
+
+
+def test_works_from_a_script_without_a_main_guard(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(2, 384)"
