@@ -201,3 +201,7 @@ def _check_config(path: Path) -> None:
     for key, value in found.items():
         if not isinstance(value, dict) or key not in known:
             raise OptionError(f"{path}: [{key}] is no table of a command; expected {', '.join(sorted(known))}.")
+
+
+if __name__ == "__main__":
+    main()

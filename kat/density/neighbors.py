@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from kat.records import Embeddings, Neighbors
 def find_neighbors(x: Embeddings | np.ndarray, k: int = 20, metric: str = "cosine") -> Neighbors:
     """The k nearest others of every row of `x` [N, D], nearest first.
 
-    Distances are Euclidean; "cosine" normalises the rows first. With fewer than k + 1 rows k shrinks to N − 1.
+    Distances are Euclidean; "cosine" normalises the rows first. With fewer than k + 1 rows k shrinks to N − 1, with a warning.
     Identical rows are searched for once and expanded: each other copy is a neighbour at distance 0.
 
     Raises InputError for an empty or wrongly shaped array, a row that is not finite, or (cosine) a zero row,
@@ -27,6 +28,8 @@ def find_neighbors(x: Embeddings | np.ndarray, k: int = 20, metric: str = "cosin
     ids: Sequence[str] = x.ids if isinstance(x, Embeddings) else [str(i) for i in range(len(vectors))]
     if metric == "cosine":
         vectors = normalised(vectors)
+    if k > len(vectors) - 1:
+        warnings.warn(f"k is {len(vectors) - 1}, not {k}: there are only {len(vectors)} rows.", stacklevel=2)
     first, inverse, counts = distinct_rows(vectors)
     near, spacing = _search(vectors[first], k)
     indices, distances = _expand(near, spacing, inverse, counts, min(k, len(vectors) - 1))
