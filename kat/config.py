@@ -29,6 +29,16 @@ def _help(text: str, **more) -> Parameter:
     return Parameter(help=text, **more)
 
 
+ModelName = Annotated[
+    str,
+    _help(
+        "minilm (bundled), a local model directory, a hub name, or a nanochat name (base, mid, sft, rl, …).",
+        alias=["--ckpt-source", "--base-model-source"],
+    ),
+]
+BatchSize = Annotated[int | None, _help("Texts in a batch at most; a token budget rules memory anyway.")]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ReadOptions:
@@ -45,14 +55,8 @@ class ReadOptions:
 class EmbedOptions:
     """How texts become vectors."""
 
-    model: Annotated[
-        str,
-        _help(
-            "minilm (bundled), a local model directory, a hub name, or a nanochat name (base, mid, sft, rl, …).",
-            alias=["--ckpt-source", "--base-model-source"],
-        ),
-    ] = "minilm"
-    batch_size: Annotated[int | None, _help("Texts in a batch at most; a token budget rules memory anyway.")] = None
+    model: ModelName = "minilm"
+    batch_size: BatchSize = None
     max_tokens: Annotated[int | None, _help("Tokens of a text that are read [default: the model's limit].")] = None
     long_text: Annotated[Literal["tail", "head"], _help("Which end of a longer text is kept.")] = "tail"
     pooling: Annotated[

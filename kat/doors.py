@@ -9,21 +9,24 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from kat import __version__
 from kat.cli import guarded
-from kat.config import DensityOptions, EmbedOptions, ReadOptions, data_path
+from kat.config import BatchSize, DensityOptions, EmbedOptions, ModelName, ReadOptions, data_path
 from kat.errors import KatError
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class _SftOptions(EmbedOptions):
-    model: EmbedOptions.__annotations__[model] = "sft"
-    batch_size: EmbedOptions.__annotations__[batch_size] = 32
+    model: ModelName = "sft"
+    batch_size: BatchSize = 32
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class _BaseOptions(EmbedOptions):
-    model: EmbedOptions.__annotations__[model] = "base"
-    batch_size: EmbedOptions.__annotations__[batch_size] = 16
+    model: ModelName = "base"
+    batch_size: BatchSize = 16
 
 
 def _path(text: str, default: str) -> Parameter:
@@ -100,7 +103,7 @@ DOORS = {
 def door(name: str) -> None:
     """Run one of the five with the process's arguments."""
     tokens = sys.argv[1:]
-    command = App(name=name, help=DOORS[name].__doc__)
+    command = App(name=name, version=__version__, help=DOORS[name].__doc__)
     command.default(DOORS[name])
     if name.startswith("kat_train") and not {"-h", "--help"} & set(tokens):
         tokens = []  # options of what does not work yet are not judged

@@ -28,7 +28,7 @@ def find_neighbors(x: Embeddings | np.ndarray, k: int = 20, metric: str = "cosin
     ids: Sequence[str] = x.ids if isinstance(x, Embeddings) else [str(i) for i in range(len(vectors))]
     if metric == "cosine":
         vectors = normalised(vectors)
-    if k > len(vectors) - 1:
+    if k > len(vectors) - 1 > 0:
         warnings.warn(f"k is {len(vectors) - 1}, not {k}: there are only {len(vectors)} rows.", stacklevel=2)
     first, inverse, counts = distinct_rows(vectors)
     near, spacing = _search(vectors[first], k)

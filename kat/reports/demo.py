@@ -31,7 +31,9 @@ def check_demo(pairs: Path, run: Path) -> tuple[list[str], bool]:
     values = np.asarray(list(weights.values()))
     share = effective_sample_size(values) / len(values)
     lines = ["", f"{'topic':<28}{'openings':>9}{'mean weight':>13}", "-" * 50]
-    lines += [f"{t:<28}{sizes[t]:>9,}{means[t]:>13.3f}  {'▇' * round(24 * means[t] / max(means.values()))}" for t in order]
+    lines += [
+        f"{t:<28}{sizes[t]:>9,}{means[t]:>13.3f}  {'▇' * round(24 * means[t] / max(means.values()))}" for t in order
+    ]
     lines += [
         "-" * 50,
         f"rank correlation of mean topic weight with 1 / topic size: {rank:.3f} (at least {RECOVERED} expected)",
