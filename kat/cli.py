@@ -1,7 +1,5 @@
 """The command table of `kat`. Functions here only name options; kat/pipeline.py does the work."""
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

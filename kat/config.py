@@ -1,7 +1,5 @@
 """What can be set, one frozen dataclass a stage: it serves the command line, TOML files, Python and the manifests."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The five commands fixed by the project's origin, run as `python -m scripts.NAME`: same work, their own names."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

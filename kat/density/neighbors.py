@@ -14,7 +14,8 @@ from kat.records import Embeddings, Neighbors
 def find_neighbors(x: Embeddings | np.ndarray, k: int = 20, metric: str = "cosine") -> Neighbors:
     """The k nearest others of every row of `x` [N, D], nearest first.
 
-    Distances are Euclidean; "cosine" normalises the rows first. With fewer than k + 1 rows k shrinks to N − 1, with a warning.
+    Distances are Euclidean; "cosine" normalises the rows first. With fewer than k + 1 rows k shrinks to N − 1 and a
+    warning says so.
     Identical rows are searched for once and expanded: each other copy is a neighbour at distance 0.
 
     Raises InputError for an empty or wrongly shaped array, a row that is not finite, or (cosine) a zero row,
