@@ -106,6 +106,7 @@ def test_a_second_run_is_skipped_and_other_options_need_leave(run, capsys):
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
     with pytest.raises(OutputError, match=r"ess = 0\.5, not 0\.8.*--overwrite"):
         pipeline.run(pairs, run, FLOAT32, DensityOptions(ess=0.8), ReadOptions())
+    assert len(skipped(capsys)) == 2
     pipeline.run(pairs, run, FLOAT32, DensityOptions(ess=0.8), ReadOptions(overwrite=True))
     assert len(skipped(capsys)) == 2
     assert json.loads((run / "density" / "embeddings_metadata.json").read_text())["effective_sample_share"] >= 0.8
