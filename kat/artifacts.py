@@ -61,13 +61,13 @@ def is_done(output: Path, wanted: Mapping[str, Any], names: Iterable[str] = (), 
     A folder counts as an output if it holds a manifest or one of the files `names`; other files in it are left alone.
     Raises OutputError if something else is there and `overwrite` is off, naming the first difference.
     """
-    if output.is_dir() != bool(names) and output.exists():
+    if output.exists() and not (output.is_dir() if names else output.is_file()):
         kind = "folder" if names else "file"
-        raise OutputError(f"{output} is not a {kind}, and a {kind} was to be written. Name another output.")
+        raise OutputError(f"{output} is not a {kind} that can be written. Name another output.")
     marks = [output / name for name in (MANIFEST, *names)] if names else [output]
     if not any(mark.exists() for mark in marks):
         return False
-    difference = _difference(output, read_manifest(output), wanted)
+    difference = _difference(output, read_manifest(output), wanted, names or [output.name])
     if difference is None:
         return True
     if overwrite:
@@ -75,7 +75,9 @@ def is_done(output: Path, wanted: Mapping[str, Any], names: Iterable[str] = (), 
     raise OutputError(f"{output} exists and {difference}. Add --overwrite to replace it, or name another output.")
 
 
-def _difference(output: Path, found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> str | None:
+def _difference(
+    output: Path, found: Mapping[str, Any] | None, wanted: Mapping[str, Any], names: Iterable[str]
+) -> str | None:
     if found is None:
         return "has no manifest that says what it was made from"
     for part in ("stage", "kat_version", "inputs", "options"):
@@ -88,14 +90,20 @@ def _difference(output: Path, found: Mapping[str, Any] | None, wanted: Mapping[s
                 return f"was made from another {key}"
             return f"was made with {key} = {old.get(key)!r}, not {new.get(key)!r}"
         return f"was made by {part.replace('_', ' ')} {old}, not {new}"
-    bad = first_damage(output, found)
+    bad = first_damage(output, found, names)
     return f"is damaged ({bad})" if bad else None
 
 
-def first_damage(output: Path, found: Mapping[str, Any]) -> str | None:
-    """The first file of a manifest that is missing or hashes to something else; None if all are whole."""
+def first_damage(output: Path, found: Mapping[str, Any], names: Iterable[str] = ()) -> str | None:
+    """The first file of a manifest that is missing or hashes to something else; None if all are whole.
+
+    A manifest that does not speak of all of `names` is damaged itself.
+    """
     folder = output if output.is_dir() else output.parent
-    for name, digest in found.get("outputs", {}).items():
+    outputs = found.get("outputs")
+    if not isinstance(outputs, dict) or not outputs or not set(names) <= set(outputs):
+        return "its manifest does not list its files"
+    for name, digest in outputs.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -111,20 +119,44 @@ def finish(output: Path, made: dict[str, Any], files: list[Path], **facts: Any) 
 
 
 @contextlib.contextmanager
+def whole_files(*paths: Path) -> Iterator[list[IO[bytes]]]:
+    """Binary files that appear under their names, in the order given, when the block ends well; else none does.
+
+    One to which nothing was written does not appear, and an older file of its name goes.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_as_output_error(paths[-1]))
+        targets = [Path(os.path.realpath(path)) for path in paths]  # a link is followed, not replaced
+        temporaries = [t.with_name(f"{_TEMPORARY}{os.getpid()}-{t.name}") for t in targets]
+        files = []
+        for target, temporary in zip(targets, temporaries, strict=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(target.parent)
+            stack.callback(temporary.unlink, missing_ok=True)
+            files.append(stack.enter_context(temporary.open("wb")))
+        yield files
+        sizes = [_close(file) for file in files]
+        for target, temporary, size in zip(targets, temporaries, sizes, strict=True):
+            if size:
+                temporary.replace(target)
+            else:
+                target.unlink(missing_ok=True)
+
+
+def _close(file: IO[bytes]) -> int:
+    """Bring a file to the disk and return its size."""
+    file.flush()
+    os.fsync(file.fileno())
+    size = file.tell()
+    file.close()
+    return size
+
+
+@contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under its name when the block ends well, and not at all otherwise."""
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
-    with _as_output_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
-        try:
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    """One binary file that appears under its name when the block ends well."""
+    with whole_files(path) as (file,):
+        yield file
 
 
 @contextlib.contextmanager
@@ -137,17 +169,29 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         try:
             scratch.mkdir()
             yield scratch
+            made = sorted(scratch.iterdir())
+            for path in made:
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            old = (read_manifest(folder) or {}).get("outputs") or {}
             (folder / MANIFEST).unlink(missing_ok=True)
-            for path in sorted(scratch.iterdir()):
+            for path in made:
                 path.replace(folder / path.name)
+            for name in set(old) - {p.name for p in made}:
+                (folder / Path(name).name).unlink(missing_ok=True)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Readable JSON."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
 
 
 def write_json(path: Path, value: Any) -> None:
     """Readable JSON, written whole."""
     with whole_file(path) as file:
-        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+        file.write(json_bytes(value))
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -199,7 +243,9 @@ def _sweep(folder: Path) -> None:
     """Remove what killed runs left behind: temporaries whose process is gone."""
     for path in folder.glob(f"{_TEMPORARY}*"):
         pid = path.name.removeprefix(_TEMPORARY).split("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+        if not pid.isdigit() or _alive(int(pid)):
+            continue
+        with contextlib.suppress(OSError):  # somebody else's; it is in nobody's way
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 

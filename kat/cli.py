@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
-from cyclopts.config import Toml
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Dict
 
 from kat import __version__
-from kat.config import DensityOptions, EmbedOptions, ReadOptions
+from kat.config import DensityOptions, EmbedOptions, RunOptions, whole
 from kat.errors import KatError, MismatchError, OptionError
 
 PairsFile = Annotated[Path, Parameter(help="Preference pairs: .jsonl, .jsonl.gz, .jsonl.zst or .parquet.")]
 PromptsPath = Annotated[Path | None, Parameter(help="The file that was embedded [default: the one the folder names].")]
+Overwrite = Annotated[bool, Parameter(help="Replace an output made otherwise.", negative="")]
 
 app = App(
     name="kat",
@@ -32,12 +33,12 @@ def run(
     out: Annotated[Path, Parameter(help="Folder for everything that is made.")],
     embed: EmbedOptions = EmbedOptions(),
     density: DensityOptions = DensityOptions(),
-    read: ReadOptions = ReadOptions(),
+    how: RunOptions = RunOptions(),
 ) -> None:
     """Pairs to weights: prefixes, embed and density, each skipped where it is already done."""
     from kat import pipeline
 
-    pipeline.run(pairs, out, embed, density, read)
+    pipeline.run(pairs, out, embed, density, how)
     print(f"next      prove that it is whole: kat verify {out}")
 
 
@@ -46,12 +47,12 @@ def prefixes(
     pairs: PairsFile,
     *,
     out: Annotated[Path, Parameter(help="The prefixes file to write.")],
-    read: ReadOptions = ReadOptions(),
+    how: RunOptions = RunOptions(),
 ) -> None:
     """Pairs to one prefix for each distinct opening (first user message)."""
     from kat import pipeline
 
-    pipeline.make_prefixes(pairs, out, read)
+    pipeline.make_prefixes(pairs, out, how)
     print(f"next      kat embed {out} --out {out.with_name('embeddings')}")
 
 
@@ -61,30 +62,54 @@ def embed(
     *,
     out: Annotated[Path, Parameter(help="A folder to write, or one file NAME.pt.")],
     embed: EmbedOptions = EmbedOptions(),
-    read: ReadOptions = ReadOptions(),
+    how: RunOptions = RunOptions(),
 ) -> None:
     """Prefixes or prompts to unit vectors."""
     from kat import pipeline
 
     write = pipeline.embed_file if out.suffix == ".pt" else pipeline.embed_folder
-    write(data, out, embed, read)
+    write(data, out, embed, how)
     print(f"next      kat density {out} --out {out.with_name('density')}")
 
 
 @app.command
 def density(
-    embeddings: Annotated[Path, Parameter(help="A folder of `kat embed`, or its .pt file.")],
+    embeddings: Annotated[
+        Path, Parameter(help="A folder of `kat embed`, or its .pt file; with --explain, of weights.")
+    ],
     *,
-    out: Annotated[Path, Parameter(help="Folder for the weights.")],
+    out: Annotated[Path | None, Parameter(help="Folder for the weights.")] = None,
+    explain: Annotated[str | None, Parameter(help="Say why the opening of this id weighs what it weighs.")] = None,
     prompts_path: PromptsPath = None,
     density: DensityOptions = DensityOptions(),
-    overwrite: Annotated[bool, Parameter(help="Replace an output made otherwise.", negative="")] = False,
+    how: RunOptions = RunOptions(),
 ) -> None:
     """Vectors to k-NN density and weights: rare weighs more."""
     from kat import pipeline
 
-    pipeline.weigh_folder(embeddings, out, density, ReadOptions(overwrite=overwrite), prompts_path)
-    print(f"next      prove that it is whole: kat verify {out}")
+    if out is None and explain is None:
+        raise OptionError("kat density needs --out DIR for the weights it makes, or --explain ID for those it reads.")
+    if out is not None:
+        pipeline.weigh_folder(embeddings, out, density, how, prompts_path)
+    if explain is not None:
+        print("\n".join(pipeline.explain(out or embeddings, explain)))
+    else:
+        print(f"next      prove that it is whole: kat verify {out}")
+
+
+@app.command
+def sample(
+    folder: Annotated[Path, Parameter(help="A folder of weights.")],
+    *,
+    budget: Annotated[int, whole("Openings to draw, N at most.")],
+    out: Annotated[Path, Parameter(help="Text file for the ids, one a line.")],
+    seed: Annotated[int, whole("Of the draw; same seed, same draw.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw openings in proportion to weight, without replacement, and say how likely each was."""
+    from kat import pipeline
+
+    pipeline.sample_folder(folder, out, budget, seed, overwrite)
 
 
 @app.command
@@ -108,9 +133,9 @@ def verify(
 def demo_data(
     *,
     out: Annotated[Path, Parameter(help="The pairs file to write.")],
-    pairs: Annotated[int, Parameter(help="Pairs to make.")] = 4000,
-    seed: Annotated[int, Parameter(help="Of the draw; same seed, same file.")] = 0,
-    overwrite: Annotated[bool, Parameter(help="Replace a file made otherwise.", negative="")] = False,
+    pairs: Annotated[int, whole("Pairs to make.")] = 4000,
+    seed: Annotated[int, whole("Of the draw; same seed, same file.")] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Preference pairs from a small grammar: 40 topics of very different sizes, the topic of every pair known."""
     from kat import pipeline
@@ -135,7 +160,10 @@ def demo_check(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The `kat` command."""
-    guarded(app, list(sys.argv[1:] if argv is None else argv), tables=True)
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    if tokens:
+        tokens[0] = _command_name(tokens[0], app)
+    guarded(app, tokens, tables=True)
 
 
 def guarded(command: App, tokens: list[str], *, tables: bool) -> None:
@@ -143,12 +171,17 @@ def guarded(command: App, tokens: list[str], *, tables: bool) -> None:
 
     `tables` says whether a TOML file's tables are named by the command's own subcommands, or by the command itself.
     """
-    warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show an arrow gets a question mark
     try:
-        tokens = _take_config(command, tokens, tables=tables)
-        command(tokens)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            tokens = _take_config(command, tokens, tables=tables)
+            command.suppress_keyboard_interrupt = False
+            command(tokens, exit_on_error=False, print_error=False)
         sys.stdout.flush()
-    except KatError as error:
+    except (KatError, CycloptsError) as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted; nothing half-written is left under a final name", 130)
@@ -159,15 +192,25 @@ def guarded(command: App, tokens: list[str], *, tables: bool) -> None:
         _fail(f"{error.filename or 'A file'}: {error.strerror or error}", 2)
     except MemoryError:
         _fail("out of memory; a smaller --batch_size or --max_tokens needs less", 2)
+    finally:
+        command.config = ()
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"kat: {message}", file=sys.stderr)
+    # What a file holds may stand in a message: no control character of it reaches the terminal.
+    clean = "".join(c if c.isprintable() or c == "\n" else "�" for c in message)
+    print(f"kat: {clean}", file=sys.stderr)
     raise SystemExit(status) from None
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
     print(f"kat: note: {message}", file=sys.stderr)
+
+
+def _command_name(word: str, command: App) -> str:
+    """Underscores and dashes are alike in a command's name too."""
+    dashed = word.replace("_", "-")
+    return dashed if dashed in command and not word.startswith("-") else word
 
 
 def _take_config(command: App, tokens: list[str], *, tables: bool) -> list[str]:
@@ -177,28 +220,31 @@ def _take_config(command: App, tokens: list[str], *, tables: bool) -> list[str]:
             used = 1 if "=" in token else 2
             if i + used > len(tokens):
                 raise OptionError("--config needs the path of a TOML file.")
-            path = Path(token.partition("=")[2] or tokens[i + 1])
-            _check_config(path)
+            path = token.partition("=")[2] or tokens[i + 1]
             root = () if tables else (command.name[0],)
-            command.config = Toml(path, must_exist=True, root_keys=root, use_commands_as_keys=tables)
+            command.config = Dict(read_config(Path(path)), root_keys=root, use_commands_as_keys=tables, source=path)
             return tokens[:i] + tokens[i + used :]
     return tokens
 
 
-def _check_config(path: Path) -> None:
-    """Every top-level key must be the table of a command: one that nothing reads is a mistake."""
+def read_config(path: Path) -> dict[str, dict]:
+    """A TOML file's tables by command. Every top-level key must be one: what nothing reads is a mistake."""
     import tomllib
 
     from kat.doors import DOORS
 
-    known = {*(n for n in app if not n.startswith("-")), *DOORS}
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OptionError(f"--config {path} cannot be read: {error}") from error
+    known = {*(n for n in app if not n.startswith("-")), *DOORS}
+    tables = {}
     for key, value in found.items():
-        if not isinstance(value, dict) or key not in known:
+        name = key if key in DOORS else key.replace("_", "-")
+        if not isinstance(value, dict) or name not in known:
             raise OptionError(f"{path}: [{key}] is no table of a command; expected {', '.join(sorted(known))}.")
+        tables[name] = value
+    return tables
 
 
 if __name__ == "__main__":

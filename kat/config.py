@@ -1,13 +1,29 @@
 """What can be set, one frozen dataclass a stage: it serves the command line, TOML files, Python and the manifests."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-BadRows = int | Literal["all"]
+
+def _whole(_, tokens) -> int:
+    """A whole number; the library would round 1.5."""
+    word = tokens[0].value
+    if not re.fullmatch(r"[-+]?\d+", word):
+        raise ValueError(f"{word!r} is no whole number")
+    return int(word)
+
+
+def _whole_or_all(_, tokens) -> int | str:
+    return "all" if tokens[0].value == "all" else _whole(_, tokens)
+
+
+def whole(text: str, **more) -> Parameter:
+    """A parameter for whole numbers, with its help."""
+    return Parameter(help=text, converter=_whole, n_tokens=1, **more)
 
 
 def base_directory() -> Path:
@@ -34,18 +50,26 @@ ModelName = Annotated[
         alias=["--ckpt-source", "--base-model-source"],
     ),
 ]
-BatchSize = Annotated[int | None, _help("Texts in a batch at most; a token budget rules memory anyway.")]
+BatchSize = Annotated[int | None, whole("Texts in a batch at most; a token budget rules memory anyway.")]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class ReadOptions:
-    """How rows are read and outputs written, the same for every command."""
+class RunOptions:
+    """How a command runs, the same for every one; nothing here changes a good result."""
 
     max_bad_rows: Annotated[
-        BadRows, _help('Bad rows to tolerate, or "all"; those met go to OUT.rejected.jsonl.', metavar="N|all")
+        int | Literal["all"],
+        _help(
+            'Bad rows to tolerate, or "all"; those met go to OUT.rejected.jsonl.',
+            metavar="N|all",
+            show_choices=False,
+            converter=_whole_or_all,
+            n_tokens=1,
+        ),
     ] = 0
     overwrite: Annotated[bool, _help("Replace an output made from other input or options.", negative="")] = False
+    device: Annotated[str, _help("auto, cpu, cuda or mps.")] = "auto"
 
 
 @Parameter(name="*")
@@ -55,7 +79,7 @@ class EmbedOptions:
 
     model: ModelName = "minilm"
     batch_size: BatchSize = None
-    max_tokens: Annotated[int | None, _help("Tokens of a text that are read [default: the model's limit].")] = None
+    max_tokens: Annotated[int | None, whole("Tokens of a text that are read [default: the model's limit].")] = None
     long_text: Annotated[Literal["tail", "head"], _help("Which end of a longer text is kept.")] = "tail"
     pooling: Annotated[
         Literal["mean", "last", "cls"] | None,
@@ -67,7 +91,6 @@ class EmbedOptions:
     render: Annotated[
         Literal["plain", "chat"], _help("A conversation's text: contents joined by a newline, or the chat template.")
     ] = "plain"
-    device: Annotated[str, _help("auto, cpu, cuda or mps.")] = "auto"
     allow_network: Annotated[bool, _help("Let a hub name be downloaded.", negative="")] = False
 
 
@@ -76,10 +99,14 @@ class EmbedOptions:
 class DensityOptions:
     """How vectors become densities and weights."""
 
-    k: Annotated[int, _help("Neighbours that a density is measured with.")] = 20
+    k: Annotated[int, whole("Neighbours that a density is measured with.")] = 20
     metric: Annotated[
         Literal["cosine", "euclidean"], _help("cosine normalises rows first; distances are Euclidean.")
     ] = "cosine"
+    center: Annotated[bool, _help("Take the mean off the vectors before the cosine.", negative="")] = False
+    estimator: Annotated[
+        Literal["mean_distance", "kth_distance", "inverse_cosine"], _help("How distances become a density.")
+    ] = "mean_distance"
     ess: Annotated[float, _help("Floor of the effective sample size, as a share of N.")] = 0.5
     cap: Annotated[float, _help("Largest weight allowed; the mean is 1.")] = 10.0
     temperature: Annotated[float | None, _help("Exponent T in weight ∝ density^-T [default: solved from --ess].")] = (

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from kat import __version__
 from kat.cli import guarded
-from kat.config import BatchSize, DensityOptions, EmbedOptions, ModelName, ReadOptions, data_path
+from kat.config import BatchSize, DensityOptions, EmbedOptions, ModelName, RunOptions, data_path
 from kat.errors import KatError
 
 
@@ -35,13 +35,13 @@ def kat_make_prefixes(
     *,
     pairs_path: Annotated[Path | None, _path("Preference pairs.", "pairs_all.jsonl")] = None,
     out: Annotated[Path | None, _path("The prefixes file to write.", "prefixes_all.jsonl")] = None,
-    read: ReadOptions = ReadOptions(),
+    how: RunOptions = RunOptions(),
 ) -> None:
     """Pairs to one prefix for each distinct opening (first user message)."""
     from kat import pipeline
 
     pairs_path, out = pairs_path or data_path("pairs_all.jsonl"), out or data_path("prefixes_all.jsonl")
-    pipeline.make_prefixes(pairs_path, out, read)
+    pipeline.make_prefixes(pairs_path, out, how)
     print(f"next      python -m scripts.kat_compute_embeddings_offline --prompts_path {out}")
 
 
@@ -50,12 +50,12 @@ def kat_embed(
     data: Annotated[Path, Parameter(help="JSON lines with an id and either a prefix or a prompt.")],
     out: Annotated[Path, Parameter(help="The .pt file to write.")],
     embed: _SftOptions = _SftOptions(),
-    read: ReadOptions = ReadOptions(),
+    how: RunOptions = RunOptions(),
 ) -> None:
     """Items to one .pt file: {"ids": [str], "emb": float32 [N, D]}."""
     from kat import pipeline
 
-    pipeline.embed_file(data, out, embed, read)
+    pipeline.embed_file(data, out, embed, how)
     print(f'next      torch.load("{out}", weights_only=True), or: kat density {out} --out DIR')
 
 
@@ -65,7 +65,7 @@ def kat_compute_embeddings_offline(
     output_dir: Annotated[Path | None, _path("Folder to write.", "embeddings_offline")] = None,
     embed: _BaseOptions = _BaseOptions(),
     density: DensityOptions = DensityOptions(),
-    read: ReadOptions = ReadOptions(),
+    how: RunOptions = RunOptions(),
 ) -> None:
     """Items to embeddings.npy, density_weights.npy, ids.json and embeddings_metadata.json in one folder."""
     from kat import pipeline
@@ -74,7 +74,7 @@ def kat_compute_embeddings_offline(
         prompts_path or data_path("prefixes_all.jsonl"),
         output_dir or data_path("embeddings_offline"),
     )
-    pipeline.compute_offline(prompts_path, output_dir, embed, density, read)
+    pipeline.compute_offline(prompts_path, output_dir, embed, density, how)
     print(f"next      prove that it is whole: kat verify {output_dir}")
 
 

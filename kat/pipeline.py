@@ -5,20 +5,26 @@ A stage whose output carries a manifest of the same input and options is skipped
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
 from kat import artifacts
 from kat.artifacts import finish, is_done, manifest, sha256_file, whole_file, whole_folder
-from kat.config import DensityOptions, EmbedOptions, ReadOptions
-from kat.data.rows import missing_file
+from kat.config import DensityOptions, EmbedOptions, RunOptions
 from kat.errors import InputError
+from kat.staging import (
+    check_output,
+    input_hash,
+    rejected_path,
+    relative,
+    said,
+    said_rejected,
+    skipped,
+    with_progress,
+)
 
 if TYPE_CHECKING:
     from kat.data.items import Items
@@ -34,122 +40,199 @@ DENSITY_FILES = (
     "ids.json",
     "embeddings_metadata.json",
     "log_density.npy",
-    "neighbor_indices.npy",
-    "neighbor_distances.npy",
+    "lengths.npy",
 )
 
 
-def make_prefixes(pairs_path: Path, out: Path, read: ReadOptions) -> None:
+def make_prefixes(pairs_path: Path, out: Path, how: RunOptions) -> None:
     """Pairs → one prefix an opening: OUT, OUT's stats.json, and OUT.rejected.jsonl if rows were set aside."""
     from kat.data.openings import collect_openings, prefix_line
     from kat.data.pairs import PairReader
     from kat.reports.summary import prefix_lines, prefix_stats
 
-    wanted = manifest("prefixes", {"pairs": _input_hash(pairs_path)}, {"max_bad_rows": read.max_bad_rows})
-    if is_done(out, wanted, overwrite=read.overwrite):
-        return _skipped("prefixes", out)
+    check_output(out, pairs_path)
+    wanted = manifest("prefixes", {"pairs": input_hash(pairs_path)}, {"max_bad_rows": how.max_bad_rows})
+    if is_done(out, wanted, overwrite=how.overwrite):
+        return skipped("prefixes", out)
     began = time.monotonic()
-    with _rejected(out, read) as sink, whole_file(out) as file:
-        reader = PairReader(pairs_path, read.max_bad_rows, sink)
-        prefixes, openings = collect_openings(_with_progress(reader, "pairs"))
-        for prefix in prefixes:
-            file.write(prefix_line(prefix))
-    stats = prefix_stats(reader.stats, openings)
     stats_path = out.with_suffix(".stats.json")
-    artifacts.write_json(stats_path, stats)
+    with artifacts.whole_files(rejected_path(out), stats_path, out) as (bad, beside, file):
+        reader = PairReader(pairs_path, how.max_bad_rows, bad.write)
+        prefixes, openings = collect_openings(with_progress(reader, "pairs"))
+        file.writelines(map(prefix_line, prefixes))
+        stats = prefix_stats(reader.stats, openings)
+        beside.write(artifacts.json_bytes(stats))
     finish(out, wanted, [out, stats_path])
-    _said("prefixes", f"{stats['pairs']:,} pairs → {stats['openings']:,} openings", out, began)
+    said_rejected(out, reader.stats.bad)
+    said("prefixes", f"{stats['pairs']:,} pairs → {stats['openings']:,} openings", out, began)
     print("\n".join(prefix_lines(stats)))
 
 
-def embed_file(data: Path, out: Path, embed: EmbedOptions, read: ReadOptions) -> None:
+def embed_file(data: Path, out: Path, embed: EmbedOptions, how: RunOptions) -> None:
     """Items → one .pt file {"ids": [str], "emb": float32 [N, D]}."""
     import torch
 
-    wanted = _embed_manifest(data, embed, read)
-    if is_done(out, wanted, overwrite=read.overwrite):
-        return _skipped("embed", out)
+    check_output(out, data)
+    wanted = _embed_manifest(data, embed, how)
+    if is_done(out, wanted, overwrite=how.overwrite):
+        return skipped("embed", out)
     began = time.monotonic()
-    embeddings, items = _embed(data, out, embed, read)
-    with whole_file(out) as file:
+    with artifacts.whole_files(rejected_path(out), out) as (bad, file):
+        embeddings, items = _embed(data, embed, how, bad)
         torch.save({"ids": list(embeddings.ids), "emb": torch.from_numpy(embeddings.vectors)}, file)
     finish(out, wanted, [out], model=dict(embeddings.meta))
     _said_embedded(embeddings, items, out, began)
 
 
-def embed_folder(data: Path, out: Path, embed: EmbedOptions, read: ReadOptions) -> None:
+def embed_folder(data: Path, out: Path, embed: EmbedOptions, how: RunOptions) -> None:
     """Items → a folder of embeddings.npy, ids.json and lengths.npy ([N, 2]: tokens of the text, tokens lost)."""
     import numpy as np
 
-    wanted = _embed_manifest(data, embed, read)
-    if is_done(out, wanted, EMBEDDING_FILES, overwrite=read.overwrite):
-        return _skipped("embed", out)
+    wanted = _embed_manifest(data, embed, how)
+    if is_done(out, wanted, EMBEDDING_FILES, overwrite=how.overwrite):
+        return skipped("embed", out)
     began = time.monotonic()
-    embeddings, items = _embed(data, out, embed, read)
-    with whole_folder(out) as folder:
+    with artifacts.whole_files(rejected_path(out)) as (bad,), whole_folder(out) as folder:
+        embeddings, items = _embed(data, embed, how, bad)
         np.save(folder / "embeddings.npy", embeddings.vectors, allow_pickle=False)
-        np.save(folder / "lengths.npy", np.stack([embeddings.tokens, embeddings.lost], 1), allow_pickle=False)
+        np.save(folder / "lengths.npy", _lengths(embeddings), allow_pickle=False)
         (folder / "ids.json").write_bytes(orjson.dumps(list(embeddings.ids)))
-    where = os.path.relpath(data.resolve(), out.resolve())
     files = [out / n for n in EMBEDDING_FILES]
-    finish(out, wanted, files, model=dict(embeddings.meta), items_path=where, bad_rows=items.bad)
+    finish(out, wanted, files, model=dict(embeddings.meta), items_path=relative(data, out), bad_rows=items.bad)
     _said_embedded(embeddings, items, out, began)
 
 
-def weigh_folder(
-    source: Path, out: Path, options: DensityOptions, read: ReadOptions, items: Path | None = None
-) -> None:
+def find_folder(source: Path, out: Path, options: DensityOptions, how: RunOptions) -> None:
+    """Embeddings (a folder, or a .pt file) → a folder of their neighbours. Goes on where a stopped search was."""
+    from kat.density.neighbors import find_neighbors
+    from kat.density.storage import NEIGHBOR_FILES, save_neighbors
+    from kat.embedding.storage import load_embeddings
+
+    k = max(options.k, STORED_NEIGHBORS)
+    settings = {"k": k, "metric": options.metric, "center": options.center}
+    wanted = manifest("neighbors", {"embeddings": _embeddings_hash(source)}, settings)
+    if is_done(out, wanted, NEIGHBOR_FILES, overwrite=how.overwrite):
+        return skipped("neighbors", out)
+    began = time.monotonic()
+    embeddings, _ = load_embeddings(source)
+    out.mkdir(parents=True, exist_ok=True)
+    neighbors = find_neighbors(
+        embeddings,
+        min(k, max(len(embeddings) - 1, 1)),
+        options.metric,
+        options.center,
+        how.device,
+        progress=True,
+        checkpoint=out / "unfinished.npz",
+    )
+    with whole_folder(out) as folder:
+        save_neighbors(neighbors, folder)
+        names = sorted(p.name for p in folder.iterdir())
+    finish(out, wanted, [out / n for n in names], recall=neighbors.recall)
+    said("neighbors", f"{neighbors.k} of each of {len(neighbors):,} openings, exact", out, began)
+
+
+def weigh_folder(source: Path, out: Path, options: DensityOptions, how: RunOptions, items: Path | None = None) -> None:
     """Embeddings (a folder, or a .pt file) → neighbours, density and weights in a folder that explains itself.
 
     `items`, the file that was embedded, gives the heaviest openings their text; an embeddings folder knows its own.
     """
     import numpy as np
 
-    from kat.density.estimators import estimate_density
-    from kat.density.neighbors import find_neighbors
-    from kat.density.weights import weigh
     from kat.embedding.storage import load_embeddings
     from kat.reports.summary import weight_lines, weight_metadata
 
+    find_folder(source, out / "neighbors", options, how)
     wanted = manifest("density", {"embeddings": _embeddings_hash(source)}, options)
-    if is_done(out, wanted, DENSITY_FILES, overwrite=read.overwrite):
-        return _skipped("density", out)
+    if is_done(out, wanted, DENSITY_FILES, overwrite=how.overwrite):
+        return skipped("density", out)
     began = time.monotonic()
     embeddings, origin = load_embeddings(source)
     items = items or _items_path(source, origin)
-    stored = min(max(options.k, STORED_NEIGHBORS), max(len(embeddings) - 1, 1))
-    neighbors = find_neighbors(embeddings, stored, options.metric)
-    density = estimate_density(neighbors, options.k)
-    weights = weigh(density, options.ess, options.cap, options.temperature, options.max_temperature)
-    meta = weight_metadata(embeddings, neighbors, density, weights, _openings(items, weights))
-    meta |= {"input": {"path": _relative(items, out), **origin.get("inputs", {})}, "kat_version": wanted["kat_version"]}
+    weights = weights_of(embeddings, out / "neighbors", options)
+    meta = weight_metadata(embeddings, weights, _openings(items, weights))
+    meta |= {"input": {"path": relative(items, out), **origin.get("inputs", {})}, "kat_version": wanted["kat_version"]}
     with whole_folder(out) as folder:
         _embeddings_into(source, folder, embeddings)
         (folder / "ids.json").write_bytes(orjson.dumps(list(embeddings.ids)))
         np.save(folder / "density_weights.npy", weights.values, allow_pickle=False)
-        np.save(folder / "log_density.npy", density.log_values, allow_pickle=False)
-        np.save(folder / "neighbor_indices.npy", neighbors.indices.astype(np.int32), allow_pickle=False)
-        np.save(folder / "neighbor_distances.npy", neighbors.distances, allow_pickle=False)
+        np.save(folder / "log_density.npy", weights.density.log_values, allow_pickle=False)
+        np.save(folder / "lengths.npy", _lengths(embeddings), allow_pickle=False)
         artifacts.write_json(folder / "embeddings_metadata.json", meta)
-    finish(out, wanted, [out / n for n in DENSITY_FILES], items_path=_relative(items, out))
-    if density.k < options.k:
-        print(f"density   k is {density.k}, not {options.k}: there are only {len(weights):,} openings.")
-    _said("density", f"{len(weights):,} weights from {density.k} neighbours", out, began)
+    digest = origin.get("inputs", {}).get("items")
+    finish(out, wanted, [out / n for n in DENSITY_FILES], items_path=relative(items, out), items_sha256=digest)
+    if meta["k"] < options.k:
+        print(f"density   k is {meta['k']}, not {options.k}: there are only {len(weights):,} openings.")
+    said("density", f"{len(weights):,} weights from {meta['k']} neighbours", out, began)
     print("\n".join(weight_lines(meta)))
 
 
-def compute_offline(prompts: Path, out: Path, embed: EmbedOptions, density: DensityOptions, read: ReadOptions) -> None:
+def weights_of(embeddings: Embeddings, neighbors: Path, options: DensityOptions) -> Weights:
+    """The weights of embeddings whose neighbours are on disk."""
+    from kat.density.estimators import estimate_density
+    from kat.density.storage import load_neighbors
+    from kat.density.weights import weigh
+
+    density = estimate_density(load_neighbors(neighbors, embeddings), options.k, options.estimator)
+    return weigh(density, options.ess, options.cap, options.temperature, options.max_temperature)
+
+
+def explain(folder: Path, opening: str) -> list[str]:
+    """Why an opening of a weights folder weighs what it weighs, in words."""
+    from kat.embedding.storage import load_embeddings
+    from kat.reports.summary import explanation_lines
+
+    found = artifacts.read_manifest(folder)
+    if found is None or found.get("stage") != "density":
+        raise InputError(f"{folder} is no folder of weights. Make one with: kat density EMBEDDINGS --out {folder}")
+    embeddings, _ = load_embeddings(folder)
+    weights = weights_of(embeddings, folder / "neighbors", DensityOptions(**found["options"]))
+    try:
+        why = weights.explain(opening)
+    except KeyError as error:
+        raise InputError(error.args[0]) from None
+    items = _items_path(folder, found)
+    wanted = [opening, *(i for i, _ in why["nearest"])]
+    return explanation_lines(why, {} if items is None else _texts(items, wanted))
+
+
+def sample_folder(folder: Path, out: Path, budget: int, seed: int, overwrite: bool) -> None:
+    """Weights → a text file of sampled ids, and beside it the inclusion probability of every id."""
+    import numpy as np
+
+    from kat.artifacts import load_array, load_ids
+    from kat.density.sampling import sample
+
+    path = folder / "density_weights.npy"
+    wanted = manifest("sample", {"weights": input_hash(path)}, {"budget": budget, "seed": seed})
+    if is_done(out, wanted, overwrite=overwrite):
+        return skipped("sample", out)
+    began = time.monotonic()
+    ids, weights = load_ids(folder), np.asarray(load_array(path))
+    rows, probabilities = sample(weights, budget, seed)
+    beside = out.with_name(out.name + ".probabilities.jsonl")
+    with artifacts.whole_files(beside, out) as (chances, file):
+        for one, probability in zip(ids, probabilities.tolist(), strict=True):
+            chances.write(orjson.dumps({"id": one, "probability": probability}) + b"\n")
+        file.writelines(f"{ids[r]}\n".encode() for r in rows)
+    finish(out, wanted, [out, beside])
+    certain = int((probabilities >= 1).sum())
+    said("sample", f"{len(rows):,} of {len(ids):,} openings, {certain:,} of them for certain", out, began)
+    print(f"  every opening's inclusion probability → {beside}")
+
+
+def compute_offline(prompts: Path, out: Path, embed: EmbedOptions, density: DensityOptions, how: RunOptions) -> None:
     """Items → embeddings and weights in one folder, the embeddings kept apart so that other weights are cheap."""
-    embed_folder(prompts, out / "embeddings", embed, read)
-    weigh_folder(out / "embeddings", out, density, read, prompts)
+    embed_folder(prompts, out / "embeddings", embed, how)
+    weigh_folder(out / "embeddings", out, density, how, prompts)
 
 
-def run(pairs: Path, out: Path, embed: EmbedOptions, density: DensityOptions, read: ReadOptions) -> None:
+def run(pairs: Path, out: Path, embed: EmbedOptions, density: DensityOptions, how: RunOptions) -> None:
     """Pairs → weights: OUT/prefixes_all.jsonl, OUT/embeddings and OUT/density."""
     prefixes = out / "prefixes_all.jsonl"
-    make_prefixes(pairs, prefixes, read)
-    embed_folder(prefixes, out / "embeddings", embed, ReadOptions(overwrite=read.overwrite))
-    weigh_folder(out / "embeddings", out / "density", density, read, prefixes)
+    make_prefixes(pairs, prefixes, how)
+    embed_folder(prefixes, out / "embeddings", embed, RunOptions(0, how.overwrite, how.device))
+    weigh_folder(out / "embeddings", out / "density", density, how, prefixes)
 
 
 def write_demo(out: Path, pairs: int, seed: int, overwrite: bool) -> None:
@@ -158,43 +241,37 @@ def write_demo(out: Path, pairs: int, seed: int, overwrite: bool) -> None:
 
     wanted = manifest("demo-data", {}, {"pairs": pairs, "seed": seed})
     if is_done(out, wanted, overwrite=overwrite):
-        return _skipped("demo-data", out)
+        return skipped("demo-data", out)
     began = time.monotonic()
     with whole_file(out) as file:
         for pair in demo_pairs(pairs, seed):
             file.write(orjson.dumps(pair) + b"\n")
     finish(out, wanted, [out])
-    _said("demo-data", f"{pairs:,} pairs", out, began)
+    said("demo-data", f"{pairs:,} pairs", out, began)
 
 
-def _embed(data: Path, out: Path, embed: EmbedOptions, read: ReadOptions) -> tuple[Embeddings, Items]:
+def _embed(data: Path, embed: EmbedOptions, how: RunOptions, bad: IO[bytes]) -> tuple[Embeddings, Items]:
     from dataclasses import asdict
 
     from kat.data.items import read_items
     from kat.embedding.encoder import encode
 
-    with _rejected(out, read) as sink:
-        items = read_items(data, read.max_bad_rows, sink)
-    return encode(items.prefixes, progress=True, **asdict(embed)), items
+    items = read_items(data, how.max_bad_rows, bad.write)
+    bad.flush()  # a full disk is noticed before the long work, not after
+    return encode(items.prefixes, device=how.device, progress=True, **asdict(embed)), items
 
 
-def _embed_manifest(data: Path, embed: EmbedOptions, read: ReadOptions) -> dict[str, Any]:
+def _embed_manifest(data: Path, embed: EmbedOptions, how: RunOptions) -> dict[str, Any]:
     from dataclasses import asdict
 
     from kat.models.loading import weights_digest
     from kat.models.sources import resolve
 
     hashes = {
-        "items": _input_hash(data),
+        "items": input_hash(data),
         "model": weights_digest(resolve(embed.model, allow_network=embed.allow_network)),
     }
-    return manifest("embed", hashes, asdict(embed) | {"max_bad_rows": read.max_bad_rows})
-
-
-def _input_hash(path: Path) -> str:
-    if not path.is_file():
-        raise InputError(missing_file(path))
-    return sha256_file(path)
+    return manifest("embed", hashes, asdict(embed) | {"max_bad_rows": how.max_bad_rows})
 
 
 def _embeddings_hash(source: Path) -> str:
@@ -202,7 +279,7 @@ def _embeddings_hash(source: Path) -> str:
         if not (source / "embeddings.npy").is_file():
             raise InputError(f"{source} holds no embeddings.npy. Make it with: kat embed ITEMS --out {source}")
         return sha256_file(source / "embeddings.npy")
-    return _input_hash(source)
+    return input_hash(source)
 
 
 def _embeddings_into(source: Path, folder: Path, embeddings: Embeddings) -> None:
@@ -220,59 +297,33 @@ def _items_path(source: Path, origin: dict[str, Any]) -> Path | None:
 
 
 def _openings(items: Path | None, weights: Weights) -> dict[str, str] | None:
-    from kat.data.items import read_items
     from kat.reports.summary import heaviest_ids
 
-    if items is None:
-        return None
-    wanted = set(heaviest_ids(weights))
+    return None if items is None else _texts(items, heaviest_ids(weights))
+
+
+def _texts(items: Path, ids: list[str]) -> dict[str, str]:
+    """The openings of some ids."""
+    from kat.data.items import read_items
+
+    wanted = set(ids)
     return {p.id: p.opening for p in read_items(items, "all").prefixes if p.id in wanted}
 
 
-def _relative(path: Path | None, folder: Path) -> str | None:
-    return None if path is None else os.path.relpath(path.resolve(), folder.resolve())
+def _lengths(embeddings: Embeddings):
+    """[N, 2] int32: tokens of the text, tokens lost; −1 where they are not known."""
+    import numpy as np
 
-
-@contextlib.contextmanager
-def _rejected(out: Path, read: ReadOptions) -> Iterator[Any]:
-    """A sink for bad rows, to OUT.rejected.jsonl; None where none are allowed. No bad rows, no file."""
-    if read.max_bad_rows == 0:
-        yield None
-        return
-    path = out.with_name(out.name + ".rejected.jsonl")
-    count = 0
-    with whole_file(path) as file:
-
-        def sink(line: bytes) -> None:
-            nonlocal count
-            count += 1
-            file.write(line)
-
-        yield sink
-    if count:
-        print(f"rejected  {count:,} bad rows → {path}")
-    else:
-        path.unlink()
-
-
-def _with_progress(items, unit: str):
-    from tqdm import tqdm
-
-    return tqdm(items, desc="read", unit=f" {unit}", disable=None, delay=1)
-
-
-def _said(stage: str, what: str, out: Path, began: float) -> None:
-    print(f"{stage:<9} {what} → {out}   {time.monotonic() - began:.1f} s")
-
-
-def _skipped(stage: str, out: Path) -> None:
-    print(f"{stage:<9} skipped: {out} was made from the same input and options.")
+    if embeddings.tokens is None:
+        return np.full((len(embeddings), 2), -1, np.int32)
+    return np.stack([embeddings.tokens, embeddings.lost], 1)
 
 
 def _said_embedded(embeddings: Embeddings, items: Items, out: Path, began: float) -> None:
     meta, lost = embeddings.meta, embeddings.lost
+    said_rejected(out, items.bad)
     what = f"{len(embeddings):,} texts, {int(embeddings.tokens.sum(dtype='int64')):,} tokens with {meta['name']}"
-    _said("embed", f"{what} ({meta['dimension']} dimensions, {meta['precision']})", out, began)
+    said("embed", f"{what} ({meta['dimension']} dimensions, {meta['precision']})", out, began)
     if lost.any():
         kept = "end" if meta["long_text"] == "tail" else "beginning"
         n, total = int((lost > 0).sum()), int(lost.sum(dtype="int64"))

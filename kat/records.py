@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,19 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class Halves:
+    """The same openings seen from two disjoint halves of the data: what their densities share is not noise.
+
+    `rows` [Q] int64 are the openings asked; `first` and `second` [Q, h] float32 are their distances to the nearest
+    distinct others in each half, ascending.
+    """
+
+    rows: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+
+@dataclass(frozen=True)
 class Neighbors:
     """The k nearest *others* of every row, nearest first.
 
@@ -76,6 +89,8 @@ class Neighbors:
     `spacing` [N, k'] float32 are the distances to the k' nearest *distinct* other vectors, and `multiplicity` [N]
     int64 the rows that share a row's vector, itself included: a density needs both, for a copy says that a place
     is crowded but not how far the next place is.
+    `halves` is None where there are too few rows to split. `recall` is 1 for the exact search, and measured for an
+    approximate one. `source` holds the embeddings, if they came as such.
     """
 
     ids: Sequence[str]
@@ -84,6 +99,9 @@ class Neighbors:
     spacing: np.ndarray
     multiplicity: np.ndarray
     metric: str = "cosine"
+    halves: Halves | None = None
+    recall: float = 1.0
+    source: Embeddings | None = field(default=None, repr=False)
 
     @property
     def k(self) -> int:
@@ -95,7 +113,11 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class Density:
-    """`log_values` [N] float64: the logarithm of a density up to a constant. High = crowded."""
+    """`log_values` [N] float64: the logarithm of a density up to a constant. High = crowded.
+
+    `split_half` is the correlation r of the estimate between two disjoint halves of the data, and `noise` the
+    variance σ² = (1 − r) · var(log density) that is the sample's and not the topic's; None if not measured.
+    """
 
     ids: Sequence[str]
     log_values: np.ndarray
@@ -103,6 +125,9 @@ class Density:
     k: int
     metric: str
     intrinsic_dimension: float
+    split_half: float | None = None
+    noise: float | None = None
+    neighbors: Neighbors | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.log_values)
@@ -113,7 +138,9 @@ class Weights:
     """`values` [N] float32, mean 1, none above `cap`. High = counts more; rare weighs more.
 
     `temperature` is the exponent T in weight ∝ density^−T and `bound` what set it: "ess" (the floor was reached),
-    "max_temperature", "given", or "uniform" (nothing to tell apart). `ess` is (Σw)²/Σw² over the openings.
+    "noise" (a larger T would repeat sampling noise), "max_temperature", "given", or "uniform" (nothing to tell
+    apart). `ess` is (Σw)²/Σw² over the openings. `options` are what
+    `weigh` was called with, and `density` what the weights were made from, if it was a Density.
     """
 
     ids: Sequence[str]
@@ -124,6 +151,9 @@ class Weights:
     cap: float
     cap_hits: int
     heaviest_share: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    density: Density | None = field(default=None, repr=False)
+    explainer: Callable[[Weights, str], Mapping[str, Any]] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -136,3 +166,11 @@ class Weights:
     def mapping(self) -> dict[str, float]:
         """{id: weight}."""
         return dict(zip(self.ids, self.values.tolist(), strict=True))
+
+    def explain(self, opening_id: str) -> Mapping[str, Any]:
+        """Why an opening weighs what it weighs: see `kat.density.explain`. Raises KeyError for an unknown id."""
+        if self.explainer is None:
+            raise ValueError(
+                "These weights were made from plain numbers; only those of a kat.Density explain themselves."
+            )
+        return self.explainer(self, opening_id)

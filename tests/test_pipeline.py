@@ -12,7 +12,7 @@ import torch
 import kat
 from kat import pipeline
 from kat.cli import main
-from kat.config import DensityOptions, EmbedOptions, ReadOptions
+from kat.config import DensityOptions, EmbedOptions, RunOptions
 from kat.data.demo import demo_pairs
 from kat.density.weights import effective_sample_size
 from kat.errors import InputError, MismatchError, OutputError
@@ -35,7 +35,7 @@ def made(tmp_path_factory):
     """One run, never changed by a test."""
     folder = tmp_path_factory.mktemp("made")
     pairs = write_pairs(folder / "pairs_all.jsonl")
-    pipeline.run(pairs, folder / "run", FLOAT32, DensityOptions(), ReadOptions())
+    pipeline.run(pairs, folder / "run", FLOAT32, DensityOptions(), RunOptions())
     return folder / "run"
 
 
@@ -82,7 +82,7 @@ def test_the_run_is_what_the_python_api_gives(made):
 
 def test_permuting_the_pairs_changes_nothing_but_line_order(made, tmp_path):
     pairs = write_pairs(tmp_path / "shuffled.jsonl", order=1)
-    pipeline.run(pairs, tmp_path / "run", FLOAT32, DensityOptions(), ReadOptions())
+    pipeline.run(pairs, tmp_path / "run", FLOAT32, DensityOptions(), RunOptions())
     lines = [sorted((r / "prefixes_all.jsonl").read_bytes().splitlines()) for r in (made, tmp_path / "run")]
     assert lines[0] == lines[1]
     one, other = (
@@ -101,18 +101,18 @@ def test_a_second_run_is_skipped_and_other_options_need_leave(run, capsys):
     pairs = run.parent / "pairs_all.jsonl"
     write_pairs(pairs)
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
-    pipeline.run(pairs, run, FLOAT32, DensityOptions(), ReadOptions())
-    assert len(skipped(capsys)) == 3
+    pipeline.run(pairs, run, FLOAT32, DensityOptions(), RunOptions())
+    assert len(skipped(capsys)) == 4
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
     with pytest.raises(OutputError, match=r"ess = 0\.5, not 0\.8.*--overwrite"):
-        pipeline.run(pairs, run, FLOAT32, DensityOptions(ess=0.8), ReadOptions())
-    assert len(skipped(capsys)) == 2
-    pipeline.run(pairs, run, FLOAT32, DensityOptions(ess=0.8), ReadOptions(overwrite=True))
-    assert len(skipped(capsys)) == 2
+        pipeline.run(pairs, run, FLOAT32, DensityOptions(ess=0.8), RunOptions())
+    assert len(skipped(capsys)) == 3
+    pipeline.run(pairs, run, FLOAT32, DensityOptions(ess=0.8), RunOptions(overwrite=True))
+    assert len(skipped(capsys)) == 3
     assert json.loads((run / "density" / "embeddings_metadata.json").read_text())["effective_sample_share"] >= 0.8
     write_pairs(pairs, seed=5)
     with pytest.raises(OutputError, match="made from another pairs"):
-        pipeline.run(pairs, run, FLOAT32, DensityOptions(), ReadOptions())
+        pipeline.run(pairs, run, FLOAT32, DensityOptions(), RunOptions())
 
 
 def test_a_damaged_output_is_not_taken_for_done(run):
@@ -121,7 +121,7 @@ def test_a_damaged_output_is_not_taken_for_done(run):
         file.seek(5000)
         file.write(b"\0\0\0\0")
     with pytest.raises(OutputError, match=r"damaged \(embeddings\.npy does not hash"):
-        pipeline.run(pairs, run, FLOAT32, DensityOptions(), ReadOptions())
+        pipeline.run(pairs, run, FLOAT32, DensityOptions(), RunOptions())
 
 
 def test_kat_embed_writes_one_safe_file(tmp_path):
@@ -130,14 +130,14 @@ def test_kat_embed_writes_one_safe_file(tmp_path):
     rows.append({"id": "c", "prefix": {"messages": [{"role": "user", "content": "bread"}]}})
     data.write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in rows))
     out = tmp_path / "my_embeddings.pt"
-    pipeline.embed_file(data, out, FLOAT32, ReadOptions())
+    pipeline.embed_file(data, out, FLOAT32, RunOptions())
     found = torch.load(out, weights_only=True)
     assert found["ids"] == ["7", kat.opening_id("no id"), "c"]
     assert found["emb"].dtype == torch.float32
     assert found["emb"].shape == (3, 384)
     torch.testing.assert_close(found["emb"].norm(dim=1), torch.ones(3))
     assert (found["emb"][0] == found["emb"][2]).all()
-    pipeline.weigh_folder(out, tmp_path / "density", DensityOptions(), ReadOptions())
+    pipeline.weigh_folder(out, tmp_path / "density", DensityOptions(), RunOptions())
     assert json.loads((tmp_path / "density" / "ids.json").read_text()) == found["ids"]
     verify(tmp_path / "density")
 
@@ -146,8 +146,8 @@ def test_the_offline_command_keeps_its_embeddings_when_weights_change(tmp_path, 
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_bytes(b"".join(orjson.dumps({"id": i, "prompt": f"question {i * i}"}) + b"\n" for i in range(40)))
     out = tmp_path / "embeddings_offline"
-    pipeline.compute_offline(prompts, out, FLOAT32, DensityOptions(), ReadOptions())
-    pipeline.compute_offline(prompts, out, FLOAT32, DensityOptions(k=5), ReadOptions(overwrite=True))
+    pipeline.compute_offline(prompts, out, FLOAT32, DensityOptions(), RunOptions())
+    pipeline.compute_offline(prompts, out, FLOAT32, DensityOptions(k=5), RunOptions(overwrite=True))
     assert "embed     skipped" in capsys.readouterr().out
     assert json.loads((out / "embeddings_metadata.json").read_text())["k"] == 5
     verify(out)
@@ -156,14 +156,14 @@ def test_the_offline_command_keeps_its_embeddings_when_weights_change(tmp_path, 
 def test_few_rows(tmp_path, capsys):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"id": "a", "prompt": "x"}\n{"id": "b", "prompt": "y"}\n')
-    pipeline.compute_offline(prompts, tmp_path / "two", FLOAT32, DensityOptions(), ReadOptions())
+    pipeline.compute_offline(prompts, tmp_path / "two", FLOAT32, DensityOptions(), RunOptions())
     assert capsys.readouterr().out.count("k is 1, not 20") == 1
     prompts.write_text('{"id": "a", "prompt": "x"}\n')
-    pipeline.compute_offline(prompts, tmp_path / "one", FLOAT32, DensityOptions(), ReadOptions())
+    pipeline.compute_offline(prompts, tmp_path / "one", FLOAT32, DensityOptions(), RunOptions())
     assert np.load(tmp_path / "one" / "density_weights.npy").tolist() == [1.0]
     prompts.write_text("")
     with pytest.raises(InputError, match="no rows"):
-        pipeline.compute_offline(prompts, tmp_path / "none", FLOAT32, DensityOptions(), ReadOptions())
+        pipeline.compute_offline(prompts, tmp_path / "none", FLOAT32, DensityOptions(), RunOptions())
 
 
 def test_a_model_name_is_judged_before_anything_is_read(tmp_path, capsys):
@@ -271,8 +271,8 @@ def test_a_mapping_joins_by_id_and_raises_on_a_miss(run):
 
 def test_the_demo_check_can_fail(tmp_path):
     pairs = tmp_path / "pairs_all.jsonl"
-    pairs.write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in demo_pairs(1500, 0)))
-    pipeline.run(pairs, tmp_path / "run", EmbedOptions(), DensityOptions(), ReadOptions())
+    pairs.write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in demo_pairs(1500, 0, topics=15)))
+    pipeline.run(pairs, tmp_path / "run", EmbedOptions(), DensityOptions(), RunOptions())
     lines, recovered = check_demo(pairs, tmp_path / "run")
     assert recovered, lines[-3]
     weights = tmp_path / "run" / "density" / "density_weights.npy"

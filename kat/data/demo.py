@@ -22,38 +22,25 @@ ASKS = (("plain", 0.92), ("terse", 0.04), ("long", 0.04))
 FOLLOW_UPS = ((0, 0.65), (1, 0.25), (2, 0.10))
 FLAWS = (("wrong tip", 0.215), ("wrong topic", 0.16), ("rambling", 0.18), ("vague", 0.16), ("evasive", 0.12),
          ("sibling tip", 0.08), ("curt", 0.06), ("near tie", 0.025))  # fmt: skip
-SYSTEM_SHARE = 0.04
-CURLY_SHARE = 0.15
+SYSTEM_SHARE, CURLY_SHARE, AROUND_SHARE = 0.04, 0.15, 0.45
 
 # The ways of asking. {do} is a deed, {when} a circumstance; {Do} and {When} are the same with a capital.
 PLAIN = (
-    "How do I {do} {when}?",
-    "How can I {do} {when}?",
-    "How should I {do} {when}?",
-    "What's the best way to {do} {when}?",
-    "What is the easiest way to {do} {when}?",
-    "What do I need to know to {do} {when}?",
-    "What would an expert do to {do} {when}?",
-    "Could you explain how to {do} {when}?",
-    "Can you walk me through how to {do} {when}?",
-    "Does anyone know how to {do} {when}?",
-    "Is there a good trick to {do} {when}?",
-    "Give me simple instructions to {do} {when}.",
-    "Tell me how to {do} {when}.",
-    "Help me {do} {when}.",
-    "{When}, how do I {do}?",
-    "{When}, what's the right way to {do}?",
-    "I'd like to {do} {when}. Where do I start?",
-    "I need to {do} {when}. Any tips?",
-    "I want to {do} {when}. What matters most?",
-    "I tried to {do} {when}, but it didn't work. What did I miss?",
+    "How do I {do} {when}?", "How can I {do} {when}?", "How should I {do} {when}?",
+    "What's the best way to {do} {when}?", "What is the easiest way to {do} {when}?",
+    "What do I need to know to {do} {when}?", "What would an expert do to {do} {when}?",
+    "Could you explain how to {do} {when}?", "Can you walk me through how to {do} {when}?",
+    "Does anyone know how to {do} {when}?", "Is there a good trick to {do} {when}?",
+    "Give me simple instructions to {do} {when}.", "Tell me how to {do} {when}.", "Help me {do} {when}.",
+    "{When}, how do I {do}?", "{When}, what's the right way to {do}?",
+    "I'd like to {do} {when}. Where do I start?", "I need to {do} {when}. Any tips?",
+    "I want to {do} {when}. What matters most?", "I tried to {do} {when}, but it didn't work. What did I miss?",
     "I tried to {do} {when} but gave up halfway. What should I change?",
-    "I keep failing to {do} {when}. What am I doing wrong?",
-    "They say it's easy to {do} {when}, but how?",
+    "I keep failing to {do} {when}. What am I doing wrong?", "They say it's easy to {do} {when}, but how?",
     "“Just {do} {when}”, they said… but how?",
-)
+)  # fmt: skip
 TERSE = ("{Do}?", "How to {do}", "{do} {when}?", "{Do} {when}, how?", "tips to {do}", "{Topic}?")
-LEADS = ("Hi! ", "Hello, ", "Quick question: ", "{Topic} question: ", "I'm new to {topic}. ", "Please help. ",
+LEADS = ("Hi! ", "Hello. ", "Quick question: ", "{Topic} question: ", "I'm new to {topic}. ", "Please help. ",
          "A question about {topic}: ", "I'm getting back into {topic}. ", "Sorry if that's obvious. ")  # fmt: skip
 TAILS = (" Thanks!", " Any advice is welcome.", " I only have this weekend.", " Keep it short, please.",
          " I've been into {topic} for {n} months.", " Money is tight.", " A friend and I disagree about it.",
@@ -67,18 +54,12 @@ LONG = (
     "little further, but I can't yet {do} as I should.",
 )
 FOLLOW = (
-    "Thanks. And how do I {do} {when}?",
-    "OK, but what changes if I have to {do} {when}?",
-    "That makes sense. Could you also explain how to {do}?",
-    "Great, and what's the best way to {do} {when}?",
-    "Hm, I'm not sure I follow. What is the key to it when I {do} {when}?",
-    "One more thing: how would I {do}?",
-)
-SYSTEMS = (
-    "You are a helpful assistant.",
-    "You answer questions about {topic}.",
-    "Be brief and concrete. If you don't know, say so.",
-)
+    "Thanks. And how do I {do} {when}?", "OK, but what changes if I have to {do} {when}?",
+    "That makes sense. Could you also explain how to {do}?", "Great, and what's the best way to {do} {when}?",
+    "Hm, I'm not sure I follow. What is the key to it when I {do} {when}?", "One more thing: how would I {do}?",
+)  # fmt: skip
+SYSTEMS = ("You are a helpful assistant.", "You answer questions about {topic}.",
+           "Be brief and concrete. If you don't know, say so.")  # fmt: skip
 
 # {tip} is the deed's own tip, {more} that of another deed of the same topic.
 ANSWERS = (
@@ -218,7 +199,7 @@ def _new_opening(rng: Random, topic: Topic) -> Ask:
         text = rng.choice(LONG)
         text = text.format(ask=ask.text, do=do, other=other, when=ask.when, topic=topic.name, n=rng.randrange(2, 12))
     else:
-        around = [rng.choice(table) if rng.random() < 0.45 else "" for table in (LEADS, TAILS)]
+        around = [rng.choice(table) if rng.random() < AROUND_SHARE else "" for table in (LEADS, TAILS)]
         lead, tail = (x.format(topic=topic.name, Topic=_upper(topic.name), n=rng.randrange(2, 12)) for x in around)
         text = lead + text + tail
     if rng.random() < CURLY_SHARE:
@@ -268,8 +249,7 @@ def _near(rng: Random, ask: Ask) -> Ask:
 def _completions(rng: Random, topic: Topic, ask: Ask, topics: Sequence[Topic]) -> tuple[str, str]:
     """A good answer and a worse one; in a near tie, two good ones."""
     chosen = _answer(rng, topic, ask)
-    flaw = _pick(rng, FLAWS)
-    rejected = chosen
+    flaw, rejected = _pick(rng, FLAWS), chosen
     while rejected == chosen:
         rejected = _flawed(rng, flaw, topic, ask, topics)
     return chosen, rejected
@@ -300,8 +280,7 @@ def _answer(rng: Random, topic: Topic, ask: Ask, tip: str | None = None) -> str:
 
 
 def _fill(frame: str, topic: Topic, ask: Ask, tip: str = "", more: str = "") -> str:
-    do = topic.deeds[ask.deed][0].replace("my ", "your ")
-    when = ask.when
+    do, when = topic.deeds[ask.deed][0].replace("my ", "your "), ask.when
     return frame.format(do=do, when=when, When=_upper(when), topic=topic.name, tip=tip, Tip=_upper(tip), more=more)
 
 

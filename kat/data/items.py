@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kat.data.openings import opening_id
-from kat.data.rows import BadRow, BadRows, RowReader
+from kat.data.rows import BadRow, BadRows, read_rows
 from kat.data.schemas import messages_of, opening_of, row_id
 from kat.errors import DuplicateIdError, InputError
 from kat.records import Prefix
@@ -19,7 +19,6 @@ class Items:
     """The items of a file in its order; a prompt is a prefix of one user message. Ids are unique."""
 
     prefixes: list[Prefix]
-    sha256: str
     bad: int = 0
     made_ids: int = 0
     ids: list[str] = field(default_factory=list)
@@ -31,17 +30,17 @@ def read_items(path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[by
     Raises DuplicateIdError if one id stands for two openings, BadRowsError for more bad rows than allowed (a second
     row of one id and opening is one), and InputError if no item is left.
     """
-    rows = RowReader(path)
-    bad = BadRows(rows.path, max_bad_rows, sink)
+    path = Path(path)
+    bad = BadRows(path, max_bad_rows, sink)
     found: dict[str, tuple[int, Prefix]] = {}
     made = 0
-    for row in rows:
+    for row in read_rows(path):
         try:
             if row.value is None:
                 raise BadRow(row.fault or "not a JSON object")
             item = item_of(row.value)
             if first := found.get(item.id):
-                _reject_other_opening(rows.path, row.number, item, *first)
+                _reject_other_opening(path, row.number, item, *first)
                 raise BadRow("repeats the id and opening of an earlier row")
         except BadRow as fault:
             bad.add(row, fault.reason)
@@ -50,8 +49,8 @@ def read_items(path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[by
         made += row.value.get("id") is None
     bad.check()
     if not found:
-        raise InputError(f'{rows.path} holds no rows; expected lines of {{"id", "prefix"}} or {{"id", "prompt"}}.')
-    return Items([item for _, item in found.values()], rows.sha256, bad.total, made, list(found))
+        raise InputError(f'{path} holds no rows; expected lines of {{"id", "prefix"}} or {{"id", "prompt"}}.')
+    return Items([item for _, item in found.values()], bad.total, made, list(found))
 
 
 def item_of(value: Any) -> Prefix:

@@ -11,13 +11,14 @@ from itertools import islice
 from pathlib import Path
 
 from kat.data.openings import opening_id
-from kat.data.rows import BadRow, BadRows, Row, RowReader
+from kat.data.rows import BadRow, BadRows, Row, path_text, read_rows
 from kat.data.schemas import EXPECTED, judgement, opening_of, row_id, shape_of, trim
-from kat.errors import OptionError, ShapeError
+from kat.errors import InputError, ShapeError
 from kat.records import Message, Pair, Prefix
 
 SNIFFED = 100
 """Parseable rows that are looked at before the first one is taken apart."""
+_MOST_SNIFFED = 10_000
 
 
 @dataclass
@@ -29,7 +30,6 @@ class PairStats:
     bad: int = 0
     kept: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
-    sha256: str = ""
 
 
 class PairReader(Iterator[Pair]):
@@ -40,20 +40,17 @@ class PairReader(Iterator[Pair]):
     """
 
     def __init__(self, path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None):
-        if max_bad_rows != "all" and (not isinstance(max_bad_rows, int) or max_bad_rows < 0):
-            raise OptionError(f'max_bad_rows is {max_bad_rows!r}; expected a number from 0 up, or "all".')
-        self._rows = RowReader(path)
-        self.bad_rows = BadRows(self._rows.path, max_bad_rows, sink)
+        self.path = Path(path)
+        self.bad_rows = BadRows(self.path, max_bad_rows, sink)
         self.stats = PairStats()
-        self._default_src = self._rows.path.name
-        self._pairs = self._read()
+        self._default_src = path_text(Path(self.path.name))
+        self._pairs = self._read(read_rows(self.path))
 
     def __next__(self) -> Pair:
         return next(self._pairs)
 
-    def _read(self) -> Iterator[Pair]:
-        rows = iter(self._rows)
-        head, shape = _sniff(rows, self._rows.path)
+    def _read(self, rows: Iterator[Row]) -> Iterator[Pair]:
+        head, shape = _sniff(rows, self.path)
         self.stats.shape = shape
         seen = _Repeats()
         for row in _chained(head, rows):
@@ -67,9 +64,10 @@ class PairReader(Iterator[Pair]):
             self.stats.sources[pair.src] += 1
             yield pair
         self.stats.bad = self.bad_rows.total
-        self.stats.sha256 = self._rows.sha256
         self.stats.kept.update(seen.counts())
         self.bad_rows.check()
+        if not self.stats.pairs:
+            raise InputError(f"{self.path} holds no usable pair: all {self.stats.bad:,} rows are bad.")
 
     def _pair(self, row: Row, shape: str) -> Pair:
         if row.value is None:
@@ -148,7 +146,7 @@ def _sniff(rows: Iterator[Row], path: Path) -> tuple[list[Row], str]:
     head: list[Row] = []
     seen: dict[str, int] = {}
     parseable = 0
-    while parseable < SNIFFED and (row := next(rows, None)):
+    while parseable < SNIFFED and len(head) < _MOST_SNIFFED and (row := next(rows, None)):
         head.append(row)
         if row.value is not None:
             parseable += 1
@@ -170,7 +168,7 @@ def _unknown_shape(head: list[Row], path: Path) -> str:
     first = next((r for r in head if r.value is not None), None)
     if first is None:
         return f"{path} holds no JSON object in its first {len(head)} rows; line {head[0].number}: {head[0].fault}."
-    keys = ", ".join(islice(first.value, 12)) or "none"
+    keys = ", ".join(ascii(key)[1:-1] for key in islice(first.value, 12)) or "none"
     return f"{path} is of no known shape: line {first.number} has the keys {keys};\n  {EXPECTED}"
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import io
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from kat.errors import BadRowsError, InputError
+from kat.errors import BadRowsError, InputError, OptionError
 
 BOM = b"\xef\xbb\xbf"
 FORMATS = ".jsonl, .jsonl.gz, .jsonl.zst, .parquet"
@@ -54,6 +54,10 @@ class BadRows:
     sink: Callable[[bytes], object] | None = None
     counts: dict[str, tuple[int, str]] = field(default_factory=dict)
 
+    def __post_init__(self):
+        if self.limit != "all" and (not isinstance(self.limit, int) or self.limit < 0):
+            raise OptionError(f'max_bad_rows is {self.limit!r}; expected a number from 0 up, or "all".')
+
     @property
     def total(self) -> int:
         return sum(n for n, _ in self.counts.values())
@@ -77,7 +81,7 @@ class BadRows:
 
 def rejected_line(path: Path, row: Row, reason: str) -> bytes:
     """A bad row unchanged: as text, or in base64 (and then said so) where its bytes are no UTF-8."""
-    record: dict[str, Any] = {"file": str(path), "line": row.number, "reason": reason}
+    record: dict[str, Any] = {"file": path_text(path), "line": row.number, "reason": reason}
     try:
         record["raw"] = row.raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -85,62 +89,60 @@ def rejected_line(path: Path, row: Row, reason: str) -> bytes:
     return orjson.dumps(record) + b"\n"
 
 
-class RowReader:
-    """The rows of one file, in order; iterate once. Afterwards `sha256` is the hash of the file's bytes.
+def read_rows(path: str | Path) -> Iterator[Row]:
+    """The rows of a file in order, streamed.
 
     Raises InputError for a file that is missing, of another format, or damaged.
     """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(missing_file(path))
+    return _rows(path)
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self.sha256 = ""
-        if not self.path.is_file():
-            raise InputError(missing_file(self.path))
 
-    def __iter__(self) -> Iterator[Row]:
-        try:
-            if self.path.suffix == ".parquet":
-                yield from self._parquet()
-            else:
-                yield from self._lines()
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(f"{self.path} is damaged: {error}. Copy or download it again.") from error
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be read: {error.strerror or error}.") from error
+def _rows(path: Path) -> Iterator[Row]:
+    try:
+        yield from _parquet(path) if path.suffix == ".parquet" else _lines(path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is damaged: {error}. Copy or download it again.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
 
-    def _lines(self) -> Iterator[Row]:
-        with self.path.open("rb") as file:
-            hashing = _HashingFile(file)
-            with _decompressed(self.path, hashing) as lines:
-                for number, line in enumerate(lines, 1):
-                    row = parse_line(number, line.removeprefix(BOM) if number == 1 else line)
-                    if row:
-                        yield row
-            hashing.drain()
-        self.sha256 = hashing.hexdigest()
 
-    def _parquet(self) -> Iterator[Row]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+def _lines(path: Path) -> Iterator[Row]:
+    with _decompressed(path) as lines:
+        for number, line in enumerate(lines, 1):
+            row = parse_line(number, line.removeprefix(BOM) if number == 1 else line)
+            if row:
+                yield row
 
-        try:
-            table = pq.ParquetFile(self.path)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{self.path} is no parquet file: {error}") from error
-        number = 0
-        with table:
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as table:
             for batch in table.iter_batches(batch_size=1024):
                 for i in range(batch.num_rows):
                     number += 1
                     yield _parquet_row(number, batch, i)
-        with self.path.open("rb") as file:
-            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no parquet file, or damaged after row {number:,}: {error}") from error
+
+
+def path_text(path: Path) -> str:
+    """A path as text that JSON can hold, also where the file's name is no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def missing_file(path: Path) -> str:
     """What to say of an input that is not there: near names in its folder, if any."""
     import difflib
 
+    if path.exists() and not path.is_dir():
+        return f"{path} is no regular file; kat reads an input more than once. Save it to a file first."
     if path.is_dir():
         return f"{path} is a folder; a file was expected ({FORMATS})."
     there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -162,11 +164,13 @@ def parse_line(number: int, line: bytes) -> Row | None:
             return Row(number, body, None, fault)
     if not isinstance(value, dict):
         return Row(number, body, None, "not a JSON object")
+    if isinstance(value.get("id"), float):
+        value = json.loads(body)  # the fast parser rounds integers of over 64 bits, and an id may be one
     return Row(number, body, value)
 
 
 def _second_opinion(body: bytes, *, whole: bool) -> tuple[Any, str | None]:
-    """Name what the strict parser disliked. Only integers of over 64 bits are forgiven."""
+    """What the strict parser disliked, in words."""
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -193,33 +197,22 @@ def _parquet_row(number: int, batch, i: int) -> Row:
     return Row(number, json.dumps(value, default=str, ensure_ascii=False).encode("utf-8", "replace"), value)
 
 
-class _HashingFile(io.RawIOBase):
-    """A reader that hashes what passes through, so that an input is read once."""
-
-    def __init__(self, file: BinaryIO):
-        self._file, self._sha = file, hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        size = self._file.readinto(buffer)
-        self._sha.update(memoryview(buffer)[:size])
-        return size
-
-    def drain(self) -> None:
-        while self.read(1 << 20):
-            pass
-
-    def hexdigest(self) -> str:
-        return self._sha.hexdigest()
-
-
-def _decompressed(path: Path, file: _HashingFile):
+def _decompressed(path: Path) -> BinaryIO:
+    """The file's lines. Raises InputError if its first bytes are of a format that its name does not say."""
+    file = path.open("rb")
+    magic = file.read(4)
+    file.seek(0)
+    for suffix, mark in _MAGIC.items():
+        if magic.startswith(mark) and path.suffix != suffix:
+            file.close()
+            raise InputError(f"{path} holds {suffix[1:]} data; give it a name that ends in {suffix}.")
     if path.suffix == ".gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=file, mode="rb"), 1 << 20)
+        return gzip.open(file, "rb")
     if path.suffix == ".zst":
         import pyarrow as pa
 
-        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"), 1 << 20)
-    return io.BufferedReader(file, 1 << 20)
+        return io.BufferedReader(pa.CompressedInputStream(file, "zstd"), 1 << 20)
+    return file
+
+
+_MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".parquet": b"PAR1"}

@@ -76,7 +76,7 @@ def _reject_tie(value: dict[str, Any]) -> None:
     scores = value.get("score_chosen"), value.get("score_rejected")
     if None in scores:
         return  # an unscored row is judged by its order
-    if not all(isinstance(s, int | float) and math.isfinite(s) for s in scores):
+    if not all(isinstance(s, int) or (isinstance(s, float) and math.isfinite(s)) for s in scores):
         raise BadRow("score_chosen or score_rejected is not a number")
     if scores[0] == scores[1]:
         raise BadRow("a tie: score_chosen equals score_rejected")
@@ -102,15 +102,14 @@ def trim(history: list[Message]) -> list[Message]:
     for end in range(len(history), 0, -1):
         if history[end - 1]["role"] == "user":
             return history[:end]
-    roles = sorted({m["role"] for m in history})
-    raise BadRow(f"no user message (roles: {', '.join(roles)})" if roles else "no user message")
+    raise BadRow('no user message (a role "user" is expected)')
 
 
 def opening_of(messages: list[Message]) -> str:
     """The first user message. Raises BadRow if there is none or it is white space."""
     opening = next((m["content"] for m in messages if m["role"] == "user"), None)
     if opening is None:
-        raise BadRow("no user message")
+        raise BadRow('no user message (a role "user" is expected)')
     if not opening or opening.isspace():
         raise BadRow("the opening (first user message) is white space")
     return opening

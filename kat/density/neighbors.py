@@ -4,37 +4,81 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from kat.density.search import knn_query, knn_self
 from kat.errors import InputError, OptionError
-from kat.records import Embeddings, Neighbors
+from kat.models.loading import pick_device
+from kat.records import Embeddings, Halves, Neighbors
+
+_ASKED = 4000
+"""Rows whose density is measured in two halves."""
+_SMALLEST_HALF = 20
 
 
-def find_neighbors(x: Embeddings | np.ndarray, k: int = 20, metric: str = "cosine") -> Neighbors:
-    """The k nearest others of every row of `x` [N, D], nearest first.
+def find_neighbors(
+    x: Embeddings | np.ndarray,
+    k: int = 20,
+    metric: str = "cosine",
+    center: bool = False,
+    device: str = "auto",
+    queries: Embeddings | np.ndarray | None = None,
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+) -> Neighbors:
+    """The k nearest others of every row of `x` [N, D], nearest first; exact.
 
-    Distances are Euclidean; "cosine" normalises the rows first. With fewer than k + 1 rows k shrinks to N − 1 and a
-    warning says so.
-    Identical rows are searched for once and expanded: each other copy is a neighbour at distance 0.
+    Distances are Euclidean; "cosine" normalises the rows first, after taking off their mean if `center`. With fewer
+    than k + 1 rows k shrinks to N − 1 and a warning says so. Identical rows are searched for once and expanded: each
+    other copy is a neighbour at distance 0. The search also looks at up to 4,000 rows from two disjoint halves of the
+    data (`Neighbors.halves`), so that a density knows its noise.
+
+    With `queries` [M, D] the result has their rows, and `indices` point into `x`; a row of `x` that equals a query is
+    a copy of it like any other. `checkpoint` names a file from which a stopped search goes on.
 
     Raises InputError for an empty or wrongly shaped array, a row that is not finite, or (cosine) a zero row,
-    naming the first; OptionError for k < 1 or an unknown metric.
+    naming the first; OptionError for k < 1, an unknown metric, or a device that is not there.
     """
     if k < 1:
         raise OptionError(f"k is {k}; expected 1 or more.")
     if metric not in ("cosine", "euclidean"):
         raise OptionError(f"metric is {metric!r}; expected cosine or euclidean.")
-    vectors = checked(x.vectors if isinstance(x, Embeddings) else x)
-    ids: Sequence[str] = x.ids if isinstance(x, Embeddings) else [str(i) for i in range(len(vectors))]
-    if metric == "cosine":
-        vectors = normalised(vectors)
+    device = pick_device(device)
+    vectors, mean = prepared(x, metric, center)
+    first, inverse, counts = distinct_rows(vectors)
+    distinct = vectors if len(first) == len(vectors) else vectors[first]
+    report = _Progress(progress)
+    if queries is not None:
+        asked, _ = prepared(queries, metric, center, mean)
+        if asked.shape[1] != vectors.shape[1]:
+            raise InputError(f"Queries have {asked.shape[1]} columns and the rows {vectors.shape[1]}.")
+        return _of_queries(queries, asked, distinct, inverse, counts, k, metric, device, report)
     if k > len(vectors) - 1 > 0:
         warnings.warn(f"k is {len(vectors) - 1}, not {k}: there are only {len(vectors)} rows.", stacklevel=2)
-    first, inverse, counts = distinct_rows(vectors)
-    near, spacing = _search(vectors[first], k)
-    indices, distances = _expand(near, spacing, inverse, counts, min(k, len(vectors) - 1))
-    return Neighbors(ids, indices, distances, spacing[inverse], counts[inverse], metric)
+    near, spacing = _search(distinct, k, device, report, checkpoint)
+    copies = copies_of(inverse, counts)
+    indices, distances = expand(near, spacing, inverse, copies, min(k, len(vectors) - 1))
+    halves = split_halves(distinct, first, k, device)
+    source = x if isinstance(x, Embeddings) else None
+    return Neighbors(ids_of(x), indices, distances, spacing[inverse], counts[inverse], metric, halves, 1.0, source)
+
+
+def ids_of(x: Embeddings | np.ndarray) -> Sequence[str]:
+    """The ids of embeddings, or row numbers as text."""
+    return x.ids if isinstance(x, Embeddings) else [str(i) for i in range(len(x))]
+
+
+def prepared(
+    x: Embeddings | np.ndarray, metric: str, center: bool, mean: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Checked rows [N, D] float32, centred and normalised as asked, and the mean [D] that was taken off."""
+    vectors = checked(x.vectors if isinstance(x, Embeddings) else x)
+    if center:
+        mean = vectors.mean(axis=0, dtype=np.float64) if mean is None else mean
+        vectors = (vectors - mean).astype(np.float32)
+    return (normalised(vectors) if metric == "cosine" else vectors), mean
 
 
 def checked(x: np.ndarray) -> np.ndarray:
@@ -69,60 +113,123 @@ def distinct_rows(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return first[order], rank[inverse], counts[order]
 
 
-def _search(vectors: np.ndarray, k: int, tile: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours among distinct rows: indices [U, k'] and distances [U, k'], k' = min(k, U − 1)."""
-    import torch
+def copies_of(inverse: np.ndarray, counts: np.ndarray) -> list[np.ndarray] | None:
+    """The rows of every group of identical vectors, ascending; None if no two rows are identical."""
+    if len(counts) == len(inverse):
+        return None
+    return np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
 
-    u = len(vectors)
-    k = min(k, u - 1)
-    indices, distances = np.empty((u, k), np.int64), np.empty((u, k), np.float32)
-    if k == 0:
-        return indices, distances
-    x = torch.from_numpy(vectors - vectors.mean(axis=0))
-    half_norms = 0.5 * (x * x).sum(1)
-    for start in range(0, u, tile):
-        rows = torch.arange(start, min(start + tile, u))
-        closeness = x[rows] @ x.T - half_norms
-        closeness[rows - start, rows] = -torch.inf
-        candidates = closeness.topk(min(k + 32, u - 1), dim=1).indices.numpy()
-        exact = _exact(vectors, rows.numpy(), candidates)
-        # Equal distances are ordered by row, so that the result does not depend on the tiles.
-        order = np.lexsort((candidates, exact), axis=1)[:, :k]
-        indices[start : start + len(rows)] = np.take_along_axis(candidates, order, 1)
-        distances[start : start + len(rows)] = np.take_along_axis(exact, order, 1)
+
+def expand(
+    near: np.ndarray, spacing: np.ndarray, group: np.ndarray, copies: list[np.ndarray] | None, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """From neighbours among distinct rows to neighbours among all: a row's own copies first, then each neighbour's.
+
+    `near` and `spacing` [U, k'] belong to the groups, `group` [N] says which group each row is of. Rows of a group
+    share one list but for themselves. Returns indices [N, k] int64 and distances [N, k] float32.
+    """
+    if copies is None:
+        return near[:, :k].astype(np.int64), spacing[:, :k]
+    indices, distances = np.empty((len(group), k), np.int64), np.empty((len(group), k), np.float32)
+    for own, members in enumerate(copies):
+        found = [members[: k + 1], *(copies[g] for g in near[own])]
+        apart = np.repeat(np.concatenate([[np.float32(0)], spacing[own]]), [len(f) for f in found])
+        row = np.concatenate(found)
+        for member in members:
+            # Copies beyond k + 1 are not in the list, which then has k others anyway.
+            others = row != member
+            indices[member], distances[member] = row[others][:k], apart[others][:k]
     return indices, distances
 
 
-def _exact(vectors: np.ndarray, rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Distances [B, C] by difference in float64: the form with products loses near duplicates to rounding."""
-    found = np.empty(candidates.shape, np.float64)
-    for i, row in enumerate(rows):
-        apart = vectors[candidates[i]].astype(np.float64) - vectors[row].astype(np.float64)
-        found[i] = np.sqrt(np.einsum("cd,cd->c", apart, apart))
+def split_halves(distinct: np.ndarray, first: np.ndarray, k: int, device: str) -> Halves | None:
+    """Distances to the k nearest distinct others in each of two halves; None for fewer than 20 rows a half.
+
+    Which half a row is of, and which rows are asked, follow from a hash of its vector and not from its place, so that
+    permuting the data changes nothing.
+    """
+    mix = row_hash(distinct)
+    left = (mix & 1).astype(bool)
+    sides = distinct[left], distinct[~left]
+    if min(map(len, sides)) < _SMALLEST_HALF:
+        return None
+    asked = np.sort(np.argsort(mix >> np.uint64(1), kind="stable")[:_ASKED])
+    h = min(k, *(len(side) - 1 for side in sides))
+    found = []
+    for half, side in zip((left, ~left), sides, strict=True):
+        distances = knn_query(distinct[asked], side, h + 1, device=device)[1]
+        # A row finds itself, at distance 0, in its own half: distinct rows have no other zero.
+        found.append(np.where(half[asked][:, None], distances[:, 1:], distances[:, :-1]))
+    return Halves(first[asked], *found)
+
+
+def row_hash(vectors: np.ndarray) -> np.ndarray:
+    """A 64-bit hash [N] of each row's bytes, the same on every machine (multiply and mix, after splitmix64)."""
+    odd = np.random.Generator(np.random.PCG64(0)).integers(0, 2**63, vectors.shape[1], dtype=np.uint64) * 2 + 1
+    found = np.empty(len(vectors), np.uint64)
+    for start in range(0, len(vectors), 8192):
+        words = (vectors[start : start + 8192] + np.float32(0)).view(np.uint32).astype(np.uint64)
+        found[start : start + 8192] = (words * odd).sum(axis=1, dtype=np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
+    return found ^ (found >> np.uint64(31))
+
+
+def _of_queries(
+    queries: Embeddings | np.ndarray,
+    asked: np.ndarray,
+    distinct: np.ndarray,
+    inverse: np.ndarray,
+    counts: np.ndarray,
+    k: int,
+    metric: str,
+    device: str,
+    report: _Progress,
+) -> Neighbors:
+    near, spacing = knn_query(asked, distinct, min(k + 1, len(distinct)), device=device, progress=report)
+    report.close()
+    # Distinct rows: at most the first can equal the query. It is a copy, not a neighbour that measures the place.
+    equal = (distinct[near[:, 0]] == asked).all(axis=1)
+    multiplicity = np.where(equal, counts[near[:, 0]], 1)
+    copies = copies_of(inverse, counts) or list(np.arange(len(inverse))[:, None])
+    indices, distances = np.empty((len(asked), k), np.int64), np.empty((len(asked), k), np.float32)
+    k = min(k, len(inverse))
+    for row in range(len(asked)):
+        found = [copies[g] for g in near[row]]
+        indices[row, :k] = np.concatenate(found)[:k]
+        distances[row, :k] = np.repeat(spacing[row], [len(f) for f in found])[:k]
+    others = np.where(equal[:, None], spacing[:, 1:], spacing[:, :-1])
+    source = queries if isinstance(queries, Embeddings) else None
+    return Neighbors(ids_of(queries), indices[:, :k], distances[:, :k], others, multiplicity, metric, source=source)
+
+
+def _search(
+    distinct: np.ndarray, k: int, device: str, report: _Progress, checkpoint: str | Path | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours among distinct rows: indices [U, k'] and distances [U, k'], k' = min(k, U − 1)."""
+    k = min(k, len(distinct) - 1)
+    if k == 0:
+        return np.empty((len(distinct), 0), np.int64), np.empty((len(distinct), 0), np.float32)
+    found = knn_self(distinct, k, device=device, progress=report, checkpoint=checkpoint)
+    report.close()
     return found
 
 
-def _expand(
-    near: np.ndarray, spacing: np.ndarray, inverse: np.ndarray, counts: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """From distinct rows to all rows: a row's own copies first, then each neighbour's copies, k in all."""
-    n = len(inverse)
-    if len(counts) == n:
-        return near[:, :k], spacing[:, :k]
-    by_group = np.argsort(inverse, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    indices, distances = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
-    for row in range(n):
-        own = inverse[row]
-        others = by_group[starts[own] : starts[own + 1]]
-        found, apart = [others[others != row][:k]], [np.zeros(min(len(others) - 1, k), np.float32)]
-        have = len(found[0])
-        for group, distance in zip(near[own], spacing[own], strict=True):
-            if have >= k:
-                break
-            copies = by_group[starts[group] : starts[group + 1]][: k - have]
-            found.append(copies)
-            apart.append(np.full(len(copies), distance, np.float32))
-            have += len(copies)
-        indices[row], distances[row] = np.concatenate(found), np.concatenate(apart)
-    return indices, distances
+class _Progress:
+    """A bar over tiles, shown from the second second on."""
+
+    def __init__(self, shown: bool):
+        self._shown, self._bar = shown, None
+
+    def __call__(self, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            disable = None if self._shown else True
+            self._bar = tqdm(total=total, desc="neighbours", unit=" tiles", disable=disable, delay=1)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

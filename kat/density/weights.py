@@ -6,8 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kat.density.explain import explain
 from kat.errors import InputError, OptionError
 from kat.records import Density, Weights
+
+NOISE_ESS = 0.9
+"""The least effective sample size, as a share of N, that the noise in a density may cost."""
 
 _SMALLEST = np.float64(np.finfo(np.float32).tiny)
 
@@ -24,6 +28,9 @@ def weigh(
     A plain vector is taken as densities (positive, not logs). Without `temperature`, T is the largest one up to
     `max_temperature` at which ESS/N is still at least `ess`: a floor. `bound` of the result names what stopped it.
 
+    A Density that knows its noise σ² bounds T too: weights made of noise alone would have an effective sample size of
+    exp(−T²σ²), which stays at `NOISE_ESS` or above. So structureless data get nearly uniform weights.
+
     Raises InputError for no rows, or densities that are not finite and positive; OptionError for a floor outside
     (0, 1], a cap under 1, a floor that no weights under the cap can come down to, or a negative temperature.
     """
@@ -35,7 +42,10 @@ def weigh(
     elif temperature is not None:
         chosen, bound = temperature, "given"
     else:
-        chosen, bound = solve_temperature(log_density, ess, cap, max_temperature)
+        quiet = noise_temperature(density)
+        chosen, bound = solve_temperature(log_density, ess, cap, min(max_temperature, quiet))
+        if bound == "most":
+            bound = "noise" if quiet < max_temperature else "max_temperature"
     values = project(log_density, chosen, cap)
     return Weights(
         ids=ids,
@@ -46,7 +56,22 @@ def weigh(
         cap=cap,
         cap_hits=int((values >= cap * (1 - 1e-6)).sum()) if spread else 0,
         heaviest_share=heaviest_share(values),
+        options={"ess": ess, "cap": cap, "temperature": temperature, "max_temperature": max_temperature},
+        density=density if isinstance(density, Density) else None,
+        explainer=explain if isinstance(density, Density) else None,
     )
+
+
+def noise_temperature(density: Density | Sequence[float] | np.ndarray) -> float:
+    """The T at which weights of the density's noise alone would have ESS/N = exp(−T²σ²) = NOISE_ESS.
+
+    For weights exp(−T·e) of normal noise e of variance σ², (E w)² / E w² = exp(−T²σ²), by the log-normal moments.
+    Infinite where no noise was measured.
+    """
+    noise = density.noise if isinstance(density, Density) else None
+    if not noise:
+        return np.inf
+    return float(np.sqrt(-np.log(NOISE_ESS) / noise))
 
 
 def project(log_density: np.ndarray, temperature: float, cap: float) -> np.ndarray:
@@ -55,35 +80,41 @@ def project(log_density: np.ndarray, temperature: float, cap: float) -> np.ndarr
     With rows from heavy to light, the first c at the cap leave s = (N − c · cap) / Σ of the others; c is the
     smallest for which the next row stays under the cap.
     """
-    log_raw = -temperature * (log_density - log_density.min())
-    order = np.argsort(-log_raw, kind="stable")
-    # Underflow would make a weight zero, which no longer is one.
-    raw = np.maximum(np.exp(log_raw[order]), _SMALLEST)
-    n = len(raw)
-    left = np.cumsum(raw[::-1])[::-1]  # Σ of this row and all lighter ones
-    capped = np.arange(n)
-    fits = raw * (n - capped * cap) <= cap * left * (1 + 1e-12)
-    c = int(np.argmax(fits & (n - capped * cap > 0)))
-    values = np.empty(n)
-    values[order] = np.where(capped < c, cap, raw * ((n - c * cap) / left[c]))
-    return np.maximum(values, _SMALLEST)
+    order = np.argsort(log_density, kind="stable")
+    values = np.empty(len(order))
+    values[order] = _project_sorted(log_density[order], temperature, cap)
+    return values
+
+
+def _project_sorted(log_density: np.ndarray, temperature: float, cap: float) -> np.ndarray:
+    """`project` of log densities in ascending order, which are weights in descending order."""
+    heavy = -temperature * (log_density - log_density[0])
+    n = len(heavy)
+    log_rest = np.logaddexp.accumulate(heavy[::-1])[::-1]  # log Σ of this row and all lighter ones; no underflow
+    left = n - np.arange(n) * cap
+    with np.errstate(invalid="ignore", divide="ignore"):
+        log_scaled = heavy + np.log(left) - log_rest  # weight of row c if the c before it are at the cap
+    c = int(np.argmax((left > 0) & (log_scaled <= np.log(cap) + 1e-12)))
+    values = np.full(n, cap, np.float64)
+    values[c:] = np.exp(heavy[c:] + np.log(left[c]) - log_rest[c])
+    return np.maximum(values, _SMALLEST)  # what underflows must still be a weight
 
 
 def solve_temperature(log_density: np.ndarray, ess: float, cap: float, most: float) -> tuple[float, str]:
-    """The largest T in [0, most] with ESS/N ≥ ess, and what stopped it.
+    """The largest T in [0, most] with ESS/N ≥ ess, and what stopped it: "ess" or "most".
 
     ESS falls as T grows, capped or not: weights at a larger T cross those at a smaller one exactly once, hence
     majorise them. So bisection finds it, and its lower end keeps the floor.
     """
-    n = len(log_density)
+    ascending = np.sort(log_density)
 
     def holds(t: float) -> bool:
-        return effective_sample_size(project(log_density, t, cap)) >= ess * n
+        return effective_sample_size(_project_sorted(ascending, t, cap)) >= ess * len(ascending)
 
     if holds(most):
-        return most, "max_temperature"
+        return most, "most"
     low, high = 0.0, most
-    for _ in range(60):
+    for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low, "ess"

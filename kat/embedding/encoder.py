@@ -23,7 +23,9 @@ TOKEN_BUDGET = 8192
 _TOKENISED_AT_ONCE = 4096
 
 
-def encode(inputs: Iterable[str | Prefix], model: str = "minilm", *, progress: bool = False, **options) -> Embeddings:
+def encode(
+    inputs: Iterable[str | Prefix], model: str = "minilm", *, device: str = "auto", progress: bool = False, **options
+) -> Embeddings:
     """Embed strings or prefixes; rows in input order, the model kept loaded for the next call.
 
     `options` are the fields of `kat.config.EmbedOptions`. Ids are the prefixes' ids, or row numbers for strings.
@@ -35,7 +37,7 @@ def encode(inputs: Iterable[str | Prefix], model: str = "minilm", *, progress: b
     chosen = replace(EmbedOptions(), model=model, **options)
     if not items:
         raise InputError("There is nothing to embed: no texts were given.")
-    loaded = load_encoder(model, chosen.device, allow_network=chosen.allow_network)
+    loaded = load_encoder(model, device, allow_network=chosen.allow_network)
     ids = [item.id if isinstance(item, Prefix) else str(i) for i, item in enumerate(items)]
     texts = render(items, chosen.render, loaded.tokenizer)
     return _encode_texts(ids, texts, loaded, chosen, progress)

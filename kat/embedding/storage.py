@@ -29,7 +29,9 @@ def _from_folder(folder: Path) -> tuple[Embeddings, dict[str, Any]]:
     vectors = load_array(folder / "embeddings.npy")
     tokens = lost = None
     if (folder / "lengths.npy").is_file():
-        tokens, lost = np.asarray(load_array(folder / "lengths.npy")).T
+        lengths = np.asarray(load_array(folder / "lengths.npy"))
+        if (lengths >= 0).all():
+            tokens, lost = lengths.T
     return Embeddings(load_ids(folder), vectors, tokens, lost, found.get("model", {})), found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from kat.data.openings import OpeningStats
 from kat.data.pairs import PairStats
 from kat.density.statistics import quantiles, spearman
-from kat.records import Density, Embeddings, Neighbors, Weights
+from kat.records import Embeddings, Weights
 
 HEAVIEST = 20
 
@@ -51,10 +51,9 @@ def prefix_lines(stats: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def weight_metadata(
-    embeddings: Embeddings, neighbors: Neighbors, density: Density, weights: Weights, openings: Mapping[str, str] | None
-) -> dict[str, Any]:
+def weight_metadata(embeddings: Embeddings, weights: Weights, openings: Mapping[str, str] | None) -> dict[str, Any]:
     """What `embeddings_metadata.json` says; `openings` maps the heaviest ids to their text."""
+    density, neighbors = weights.density, weights.density.neighbors
     values = weights.values.astype(np.float64)
     return {
         "n_items": len(embeddings),
@@ -63,7 +62,10 @@ def weight_metadata(
         "k_stored": neighbors.k,
         "metric": neighbors.metric,
         "estimator": density.estimator,
+        "recall": neighbors.recall,
         "intrinsic_dimension": _finite(density.intrinsic_dimension),
+        "split_half_correlation": density.split_half,
+        "noise_variance": density.noise,
         "temperature": weights.temperature,
         "temperature_bound": weights.bound,
         "cap": weights.cap,
@@ -96,7 +98,7 @@ def weight_lines(meta: Mapping[str, Any]) -> list[str]:
     """The weights' summary for people."""
     weight = meta["weight"]
     lines = [
-        f"  T = {meta['temperature']:.3g}, set by {_BOUNDS[meta['temperature_bound']]}",
+        _temperature_line(meta),
         f"  effective sample size   {meta['effective_sample_size']:,.0f} of {meta['n_items']:,} openings"
         f" ({meta['effective_sample_share']:.1%})",
         f"  weights                 min {weight['min']:.3g}, median {weight['quantiles']['50%']:.3g},"
@@ -115,12 +117,38 @@ def weight_lines(meta: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-_BOUNDS = {
-    "ess": "the floor of the effective sample size",
-    "max_temperature": "--max_temperature",
-    "given": "--temperature",
-    "uniform": "nothing: all densities are equal, so all weights are 1",
-}
+def _temperature_line(meta: Mapping[str, Any]) -> str:
+    t, share = f"{meta['temperature']:.3g}", f"{meta['effective_sample_share']:.2f}"
+    line = {
+        "ess": f"  T stopped at {t} by the floor of the effective sample size",
+        "noise": f"  T stopped at {t} by noise; these data support ESS {share}",
+        "max_temperature": f"  T stopped at {t} by --max_temperature; ESS {share}",
+        "given": f"  T is {t} as given",
+        "uniform": "  all densities are equal, so all weights are 1",
+    }[meta["temperature_bound"]]
+    r = meta["split_half_correlation"]
+    return line if r is None else f"{line} (two halves of the data agree with r = {r:.3f})"
+
+
+def explanation_lines(why: Mapping[str, Any], openings: Mapping[str, str]) -> list[str]:
+    """`Weights.explain` for people."""
+    lines = [
+        f"{why['id']}  {printable(openings.get(why['id'], ''), 90)}",
+        f"  weight              {why['weight']:.3f}, above {why['weight_percentile']:.1f} % of the openings",
+        f"  density             above {why['density_percentile']:.1f} % of the openings (k = {why['k']})",
+    ]
+    if why["same_vector"]:
+        lines.append(f"  same vector         {why['same_vector']:,} other openings")
+    lines.append("  nearest others")
+    lines += [f"    {d:8.4f}  {i}  {printable(openings.get(i, ''), 70)}" for i, d in why["nearest"]]
+    at = ", ".join(f"{w:.3f} at k = {k}" for k, w in why["weight_at_k"].items())
+    lines.append(f"  weight at other k   {at or 'not known: too few neighbours'}")
+    if why["tokens"] is not None:
+        cut = f", {why['tokens_lost']:,} of them not read" if why["tokens_lost"] else ", all of them read"
+        lines.append(
+            f"  length              {why['tokens']:,} tokens{cut}; longer than {why['length_percentile']:.1f} %"
+        )
+    return lines
 
 
 def printable(text: str, width: int) -> str:

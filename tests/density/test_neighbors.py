@@ -104,3 +104,68 @@ def test_options_are_checked():
         kat.find_neighbors(np.eye(3), k=0)
     with pytest.raises(OptionError, match="metric"):
         kat.find_neighbors(np.eye(3), k=1, metric="dot")
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_queries_equal_brute_force_and_point_into_the_rows(metric):
+    rng = np.random.default_rng(1)
+    x = np.repeat(rng.normal(size=(120, 6)), rng.integers(1, 4, 120), 0).astype(np.float32)
+    queries = np.concatenate([rng.normal(size=(30, 6)), x[:10]]).astype(np.float32)
+    found = kat.find_neighbors(x, k=8, metric=metric, queries=queries)
+    if metric == "cosine":
+        x, queries = (a / np.linalg.norm(a.astype(np.float64), axis=1, keepdims=True) for a in (x, queries))
+        x, queries = x.astype(np.float32), queries.astype(np.float32)
+    apart = np.linalg.norm(queries[:, None].astype(np.float64) - x[None], axis=-1)
+    np.testing.assert_allclose(found.distances, np.sort(apart, axis=1)[:, :8], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(apart, found.indices, 1), found.distances, atol=1e-6)
+
+
+def test_a_query_that_equals_a_row_is_measured_like_it():
+    rng = np.random.default_rng(2)
+    x = np.repeat(rng.normal(size=(100, 5)), rng.integers(1, 5, 100), 0).astype(np.float32)
+    rows, asked = kat.find_neighbors(x, k=7), kat.find_neighbors(x, k=7, queries=x)
+    np.testing.assert_array_equal(asked.multiplicity, rows.multiplicity)
+    np.testing.assert_allclose(asked.spacing, rows.spacing, atol=1e-7)
+
+
+def test_queries_of_another_width_are_refused():
+    with pytest.raises(InputError, match="3 columns"):
+        kat.find_neighbors(np.eye(4), k=1, queries=np.ones((2, 3)))
+
+
+def test_centring_takes_off_the_mean_before_the_cosine():
+    x = np.random.default_rng(3).normal(size=(200, 6)) + 5
+    centred = (x - x.mean(0)).astype(np.float32)
+    found, oracle = kat.find_neighbors(x, k=5, center=True), kat.find_neighbors(centred, k=5)
+    np.testing.assert_allclose(found.distances, oracle.distances, atol=1e-5)
+    assert (found.distances > kat.find_neighbors(x, k=5).distances).mean() > 0.99
+
+
+def test_halves_are_disjoint_and_leave_self_out():
+    """Against brute force with the same rule of which row is in which half."""
+    from kat.density.neighbors import row_hash
+
+    rng = np.random.default_rng(4)
+    x = np.concatenate([rng.normal(size=(300, 5)), np.ones((4, 5))]).astype(np.float32)
+    halves = kat.find_neighbors(x, k=6, metric="euclidean").halves
+    left = (row_hash(x) & 1).astype(bool)
+    assert 100 < left.sum() < 204
+    distinct = np.arange(301)  # the copies of the last row bring nothing new
+    assert sorted(halves.rows.tolist()) == distinct.tolist()
+    for side, found in ((left, halves.first), (~left, halves.second)):
+        others = x[distinct[side[distinct]]].astype(np.float64)
+        apart = np.linalg.norm(x[halves.rows].astype(np.float64)[:, None] - others[None], axis=-1)
+        apart[apart == 0] = np.inf
+        np.testing.assert_allclose(found, np.sort(apart, axis=1)[:, :6], atol=1e-6)
+
+
+def test_halves_do_not_depend_on_the_order_of_rows():
+    x = np.random.default_rng(5).normal(size=(5000, 4)).astype(np.float32)
+    order = np.random.default_rng(6).permutation(len(x))
+    one, other = kat.find_neighbors(x, k=3).halves, kat.find_neighbors(x[order], k=3).halves
+    assert len(one.rows) == 4000
+    assert sorted(one.rows.tolist()) == sorted(order[other.rows].tolist())
+
+
+def test_too_few_rows_have_no_halves():
+    assert kat.find_neighbors(np.random.default_rng(7).normal(size=(30, 3)), k=3).halves is None

@@ -1,0 +1,272 @@
+"""Compiled kernels of the exact neighbour search: encode rows, scan a tile of products, decide by exact distances.
+
+Units: "code" quantities are in steps of the grid of `encode`; x, distances and best are in the units of the input.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+SPARE = 64  # new candidates of a row before its list is compacted again
+BOUNDLESS = 2147480000.0  # above every squared code distance, and below 2^31
+LINE = 16  # float32 numbers in a cache line
+REDUCE = {"reassoc", "contract", "nsz"}  # let a sum use all lanes; NaN and infinity keep their meaning
+FLAGS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+class Points(NamedTuple):
+    """Rows in the order they are searched: position p is row order[p] of x and has the code norm norms[p]."""
+
+    x: np.ndarray  # float32 [N, D]
+    order: np.ndarray  # int64 [P]
+    norms: np.ndarray  # int32 or float32 [P] squared norm of the code
+
+
+class Lists(NamedTuple):
+    """Candidates of every query position, unordered. C is the room of a list."""
+
+    keys: np.ndarray  # int64 [P, C]: 32 bits of the squared code distance above 32 bits of position
+    counts: np.ndarray  # int32 [P] candidates held
+    full: np.ndarray  # int32 [P] count at which the list is compacted
+    limits: np.ndarray  # int32 [P] squared code distance above which candidates were left out
+    slack: np.ndarray  # float64 [P] bound on |distance - code distance|, in steps
+    rounding: np.ndarray  # float64 [P] bound on the rounding error of a squared code distance, in steps^2
+
+
+def empty_lists(room: int, k: int, slack: np.ndarray, rounding: np.ndarray) -> Lists:
+    """Lists without candidates for query positions [P]; see `Lists` for slack and rounding."""
+    rows = len(slack)
+    full, limits = np.full(rows, min(room, k + SPARE), np.int32), np.full(rows, BOUNDLESS, np.int32)
+    return Lists(np.empty((rows, room), np.int64), np.zeros(rows, np.int32), full, limits, slack, rounding)
+
+
+@intrinsic
+def prefetch(_, x, row, column):
+    """Ask for the cache line of x[row, column] (float32, C-contiguous): gathered rows wait for memory otherwise."""
+
+    def emit(context, builder, signature, args):
+        array = make_array(signature.args[0])(context, builder, args[0])
+        at = builder.add(builder.mul(args[1], builder.extract_value(array.shape, 1)), args[2])
+        address = builder.bitcast(builder.gep(array.data, [at]), ir.IntType(8).as_pointer())
+        word = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
+        builder.call(fetch, [address, ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)])
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64), emit
+
+
+@intrinsic
+def trailing_zeros(_, word):
+    """Number of zero bits below the lowest one bit of a uint64 other than 0."""
+
+    def emit(context, builder, signature, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), emit
+
+
+@numba.njit(fastmath=REDUCE, **FLAGS)
+def squared_distance(a, b):
+    """||a - b||^2 in float64 of two float32 rows [D], summed from differences (no cancellation of norms)."""
+    total = 0.0
+    for t in range(a.shape[0]):
+        gap = np.float64(a[t]) - np.float64(b[t])
+        total += gap * gap
+    return total
+
+
+@numba.njit(fastmath=REDUCE, **FLAGS)
+def encode(x, order, start, stop, mean, step, top, codes, norms, residuals):
+    """codes[p] = (x[order[p]] - mean) / step, rounded and held within +-top where top > 0; ||codes||^2; error norm."""
+    for p in range(start, stop):
+        row, code = x[order[p]], codes[p]
+        norm, residual = 0.0, 0.0
+        for t in range(row.shape[0]):
+            exact = (np.float64(row[t]) - mean[t]) / step
+            code[t] = codes.dtype.type(min(max(np.rint(exact), -top), top) if top > 0 else exact)
+            held = np.float64(code[t])
+            norm += held * held
+            residual += (exact - held) * (exact - held)
+        norms[p] = norms.dtype.type(norm)
+        residuals[p] = np.sqrt(residual)
+
+
+@numba.njit(**FLAGS)
+def kth_smallest(values, k):
+    """The k-th smallest (from 1) of a scratch array, which is reordered (quickselect, Lomuto's scheme).
+
+    The partition has no branch on the values: those would be guessed wrongly half of the time.
+    """
+    low, high, at = 0, values.shape[0] - 1, k - 1
+    while low < high:
+        middle = (low + high) >> 1
+        pivot = values[middle]
+        values[middle] = values[high]
+        edge = low
+        for j in range(low, high):
+            value = values[j]
+            values[j] = values[edge]
+            values[edge] = value
+            edge += value < pivot
+        values[high] = values[edge]
+        values[edge] = pivot
+        if edge == at:
+            break
+        low, high = (low, edge - 1) if at < edge else (edge + 1, high)
+    return values[at]
+
+
+@numba.njit(**FLAGS)
+def to_limit(lists, p, distance, spare=1e-6):
+    """Limit that leaves out no row within a distance (in steps) of query position p.
+
+    2e-7 covers the rounding of the limit to float32 in `mark`; what is spare, that of the distance it is checked for.
+    """
+    reach = distance + lists.slack[p]
+    return np.int32(min((reach * reach + lists.rounding[p]) * (1 + 2e-7 + spare) + (spare > 0), BOUNDLESS))
+
+
+@numba.njit(**FLAGS)
+def rank_limit(lists, p, k, rank):
+    """Key of the candidate of a rank and the limit it suggests; for rank 0 the k-th candidate and a proven limit.
+
+    The k-th code distance plus the slack bounds the k-th distance from above: that is the proof. A suggested limit
+    takes the code distance for the distance, at a rank fitting the share of rows seen; `finish` checks it.
+    """
+    proven = rank == 0
+    key = kth_smallest(lists.keys[p, : lists.counts[p]].copy(), k if proven else min(rank, lists.counts[p]))
+    distance = np.sqrt(np.float64(key >> 32) + lists.rounding[p])
+    return key, to_limit(lists, p, distance + (lists.slack[p] if proven else 0.0))
+
+
+@numba.njit(**FLAGS)
+def place(found, k, candidate, d2, index, best, indices, places):
+    """Insert a candidate into the ascending scratch lists [k] of the best by (distance, index); returns how many."""
+    if found == k and (d2 > best[k - 1] or (d2 == best[k - 1] and index > indices[k - 1])):
+        return found
+    at = found if found < k else k - 1
+    while at > 0 and (best[at - 1] > d2 or (best[at - 1] == d2 and indices[at - 1] > index)):
+        best[at], indices[at], places[at] = best[at - 1], indices[at - 1], places[at - 1]
+        at -= 1
+    best[at], indices[at], places[at] = d2, index, candidate
+    return min(found + 1, k)
+
+
+@numba.njit(**FLAGS)
+def refine(lists, p, query, points, step, key, k, best, indices, places):
+    """The k best candidates of query position p by exact distance, in the scratch lists; returns their limit.
+
+    The k nearest codes (up to `key`) come first, moved to the front; of the others only those count that the k-th
+    exact distance so far cannot rule out. Rows that come up soon are fetched ahead.
+    """
+    row, keys, count = query.x[query.order[p]], lists.keys[p], lists.counts[p]
+    front = 0
+    for c in range(count):
+        if keys[c] <= key:
+            keys[front], keys[c] = keys[c], keys[front]
+            front += 1
+    found, limit = 0, lists.limits[p]
+    for c in range(count):
+        if c + 2 < count and np.int32(keys[c + 2] >> 32) <= limit:
+            ahead = points.order[np.int32(keys[c + 2])]
+            for t in range(0, row.shape[0], LINE):
+                prefetch(points.x, ahead, t)
+        if c == k:
+            limit = min(limit, to_limit(lists, p, np.sqrt(best[k - 1]) / step))
+        if c < k or np.int32(keys[c] >> 32) <= limit:
+            index = points.order[np.int32(keys[c])]
+            found = place(found, k, c, squared_distance(row, points.x[index]), index, best, indices, places)
+    return to_limit(lists, p, np.sqrt(best[k - 1]) / step)
+
+
+@numba.njit(inline="never", **FLAGS)
+def compact(lists, p, query, points, step, k, rank):
+    """Make room in a full list: drop what the code distances rule out; if that is little, keep the k best exactly."""
+    key, limit = rank_limit(lists, p, k, rank)
+    limit = min(limit, lists.limits[p])
+    keys, left, room = lists.keys[p], 0, lists.keys.shape[1]
+    for c in range(lists.counts[p]):
+        keys[left] = keys[c]
+        left += np.int32(keys[c] >> 32) <= limit
+    lists.limits[p], lists.counts[p] = limit, left
+    if left > room - room // 4:
+        key, _ = rank_limit(lists, p, k, 0)
+        best, indices, places = np.empty(k), np.empty(k, np.int64), np.empty(k, np.int64)
+        lists.limits[p] = min(limit, refine(lists, p, query, points, step, key, k, best, indices, places))
+        places.sort()
+        for c in range(k):
+            keys[c] = keys[places[c]]
+        left = lists.counts[p] = k
+    lists.full[p] = min(room, left + SPARE)
+
+
+@numba.njit(**FLAGS)
+def mark(line, norms, limits, norm, limit, marks):
+    """Set marks [n] to 1 where the squared code distance is within the row's or the column's limit."""
+    kind = line.dtype.type
+    for j in range(line.shape[0]):  # every step is narrowed to 32 bits: numba would work in 64, at half the lanes
+        value = kind(kind(norm + norms[j]) - kind(line[j] + line[j]))
+        marks[j] = value <= kind(max(limit, limits[j]))
+
+
+@numba.njit(**FLAGS)
+def scan(products, lists, query, points, first_row, first_column, limits, symmetric, itself, step, k, ranks):
+    """Offer a tile of code products [m, n] to the lists of its rows and, where symmetric, of its columns.
+
+    limits [n] are the columns' limits (a view, or never reached); itself: leave out equal rows of x; ranks: of the
+    rows and the columns, for `rank_limit`. Squared code distance = norm + norm - 2 product, exact for int32.
+    """
+    kind = products.dtype.type
+    m, n = products.shape
+    norms = points.norms[first_column : first_column + n]
+    keys, counts, full = lists.keys, lists.counts, lists.full
+    marks = np.zeros((n + 7) // 8 * 8, np.uint8)
+    words = marks.view(np.uint64)
+    for i in range(m):
+        p, line = first_row + i, products[i]
+        norm, limit = query.norms[p], lists.limits[p]
+        mark(line, norms, limits, norm, limit, marks)
+        for word in range(words.shape[0]):
+            left = words[word]
+            while left != 0:
+                j = 8 * word + (trailing_zeros(left) >> 3)
+                left &= left - np.uint64(1)
+                value = np.int32(max(kind(kind(norm + norms[j]) - kind(line[j] + line[j])), kind(0)))
+                c, bits = first_column + j, np.int64(value) << 32
+                if value <= limit and not (itself and query.order[p] == points.order[c]):
+                    keys[p, counts[p]] = bits | c
+                    counts[p] += 1
+                    if counts[p] == full[p]:
+                        compact(lists, p, query, points, step, k, ranks[0])
+                        limit = lists.limits[p]
+                if symmetric and value <= limits[j]:
+                    keys[c, counts[c]] = bits | p
+                    counts[c] += 1
+                    if counts[c] == full[c]:
+                        compact(lists, c, query, points, step, k, ranks[1])
+
+
+@numba.njit(**FLAGS)
+def finish(lists, query, points, sequence, step, k, indices, distances, proven):
+    """Exact k nearest of the query positions in `sequence`, written at their rows of indices and distances [N, k].
+
+    proven [P] tells the positions whose limits left out nothing within the k-th exact distance found.
+    """
+    best, found, places = np.empty(k), np.empty(k, np.int64), np.empty(k, np.int64)
+    for p in sequence:
+        proven[p] = False
+        if lists.counts[p] < k:
+            continue
+        key, _ = rank_limit(lists, p, k, 0)
+        refine(lists, p, query, points, step, key, k, best, found, places)
+        proven[p] = to_limit(lists, p, np.sqrt(best[k - 1]) / step, 0.0) <= lists.limits[p]
+        at = query.order[p]
+        for c in range(k):
+            indices[at, c], distances[at, c] = found[c], np.sqrt(best[c])
