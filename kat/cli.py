@@ -130,6 +130,24 @@ def verify(
 
 
 @app.command
+def selftest(
+    *,
+    n: Annotated[int, whole("Rows; choose about as many as your openings.")] = 5000,
+    d: Annotated[int, whole("Intrinsic dimension of the data drawn.")] = 8,
+    k: Annotated[int, whole("Neighbours.")] = 20,
+    seed: Annotated[int, whole("Of the draw.")] = 0,
+) -> None:
+    """Show that densities of known truth are recovered and that noise gets nearly uniform weights; else exit 1."""
+    from kat.density.selftest import selftest as trials_of
+    from kat.reports.summary import trial_lines
+
+    trials = trials_of(n, d, k, seed)
+    print("\n".join(trial_lines(trials)))
+    if not all(trial.passed for trial in trials):
+        raise SystemExit(1)
+
+
+@app.command
 def demo_data(
     *,
     out: Annotated[Path, Parameter(help="The pairs file to write.")],
@@ -179,7 +197,7 @@ def guarded(command: App, tokens: list[str], *, tables: bool) -> None:
             warnings.showwarning = _show_warning
             tokens = _take_config(command, tokens, tables=tables)
             command.suppress_keyboard_interrupt = False
-            command(tokens, exit_on_error=False, print_error=False)
+            command(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except (KatError, CycloptsError) as error:
         _fail(str(error), 2)

@@ -104,6 +104,11 @@ class DensityOptions:
         Literal["cosine", "euclidean"], _help("cosine normalises rows first; distances are Euclidean.")
     ] = "cosine"
     center: Annotated[bool, _help("Take the mean off the vectors before the cosine.", negative="")] = False
+    search: Annotated[
+        Literal["exact", "approximate"],
+        _help("approximate is for millions of rows; needs FAISS, tells its recall."),
+    ] = "exact"
+    least_recall: Annotated[float, _help("Least recall of an approximate search.")] = 0.98
     estimator: Annotated[
         Literal["mean_distance", "kth_distance", "inverse_cosine"], _help("How distances become a density.")
     ] = "mean_distance"

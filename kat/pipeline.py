@@ -109,7 +109,7 @@ def find_folder(source: Path, out: Path, options: DensityOptions, how: RunOption
     from kat.embedding.storage import load_embeddings
 
     k = max(options.k, STORED_NEIGHBORS)
-    settings = {"k": k, "metric": options.metric, "center": options.center}
+    settings = {"k": k, **{name: getattr(options, name) for name in ("metric", "center", "search", "least_recall")}}
     wanted = manifest("neighbors", {"embeddings": _embeddings_hash(source)}, settings)
     if is_done(out, wanted, NEIGHBOR_FILES, overwrite=how.overwrite):
         return skipped("neighbors", out)
@@ -124,12 +124,15 @@ def find_folder(source: Path, out: Path, options: DensityOptions, how: RunOption
         how.device,
         progress=True,
         checkpoint=out / "unfinished.npz",
+        search=options.search,
+        least_recall=options.least_recall,
     )
+    how_good = "exact" if neighbors.recall == 1 else f"recall {neighbors.recall:.4f}"
     with whole_folder(out) as folder:
         save_neighbors(neighbors, folder)
         names = sorted(p.name for p in folder.iterdir())
     finish(out, wanted, [out / n for n in names], recall=neighbors.recall)
-    said("neighbors", f"{neighbors.k} of each of {len(neighbors):,} openings, exact", out, began)
+    said("neighbors", f"{neighbors.k} of each of {len(neighbors):,} openings, {how_good}", out, began)
 
 
 def weigh_folder(source: Path, out: Path, options: DensityOptions, how: RunOptions, items: Path | None = None) -> None:

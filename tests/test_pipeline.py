@@ -15,7 +15,7 @@ from kat.cli import main
 from kat.config import DensityOptions, EmbedOptions, RunOptions
 from kat.data.demo import demo_pairs
 from kat.density.weights import effective_sample_size
-from kat.errors import InputError, MismatchError, OutputError
+from kat.errors import InputError, MismatchError, OptionError, OutputError
 from kat.reports.demo import check_demo
 from kat.verify import verify
 
@@ -280,3 +280,43 @@ def test_the_demo_check_can_fail(tmp_path):
     weights.unlink()
     np.save(weights, upside_down / upside_down.mean())
     assert not check_demo(pairs, tmp_path / "run")[1]
+
+
+# --- explanations and samples -----------------------------------------------------------------------------------------
+
+
+def test_explain_agrees_with_the_folder(made):
+    weights = np.load(made / "density" / "density_weights.npy")
+    ids = json.loads((made / "density" / "ids.json").read_text())
+    row = int(np.argmax(weights))
+    text = "\n".join(pipeline.explain(made / "density", ids[row]))
+    opening = kat.open_prefixes(made / "prefixes_all.jsonl")[ids[row]].opening
+    assert f"{weights[row]:.3f}" in text
+    assert " ".join(opening.split())[:40] in text
+    assert text.count("at k = ") == 3
+    nearest = np.load(made / "density" / "neighbors" / "indices.npy")[row, :5]
+    assert all(ids[i] in text for i in nearest)
+    with pytest.raises(InputError, match="No opening has the id nobody"):
+        pipeline.explain(made / "density", "nobody")
+
+
+def test_weights_at_another_k_reuse_the_neighbours(run, capsys):
+    pipeline.weigh_folder(run / "embeddings", run / "density", DensityOptions(k=50), RunOptions(overwrite=True))
+    assert "neighbors skipped" in capsys.readouterr().out
+    verify(run)
+
+
+def test_sample_writes_ids_and_probabilities(made, tmp_path):
+    out = tmp_path / "ids.txt"
+    pipeline.sample_folder(made / "density", out, 50, 1, overwrite=False)
+    drawn = out.read_text().split()
+    rows = [json.loads(line) for line in (tmp_path / "ids.txt.probabilities.jsonl").read_text().splitlines()]
+    assert [r["id"] for r in rows] == json.loads((made / "density" / "ids.json").read_text())
+    assert sum(r["probability"] for r in rows) == pytest.approx(50)
+    assert len(drawn) == 50
+    assert set(drawn) <= {r["id"] for r in rows}
+    before = out.read_bytes()
+    pipeline.sample_folder(made / "density", tmp_path / "again.txt", 50, 1, overwrite=False)
+    assert (tmp_path / "again.txt").read_bytes() == before
+    with pytest.raises(OptionError, match="N = "):
+        pipeline.sample_folder(made / "density", tmp_path / "x.txt", 10**6, 1, overwrite=False)

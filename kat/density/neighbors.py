@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kat.density.approximate import knn_approximate
 from kat.density.search import knn_query, knn_self
 from kat.errors import InputError, OptionError
 from kat.models.loading import pick_device
@@ -27,6 +28,8 @@ def find_neighbors(
     queries: Embeddings | np.ndarray | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
+    search: str = "exact",
+    least_recall: float = 0.98,
 ) -> Neighbors:
     """The k nearest others of every row of `x` [N, D], nearest first; exact.
 
@@ -38,6 +41,8 @@ def find_neighbors(
     With `queries` [M, D] the result has their rows, and `indices` point into `x`; a row of `x` that equals a query is
     a copy of it like any other. `checkpoint` names a file from which a stopped search goes on.
 
+    `search` "approximate" is for very many rows: FAISS, its recall measured, an error under `least_recall`.
+
     Raises InputError for an empty or wrongly shaped array, a row that is not finite, or (cosine) a zero row,
     naming the first; OptionError for k < 1, an unknown metric, or a device that is not there.
     """
@@ -45,6 +50,8 @@ def find_neighbors(
         raise OptionError(f"k is {k}; expected 1 or more.")
     if metric not in ("cosine", "euclidean"):
         raise OptionError(f"metric is {metric!r}; expected cosine or euclidean.")
+    if search not in ("exact", "approximate"):
+        raise OptionError(f"search is {search!r}; expected exact or approximate.")
     device = pick_device(device)
     vectors, mean = prepared(x, metric, center)
     first, inverse, counts = distinct_rows(vectors)
@@ -57,12 +64,16 @@ def find_neighbors(
         return _of_queries(queries, asked, distinct, inverse, counts, k, metric, device, report)
     if k > len(vectors) - 1 > 0:
         warnings.warn(f"k is {len(vectors) - 1}, not {k}: there are only {len(vectors)} rows.", stacklevel=2)
-    near, spacing = _search(distinct, k, device, report, checkpoint)
+    recall = 1.0
+    if search == "approximate" and len(distinct) > k + 1:
+        near, spacing, recall = knn_approximate(distinct, k, least_recall)
+    else:
+        near, spacing = _search(distinct, k, device, report, checkpoint)
     copies = copies_of(inverse, counts)
     indices, distances = expand(near, spacing, inverse, copies, min(k, len(vectors) - 1))
     halves = split_halves(distinct, first, k, device)
     source = x if isinstance(x, Embeddings) else None
-    return Neighbors(ids_of(x), indices, distances, spacing[inverse], counts[inverse], metric, halves, 1.0, source)
+    return Neighbors(ids_of(x), indices, distances, spacing[inverse], counts[inverse], metric, halves, recall, source)
 
 
 def ids_of(x: Embeddings | np.ndarray) -> Sequence[str]:
