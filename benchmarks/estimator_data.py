@@ -8,7 +8,7 @@ their density is known exactly: the lift is the inverse of the gnomonic projecti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Sample:
     x: np.ndarray
     truth: np.ndarray | None = None
     topics: np.ndarray | None = None
-    scored: np.ndarray | slice = slice(None)
+    scored: np.ndarray | slice = field(default_factory=lambda: slice(None))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from kat.data.openings import OpeningStats
 from kat.data.pairs import PairStats
 from kat.density.selftest import Trial
-from kat.density.statistics import quantiles, spearman
+from kat.density.statistics import mean_pair_cosine, quantiles, spearman
 from kat.records import Embeddings, Weights
 
 HEAVIEST = 20
@@ -81,6 +81,8 @@ def weight_metadata(embeddings: Embeddings, weights: Weights, openings: Mapping[
             "std": float(values.std()),
             "quantiles": quantiles(values),
         },
+        "mean_pair_cosine": _finite(mean_pair_cosine(embeddings.vectors)),
+        "mean_pair_cosine_centred": _finite(mean_pair_cosine(embeddings.vectors, center=True)),
         "duplicate_vectors": int((neighbors.multiplicity > 1).sum()),
         "rank_correlation_weight_length": _length_correlation(embeddings, values),
         "heaviest": _heaviest(weights, openings),
@@ -107,6 +109,10 @@ def weight_lines(meta: Mapping[str, Any]) -> list[str]:
         f"  at the cap of {meta['cap']:g}         {meta['cap_hits']:,} openings",
         f"  heaviest 1 %            {meta['heaviest_1_percent_share']:.1%} of all weight",
     ]
+    if meta["mean_pair_cosine"] is not None:
+        lines.append(
+            f"  mean pair cosine        {meta['mean_pair_cosine']:.3f}, centred {meta['mean_pair_cosine_centred']:.3f}"
+        )
     if meta["duplicate_vectors"]:
         lines.append(f"  identical vectors       {meta['duplicate_vectors']:,} openings share one")
     if (rank := meta["rank_correlation_weight_length"]) is not None:

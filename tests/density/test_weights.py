@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import kat
-from kat.density.statistics import ranks, spearman
+from kat.density.statistics import mean_pair_cosine, ranks, spearman
 from kat.density.weights import effective_sample_size, heaviest_share, project
 from kat.errors import InputError, OptionError
 
@@ -159,6 +159,15 @@ def test_ess_and_shares_by_hand():
     assert effective_sample_size(np.asarray([1.0, 1, 1, 1])) == 4
     assert effective_sample_size(np.asarray([2.0, 1, 1])) == pytest.approx(16 / 6)
     assert heaviest_share(np.asarray([1.0] * 99 + [9.0])) == pytest.approx(9 / 108)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_mean_pair_cosine_against_all_pairs(center):
+    x = np.random.default_rng(14).normal(size=(60, 5)).astype(np.float32) + 2
+    y = x - x.mean(0) if center else x
+    unit = y / np.linalg.norm(y, axis=1, keepdims=True)
+    pairs = (unit @ unit.T)[~np.eye(60, dtype=bool)]
+    assert mean_pair_cosine(x, center=center) == pytest.approx(pairs.mean(), abs=1e-5)
 
 
 def test_ranks_and_correlation_against_scipy():

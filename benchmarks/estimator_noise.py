@@ -1,0 +1,121 @@
+"""Noise and dimension: what kat.weigh does to structureless data, how well it knows its noise, and which d to use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import estimator_data as data
+import estimator_peers as peers
+import numpy as np
+from estimator_tables import ANY_TEMPERATURE, Sizes, spread, table, weights_of
+
+from kat.density.estimators import ESTIMATORS, estimate_density, intrinsic_dimension
+from kat.density.neighbors import find_neighbors
+from kat.density.weights import weigh
+from kat.records import Neighbors
+
+
+def measure_structureless(sizes: Sizes) -> None:
+    """What kat.weigh gives, with no limit on T but the noise, where every weight but 1 is wrong."""
+    made: dict[str, Callable[[int, np.random.Generator], data.Sample]]
+    made = {f"sphere in {d} columns": lambda n, g, d=d: data.sphere(d, n, g) for d in sizes.columns}
+    made["shuffled columns"] = data.shuffled
+    found: dict[str, dict[str, list]] = {name: {} for name in ESTIMATORS}
+    for label, make in made.items():
+        for n in sizes.copies_of_n:
+            for seed in range(sizes.seeds if n < 20_000 else min(3, sizes.seeds)):
+                neighbors = find_neighbors(make(n, np.random.default_rng(seed)).x, peers.K)
+                for name in ESTIMATORS:
+                    found[name].setdefault(f"{label}, N = {n:,}", []).append(noise_of(neighbors, name))
+    for name, rows in found.items():
+        cells = {
+            label: [spread(v, p) for v, p in zip(zip(*all_seeds, strict=True), (2, 5, 2, 2, 1), strict=True)]
+            for label, all_seeds in rows.items()
+        }
+        table(f"Structureless data, {name}, k = 20", ("r", "σ²", "T used", "ESS/N", "T for ESS 0.5"), cells)
+
+
+def noise_of(neighbors: Neighbors, estimator: str) -> tuple[float, float, float, float, float]:
+    density = estimate_density(neighbors, peers.K, estimator)
+    weights = weigh(density, max_temperature=ANY_TEMPERATURE)
+    return (
+        density.split_half,
+        density.noise,
+        weights.temperature,
+        weights.ess_share,
+        weights_of(density.log_values)[1],
+    )
+
+
+def measure_split_half(sizes: Sizes) -> None:
+    """The claimed noise (1 − r) · var beside the real one: the variance over samples of the estimate at fixed places."""
+    sources = {f"d = {d}, {'equal' if e else 'unequal'}": (d, e, 1) for d in (2, 8, 16, 40) for e in (True, False)}
+    sources["d = 16, equal, copies"] = 16, True, 20
+    rows = {}
+    for label, (d, equal, most) in sources.items():
+        found = noise_ratios(data.mixture(d, np.random.default_rng(d), equal), most, sizes)
+        for name in ESTIMATORS:
+            rows[f"{label}, {name}"] = [f"{v:.2f}" for k in peers.KS for v in found[name, k]]
+    heads = [f"k = {k}: {what}" for k in peers.KS for what in ("r", "claim", "½ var(difference)", "residual")]
+    table("Noise, as a multiple of the real noise", heads, rows)
+
+
+def noise_ratios(source: data.Mixture, most: int, sizes: Sizes) -> dict[tuple[str, int], np.ndarray]:
+    """By estimator and k: r; then over the real noise the claim, half the variance of the halves' difference, and the
+    residual var(log density − best monotone fit of the truth). With `most` > 1 every tenth point stands 2 to most times.
+    """
+    asked = source.draw(max(200, sizes.n // 5), np.random.default_rng(99)).x
+    at: dict[tuple[str, int], list] = {}
+    claims: dict[tuple[str, int], list] = {}
+    for seed in range(sizes.replicates):
+        rng = np.random.default_rng(seed)
+        drawn = source.draw(sizes.n, rng)
+        times = np.where(rng.random(sizes.n) < 0.1, rng.integers(2, most + 1, sizes.n), 1) if most > 1 else 1
+        row = np.repeat(np.arange(sizes.n), times)
+        neighbors = find_neighbors(drawn.x[row], max(peers.KS))
+        there = find_neighbors(drawn.x, max(peers.KS), queries=asked).spacing
+        for key in [(name, k) for name in ESTIMATORS for k in peers.KS]:
+            density = estimate_density(neighbors, key[1], key[0])
+            at.setdefault(key, []).append(ESTIMATORS[key[0]](there[:, : key[1]], density.intrinsic_dimension))
+            claims.setdefault(key, []).append(claims_of(density, drawn.truth[row]))
+    found = {}
+    for key, values in at.items():
+        level = np.asarray(values) - np.mean(values, axis=1, keepdims=True)  # weights do not feel a shift of all
+        real = float(np.var(level, axis=0, ddof=1).mean())
+        found[key] = np.mean(claims[key], axis=0) / [1, real, real, real]
+    return found
+
+
+def claims_of(density, truth: np.ndarray) -> tuple[float, float, float, float]:
+    from sklearn.isotonic import isotonic_regression
+
+    sides = density.neighbors.halves.first, density.neighbors.halves.second
+    one, two = (ESTIMATORS[density.estimator](s[:, : density.k], density.intrinsic_dimension) for s in sides)
+    ordered = density.log_values[np.argsort(truth, kind="stable")]
+    return density.split_half, density.noise, np.var(one - two) / 2, np.var(ordered - isotonic_regression(ordered))
+
+
+def measure_dimension(sizes: Sizes, real: dict[str, np.ndarray]) -> None:
+    """The d for which log(m) / d is what m times as many points add, measured by thinning, and estimates of it."""
+    clouds = {f"mixture, d = {d}": data.known(d, True, sizes.n, np.random.default_rng(0)).x for d in (2, 8, 16, 40)}
+    clouds |= {f"sphere, d = {d}": data.sphere(d + 1, sizes.n, np.random.default_rng(0)).x for d in (2, 8, 16)}
+    clouds["mixture, d = 16, near copies"] = data.copies(0.1, sizes.n, np.random.default_rng(0)).x
+    rows = {}
+    for name, cloud in (clouds | real).items():
+        x = cloud[np.sort(np.unique(cloud, axis=0, return_index=True)[1])]
+        full = find_neighbors(x, max(peers.KS))
+        measured = [thinned(x, full, k, m) for k in peers.KS for m in (2, 4)]
+        likely = [peers.likelihood_dimension(full.spacing[:, :k]) for k in peers.KS]
+        rows[f"{name} ({len(x):,})"] = [f"{v:.1f}" for v in (*measured, intrinsic_dimension(full.spacing), *likely)]
+    heads = [f"thinned by {m}, k = {k}" for k in peers.KS for m in (2, 4)]
+    heads += ["TwoNN", *(f"ML, k = {k}" for k in peers.KS)]
+    table("Dimension: measured by thinning, beside estimates (distinct vectors in brackets)", heads, rows)
+
+
+def thinned(x: np.ndarray, full: Neighbors, k: int, times: int, draws: int = 3) -> float:
+    """The mean over draws of the growth that thinning makes, as a dimension."""
+    found = []
+    for seed in range(draws):
+        rows = np.sort(np.random.default_rng(seed).permutation(len(x))[: len(x) // times])
+        found.append(1 / peers.scaling_dimension(full, find_neighbors(x[rows], k), rows, times, k))
+    return float(1 / np.mean(found))
