@@ -36,7 +36,7 @@ def verify(folder: Path, prompts: Path | None = None) -> list[str]:
     ids = load_ids(folder)
     lines = [f"{folder}", *_check_embeddings(folder, ids)]
     if found["stage"] == "density":
-        lines += _check_weights(folder, ids)
+        lines += _check_weights(folder, ids) + _check_neighbors(folder / "neighbors", ids)
     lines += _check_prompts(folder, ids, found, prompts)
     if bad := first_damage(folder, found):
         raise MismatchError(f"{folder}: {bad}. Make it again with --overwrite.")
@@ -105,6 +105,26 @@ def _check_weights(folder: Path, ids: list[str]) -> list[str]:
     if abs(mean - 1) > 1e-4:
         raise MismatchError(f"{path}: the mean weight is {mean:.6g}, not 1.")
     return [f"  {len(weights):,} weights, finite, positive, of mean {mean:.6f}"]
+
+
+def _check_neighbors(folder: Path, ids: list[str]) -> list[str]:
+    if not folder.is_dir():
+        return ["  no neighbours are kept here; weights cannot be explained"]
+    found = read_manifest(folder)
+    if found is None:
+        raise MismatchError(f"{folder} has no manifest: the search did not finish. Run the same command again.")
+    near, apart = load_array(folder / "indices.npy"), load_array(folder / "distances.npy")
+    _expect(folder / "distances.npy", apart, (len(ids), near.shape[1] if near.ndim == 2 else None))
+    rows = np.arange(len(ids))[:, None]
+    wrong = ((near < 0) | (near >= len(ids)) | (near == rows)).any(axis=1) | (np.diff(apart, axis=1) < 0).any(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise MismatchError(
+            f"{folder}: row {row} (id {ids[row]}) has neighbours that are itself, nobody, or out of order."
+        )
+    if bad := first_damage(folder, found):
+        raise MismatchError(f"{folder}: {bad}. Make it again with --overwrite.")
+    return [f"  {near.shape[1]} neighbours of each row, nearest first, self left out"]
 
 
 def _expect(path: Path, array: np.ndarray, shape: tuple[int | None, ...]) -> None:

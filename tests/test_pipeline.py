@@ -212,6 +212,16 @@ def test_a_vector_of_another_length_is_named(run):
         verify(run / "density")
 
 
+def test_a_row_that_is_its_own_neighbour_is_named(run):
+    path = run / "density" / "neighbors" / "indices.npy"
+    near = np.load(path)
+    near[4, 2] = 4
+    path.unlink()
+    np.save(path, near)
+    with pytest.raises(MismatchError, match=r"row 4 .* itself"):
+        verify(run / "density")
+
+
 def test_swapped_and_repeated_ids_are_named(run):
     path = run / "density" / "ids.json"
     ids = json.loads(path.read_text())
