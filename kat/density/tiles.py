@@ -44,7 +44,7 @@ def has_int8_products(columns: int) -> bool:
     """Whether torch multiplies int8 here exactly and with VNNI or AMX instructions (other paths may saturate)."""
     import torch
 
-    able = getattr(torch.cpu, "_is_avx512_vnni_supported", getattr(torch.cpu, "_is_vnni_supported", bool))
+    able = getattr(torch.cpu, "_is_vnni_supported", bool)  # bool() is False: an older torch
     if not (able() and hasattr(torch, "_int_mm")):
         return False
     codes = torch.full((32, columns), 127, dtype=torch.int8)
@@ -105,10 +105,10 @@ class Schedule:
             self.changed.notify_all()
 
     def stop(self) -> None:
-        """Hand out no more tiles."""
+        """Hand out no more tiles, and save no more: the lists of a tile that failed may be half filled."""
         with self.changed:
             self.pending.clear()
-            self.busy.clear()
+            self.save = None
             self.changed.notify_all()
 
 
