@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kat.data.demo import zipf_sizes
+from kat.density.neighbors import prepared
 
 COLUMNS = 64
 CENTRES, SPREAD = 20, 0.5
@@ -41,6 +42,7 @@ class Mixture:
     shares: np.ndarray  # [C], sum 1
     turn: np.ndarray  # [d + 1, COLUMNS], orthonormal rows
     height: float  # L
+    signs: np.ndarray  # [C], ±1: components of −1 lie mirrored, on the other half of the sphere
 
     def draw(self, n: int, rng: np.random.Generator) -> Sample:
         return self.at(rng.choice(len(self.shares), n, p=self.shares), rng)
@@ -48,27 +50,33 @@ class Mixture:
     def at(self, which: np.ndarray, rng: np.random.Generator) -> Sample:
         """One point of component which[i] for every i."""
         z = self.centres[which] + self.spreads[which, None] * rng.normal(size=(len(which), self.centres.shape[1]))
-        return Sample(self.lift(z), self.log_density(z), which)
+        x = unit(np.c_[z, np.full(len(z), self.height)]) @ self.turn.astype(np.float32)
+        sign = self.signs[which, None]
+        return Sample((x * sign).astype(np.float32), self.log_density(z, sign), which)
 
-    def lift(self, z: np.ndarray) -> np.ndarray:
-        return unit(np.c_[z, np.full(len(z), self.height)]) @ self.turn.astype(np.float32)
-
-    def log_density(self, z: np.ndarray) -> np.ndarray:
+    def log_density(self, z: np.ndarray, sign: np.ndarray) -> np.ndarray:
         d = z.shape[1]
         squares = np.square(z[:, None] - self.centres).sum(axis=2) / self.spreads**2
         parts = np.log(self.shares) - d * np.log(self.spreads) - squares / 2
+        parts = np.where(sign == self.signs, parts, -np.inf)
         return np.logaddexp.reduce(parts, axis=1) + (d + 1) / 2 * np.log(np.square(z).sum(axis=1) + self.height**2)
 
 
-def mixture(d: int, rng: np.random.Generator, equal: bool = True, parts: int = CENTRES) -> Mixture:
-    """Centres normal of variance 1 a column; shares Zipf in random order; spreads 0.5, or log-uniform on 0.25 … 1."""
+def mixture(
+    d: int, rng: np.random.Generator, equal: bool = True, parts: int = CENTRES, mirrored: bool = False
+) -> Mixture:
+    """Centres normal of variance 1 a column; shares Zipf in random order; spreads 0.5, or log-uniform on 0.25 … 1.
+
+    The components lie on one half of the sphere, or about half of them mirrored on the other.
+    """
     centres = rng.normal(size=(parts, d))
     spreads = np.full(parts, SPREAD) if equal else np.exp(rng.uniform(np.log(NARROW), np.log(WIDE), parts))
     shares = rng.permutation(1 / np.arange(1, parts + 1))
     shares /= shares.sum()
     turn = np.linalg.qr(rng.normal(size=(COLUMNS, d + 1)))[0].T
     height = np.sqrt(d * (1 + shares @ spreads**2))
-    return Mixture(centres, spreads, shares, turn, float(height))
+    signs = rng.choice([-1, 1], parts) if mirrored else np.ones(parts, np.int64)
+    return Mixture(centres, spreads, shares, turn, float(height), signs)
 
 
 def known(d: int, equal: bool, n: int, rng: np.random.Generator) -> Sample:
@@ -101,8 +109,11 @@ def copies(jitter: float, n: int, rng: np.random.Generator, d: int = 16) -> Samp
 
 
 def offset(by: float, n: int, rng: np.random.Generator, d: int = 16) -> Sample:
-    """All vectors moved by `by` in one direction of their own span, and at unit length again; truth: before that."""
-    source = mixture(d, rng)
+    """All vectors moved by `by` in one direction of their own span, and at unit length again; truth: before that.
+
+    Mirrored components, so that the mean before the offset is near 0.
+    """
+    source = mixture(d, rng, mirrored=True)
     plain = source.draw(n, rng)
     direction = unit(rng.normal(size=(1, d + 1))) @ source.turn
     return Sample(unit(plain.x + by * direction), plain.truth)
@@ -113,9 +124,20 @@ def sphere(d: int, n: int, rng: np.random.Generator) -> Sample:
     return Sample(unit(rng.normal(size=(n, d))))
 
 
-def shuffled(n: int, rng: np.random.Generator, d: int = 8) -> Sample:
-    """A mixture whose columns are shuffled one by one."""
-    return Sample(unit(rng.permuted(known(d, True, n, rng).x, axis=0)))
+def shuffled(n: int, rng: np.random.Generator, d: int = 8, standard: bool = False) -> Sample:
+    """A mixture whose columns are shuffled one by one, at mean 0 and variance 1 before that if `standard`.
+
+    Without it the columns' means and variances remain, which are a density of their own once rows have unit length.
+    """
+    x = known(d, True, n, rng).x
+    if standard:
+        x = (x - x.mean(axis=0)) / x.std(axis=0)
+    return Sample(unit(rng.permuted(x, axis=0)))
+
+
+def centred(sample: Sample) -> Sample:
+    """The same points as kat sees them with center=True."""
+    return Sample(prepared(sample.x, "cosine", True)[0], sample.truth, sample.topics, sample.scored)
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -9,17 +9,18 @@ import estimator_peers as peers
 import numpy as np
 from estimator_tables import ANY_TEMPERATURE, Sizes, spread, table, weights_of
 
-from kat.density.estimators import ESTIMATORS, estimate_density, intrinsic_dimension
+from kat.density.estimators import ESTIMATORS, estimate_density, intrinsic_dimension, two_nn
 from kat.density.neighbors import find_neighbors
 from kat.density.weights import weigh
-from kat.records import Neighbors
+from kat.records import Density, Neighbors
 
 
 def measure_structureless(sizes: Sizes) -> None:
     """What kat.weigh gives, with no limit on T but the noise, where every weight but 1 is wrong."""
     made: dict[str, Callable[[int, np.random.Generator], data.Sample]]
     made = {f"sphere in {d} columns": lambda n, g, d=d: data.sphere(d, n, g) for d in sizes.columns}
-    made["shuffled columns"] = data.shuffled
+    made["shuffled columns"] = lambda n, g: data.shuffled(n, g)
+    made["shuffled columns, standardised"] = lambda n, g: data.shuffled(n, g, standard=True)
     found: dict[str, dict[str, list]] = {name: {} for name in ESTIMATORS}
     for label, make in made.items():
         for n in sizes.copies_of_n:
@@ -35,7 +36,7 @@ def measure_structureless(sizes: Sizes) -> None:
         table(f"Structureless data, {name}, k = 20", ("r", "σ²", "T used", "ESS/N", "T for ESS 0.5"), cells)
 
 
-def noise_of(neighbors: Neighbors, estimator: str) -> tuple[float, float, float, float, float]:
+def noise_of(neighbors: Neighbors, estimator: str) -> tuple[float, ...]:
     density = estimate_density(neighbors, peers.K, estimator)
     weights = weigh(density, max_temperature=ANY_TEMPERATURE)
     return (
@@ -48,21 +49,26 @@ def noise_of(neighbors: Neighbors, estimator: str) -> tuple[float, float, float,
 
 
 def measure_split_half(sizes: Sizes) -> None:
-    """The claimed noise (1 − r) · var beside the real one: the variance over samples of the estimate at fixed places."""
+    """The claimed noise (1 − r) · var beside the real one: the estimate's variance over samples, at fixed places."""
     sources = {f"d = {d}, {'equal' if e else 'unequal'}": (d, e, 1) for d in (2, 8, 16, 40) for e in (True, False)}
     sources["d = 16, equal, copies"] = 16, True, 20
-    rows = {}
+    rows: dict[int, dict[str, list[str]]] = {}
     for label, (d, equal, most) in sources.items():
         found = noise_ratios(data.mixture(d, np.random.default_rng(d), equal), most, sizes)
         for name in ESTIMATORS:
-            rows[f"{label}, {name}"] = [f"{v:.2f}" for k in peers.KS for v in found[name, k]]
-    heads = [f"k = {k}: {what}" for k in peers.KS for what in ("r", "claim", "½ var(difference)", "residual")]
-    table("Noise, as a multiple of the real noise", heads, rows)
+            for k in peers.KS:
+                rows.setdefault(k, {})[f"{label}, {name}"] = [f"{v:.2f}" for v in found[name, k]]
+    heads = ("r", "kat's claim", "from k in each half", "½ var(difference)", "residual")
+    for k in peers.KS:
+        table(f"Noise at k = {k}, as a multiple of the real noise", heads, rows[k])
 
 
 def noise_ratios(source: data.Mixture, most: int, sizes: Sizes) -> dict[tuple[str, int], np.ndarray]:
-    """By estimator and k: r; then over the real noise the claim, half the variance of the halves' difference, and the
-    residual var(log density − best monotone fit of the truth). With `most` > 1 every tenth point stands 2 to most times.
+    """By estimator and k: r; then, over the real noise, kat's claim, (1 − r) · var with k neighbours in each half and
+    the plain correlation, half the variance of the halves' difference, and the residual var(log density − best
+    monotone fit of the truth).
+
+    With `most` > 1 every tenth point stands 2 to `most` times.
     """
     asked = source.draw(max(200, sizes.n // 5), np.random.default_rng(99)).x
     at: dict[tuple[str, int], list] = {}
@@ -82,17 +88,21 @@ def noise_ratios(source: data.Mixture, most: int, sizes: Sizes) -> dict[tuple[st
     for key, values in at.items():
         level = np.asarray(values) - np.mean(values, axis=1, keepdims=True)  # weights do not feel a shift of all
         real = float(np.var(level, axis=0, ddof=1).mean())
-        found[key] = np.mean(claims[key], axis=0) / [1, real, real, real]
+        found[key] = np.mean(claims[key], axis=0) / [1, *[real] * 4]
     return found
 
 
-def claims_of(density, truth: np.ndarray) -> tuple[float, float, float, float]:
+def claims_of(density: Density, truth: np.ndarray) -> tuple[float, ...]:
     from sklearn.isotonic import isotonic_regression
 
     sides = density.neighbors.halves.first, density.neighbors.halves.second
     one, two = (ESTIMATORS[density.estimator](s[:, : density.k], density.intrinsic_dimension) for s in sides)
     ordered = density.log_values[np.argsort(truth, kind="stable")]
-    return density.split_half, density.noise, np.var(one - two) / 2, np.var(ordered - isotonic_regression(ordered))
+    spacing = np.unique(density.neighbors.spacing[:, : density.k], axis=0)  # copies share a row of distances
+    once = np.var(ESTIMATORS[density.estimator](spacing, density.intrinsic_dimension))
+    claims = density.noise, (1 - max(0.0, float(np.corrcoef(one, two)[0, 1]))) * once, np.var(one - two) / 2
+    residual = np.var(ordered - isotonic_regression(ordered))
+    return density.split_half, *claims, residual
 
 
 def measure_dimension(sizes: Sizes, real: dict[str, np.ndarray]) -> None:
@@ -105,8 +115,8 @@ def measure_dimension(sizes: Sizes, real: dict[str, np.ndarray]) -> None:
         x = cloud[np.sort(np.unique(cloud, axis=0, return_index=True)[1])]
         full = find_neighbors(x, max(peers.KS))
         measured = [thinned(x, full, k, m) for k in peers.KS for m in (2, 4)]
-        likely = [peers.likelihood_dimension(full.spacing[:, :k]) for k in peers.KS]
-        rows[f"{name} ({len(x):,})"] = [f"{v:.1f}" for v in (*measured, intrinsic_dimension(full.spacing), *likely)]
+        likely = [intrinsic_dimension(full.spacing[:, :k]) for k in peers.KS]
+        rows[f"{name} ({len(x):,})"] = [f"{v:.1f}" for v in (*measured, two_nn(full.spacing), *likely)]
     heads = [f"thinned by {m}, k = {k}" for k in peers.KS for m in (2, 4)]
     heads += ["TwoNN", *(f"ML, k = {k}" for k in peers.KS)]
     table("Dimension: measured by thinning, beside estimates (distinct vectors in brackets)", heads, rows)

@@ -65,9 +65,10 @@ def _kernels(
 
 def _cluster_sizes(queries: np.ndarray, x: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
 
-    model = MiniBatchKMeans(max(2, round(len(x) ** 0.5)), n_init=3, random_state=seed, batch_size=4096)
-    with warnings.catch_warnings():
+    model = MiniBatchKMeans(max(2, round(len(x) ** 0.5)), max_iter=20, n_init=3, random_state=seed)
+    with warnings.catch_warnings(), threadpool_limits(1):  # its threads wait for each other on a busy machine
         warnings.simplefilter("ignore")
         sizes = np.bincount(model.fit_predict(x), minlength=model.n_clusters)
     return np.log(np.maximum(sizes[model.predict(queries)], 0.5))
@@ -84,15 +85,6 @@ def split_halves_of_peers(x: np.ndarray, seed: int, asked: int = 4000) -> dict[s
         spacing = find_neighbors(x[half], K).spacing
         found.append(peer_densities(x[rows], x[half], place[rows], spacing, seed))
     return {name: float(np.corrcoef(one, found[1][name])[0, 1]) for name, one in found[0].items()}
-
-
-def likelihood_dimension(spacing: np.ndarray) -> float:
-    """Maximum likelihood dimension from all of spacing [N, k]: 1 / mean log(r_k / r_j) over rows and j < k.
-
-    Levina & Bickel (2004), with the inverses averaged over the rows as MacKay & Ghahramani (2005) advise.
-    """
-    r = np.maximum(spacing.astype(np.float64), np.finfo(np.float64).tiny)
-    return float(1 / np.log(r[:, -1:] / r[:, :-1]).mean())
 
 
 def scaling_dimension(full: Neighbors, thin: Neighbors, rows: np.ndarray, times: float, k: int) -> float:

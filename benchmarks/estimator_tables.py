@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kat.density.statistics import spearman
 from kat.density.weights import project, solve_temperature
 
 ESS, CAP, ANY_TEMPERATURE = 0.5, 10.0, 1e6
@@ -24,7 +25,7 @@ class Sizes:
 
 
 FULL = Sizes(5000, 5, 20_000, (1000, 5000, 20_000), (4, 16, 64, 384), 12)
-QUICK = Sizes(800, 2, 1000, (1000,), (4, 16), 4)
+QUICK = Sizes(300, 1, 300, (300,), (4, 16), 2)
 
 
 def weights_of(log_density: np.ndarray) -> tuple[np.ndarray, float]:
@@ -52,3 +53,16 @@ def by_row(cells: dict[str, dict[str, list[float]]], digits: int = 2) -> dict[st
     """From {column: {row: values}} to {row: [mean ± sd of every column]}."""
     names = next(iter(cells.values()))
     return {name: [spread(column[name], digits) for column in cells.values()] for name in names}
+
+
+def topic_correlation(weights: np.ndarray, topics: np.ndarray) -> float:
+    """Rank correlation, over topics, of the mean weight with 1 / size."""
+    sizes = np.bincount(topics)
+    means = np.bincount(topics, weights)[sizes > 0] / sizes[sizes > 0]
+    return spearman(means, -sizes[sizes > 0])
+
+
+def topic_entropy(weights: np.ndarray, topics: np.ndarray) -> float:
+    """Entropy in bits of the topics' shares of the weight."""
+    shares = np.bincount(topics, weights) / weights.sum()
+    return float(-(shares[shares > 0] * np.log2(shares[shares > 0])).sum())

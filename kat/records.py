@@ -115,8 +115,8 @@ class Neighbors:
 class Density:
     """`log_values` [N] float64: the logarithm of a density up to a constant. High = crowded.
 
-    `split_half` is the correlation r of the estimate between two disjoint halves of the data, and `noise` the
-    variance σ² = (1 − r) · var(log density) that is the sample's and not the topic's; None if not measured.
+    `split_half` is the reliability r of the estimate, from two disjoint halves of the data, and `noise` the variance
+    σ² = (1 − r) · var(log density) that is the sample's and not the topic's; None if not measured.
     """
 
     ids: Sequence[str]

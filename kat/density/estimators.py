@@ -21,8 +21,8 @@ def estimate_density(
 ) -> Density:
     """Log density of every row, and how much of it is noise.
 
-    A vector that m rows share is a place m times as crowded: log(m) is added, in the estimator's own units. Copies
-    thus have equal, finite and high densities, and copying a whole cluster counts like as many new points in it.
+    A vector that m rows share is a place m times as crowded. Copies thus have equal, finite and high densities, and
+    copying a whole cluster counts like as many new points in it.
 
     `k` is at most the neighbours' own k, which is its default. `embeddings` [N, D] are needed only for
     "inverse_cosine" where the metric was not cosine. All densities are equal where there is nothing to measure: one
@@ -38,67 +38,80 @@ def estimate_density(
     if used == 0:
         flat = np.zeros(len(neighbors))
         return Density(neighbors.ids, flat, estimator, 0, neighbors.metric, float("nan"), neighbors=neighbors)
-    spacing = neighbors.spacing[:, :used]
-    dimension = intrinsic_dimension(spacing)
+    spacing, copies = neighbors.spacing[:, :used], neighbors.multiplicity
+    dimension = two_nn(spacing) if estimator == "kth_distance" else intrinsic_dimension(spacing, copies)
     if estimator == "inverse_cosine" and neighbors.metric != "cosine":
-        log_density = _mean_cosine_of(neighbors, used, embeddings)
+        cosine = _mean_cosines(neighbors, used, embeddings)
+        single, log_density = (_log_cosine(cosine, dimension, m) for m in (1, copies))
     else:
-        log_density = ESTIMATORS[estimator](spacing, dimension)
-    if neighbors.multiplicity.max() > 1:
-        log_density = log_density + np.log(neighbors.multiplicity) * _COPIES[estimator](dimension)
-    r, noise = split_half(neighbors.halves, used, dimension, estimator, log_density)
+        single, log_density = (ESTIMATORS[estimator](spacing, dimension, m) for m in (1, copies))
+    r, noise = split_half(neighbors.halves, used, dimension, estimator, single, copies)
     return Density(
         neighbors.ids, log_density, estimator, used, neighbors.metric, dimension, r, noise, neighbors=neighbors
     )
 
 
-def mean_distance(spacing: np.ndarray, dimension: float) -> np.ndarray:
-    """−log of the mean distance to the k nearest: log density in units of inverse radius.
+Copies = np.ndarray | int
+"""Rows that share a row's vector, itself included: [N], or 1 for all."""
 
-    The mean steadies the single distance; Loftsgaarden & Quesenberry (1965) for the k-NN density itself, Angiulli &
-    Pizzuti (2002) for the mean over k as a measure of sparseness. Needs no dimension: radius^−1 ∝ density^(1/d).
+
+def mean_distance(spacing: np.ndarray, dimension: float, copies: Copies = 1) -> np.ndarray:
+    """−log of the mean distance to the k nearest, + log(m) / d: log density in units of inverse radius.
+
+    The mean steadies the single distance: Loftsgaarden & Quesenberry (1965) for the k-NN density itself, Angiulli &
+    Pizzuti (2002) for the mean over k as a measure of sparseness. Radius^−1 ∝ density^(1/d), so that the dimension
+    matters only for copies.
     """
-    return -np.log(np.maximum(spacing.mean(axis=1, dtype=np.float64), _TINY))
+    return -np.log(np.maximum(spacing.mean(axis=1, dtype=np.float64), _TINY)) + np.log(copies) / dimension
 
 
-def kth_distance(spacing: np.ndarray, dimension: float) -> np.ndarray:
-    """−d · log of the k-th distance: the k-NN density k / (N · V_d · r_k^d) up to a constant.
+def kth_distance(spacing: np.ndarray, dimension: float, copies: Copies = 1) -> np.ndarray:
+    """−d · log of the k-th distance, + log(m): the k-NN density k / (N · V_d · r_k^d) up to a constant.
 
     Loftsgaarden & Quesenberry, "A nonparametric estimate of a multivariate density function" (1965), with d the
     intrinsic dimension in place of the number of columns.
     """
-    return -dimension * np.log(np.maximum(spacing[:, -1].astype(np.float64), _TINY))
+    return -dimension * np.log(np.maximum(spacing[:, -1].astype(np.float64), _TINY)) + np.log(copies)
 
 
-def inverse_cosine(spacing: np.ndarray, dimension: float) -> np.ndarray:
-    """log of the mean cosine similarity to the k nearest, from distances between unit vectors: cos = 1 − δ²/2.
+def inverse_cosine(spacing: np.ndarray, dimension: float, copies: Copies = 1) -> np.ndarray:
+    """log of the mean cosine similarity c to the k nearest, from distances between unit vectors: cos = 1 − δ²/2.
 
-    The project's origin weighed by the inverse of this mean. Means at or under 0 count as the smallest above it.
+    The project's origin weighed by the inverse of this mean. δ² shrinks with density as density^(−2/d), so m copies
+    make 1 − c smaller by m^(−2/d). Means at or under 0 count as the smallest above it.
     """
-    return _log_positive(1 - np.square(spacing, dtype=np.float64).mean(axis=1) / 2)
+    return _log_cosine(1 - np.square(spacing, dtype=np.float64).mean(axis=1) / 2, dimension, copies)
 
 
-def _log_positive(cosine: np.ndarray) -> np.ndarray:
+def _log_cosine(cosine: np.ndarray, dimension: float, copies: Copies) -> np.ndarray:
+    cosine = 1 - (1 - cosine) * np.power(np.float64(copies), -2 / dimension)
     floor = cosine[cosine > 0].min() if (cosine > 0).any() else 1.0
     return np.log(np.maximum(cosine, floor))
 
 
-ESTIMATORS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+ESTIMATORS: dict[str, Callable[..., np.ndarray]] = {
     "mean_distance": mean_distance,
     "kth_distance": kth_distance,
     "inverse_cosine": inverse_cosine,
 }
 
-# What log(m) copies add, in the units of each estimator: density^(1/d), density, and similarity, which has none.
-_COPIES: dict[str, Callable[[float], float]] = {
-    "mean_distance": lambda dimension: 1 / dimension,
-    "kth_distance": lambda dimension: 1.0,
-    "inverse_cosine": lambda dimension: 1 / dimension,
-}
+
+def intrinsic_dimension(spacing: np.ndarray, copies: Copies = 1) -> float:
+    """Intrinsic dimension at the scale of k neighbours, at least 1; 1 if there are too few to tell.
+
+    Maximum likelihood from the distances [N, k] to distinct others, averaged over distinct rows as inverses: Levina &
+    Bickel, "Maximum likelihood estimation of intrinsic dimension" (NIPS 2004), corrected by MacKay & Ghahramani (2005).
+    """
+    if spacing.shape[1] < 2:
+        return 1.0
+    distances = np.maximum(spacing.astype(np.float64), _TINY)
+    ratios = np.log(distances[:, -1:] / distances[:, :-1]).mean(axis=1)
+    inverse = np.average(ratios, weights=np.broadcast_to(1 / np.float64(copies), ratios.shape))
+    return float(max(1.0, 1.0 / inverse)) if inverse > 0 else 1.0
 
 
-def intrinsic_dimension(spacing: np.ndarray) -> float:
-    """Intrinsic dimension from the two nearest distances, at least 1; 1 if there are too few to tell.
+def two_nn(spacing: np.ndarray) -> float:
+    """Intrinsic dimension at the smallest scale, from the two nearest distances; at least 1.
 
     TwoNN, Facco, d'Errico, Rodriguez & Laio, "Estimating the intrinsic dimension of datasets by a minimal
     neighborhood information", Scientific Reports 7 (2017): the ratio μ of the second to the first distance is Pareto
@@ -115,35 +128,36 @@ def intrinsic_dimension(spacing: np.ndarray) -> float:
 
 
 def split_half(
-    halves: Halves | None, k: int, dimension: float, estimator: str, log_density: np.ndarray
+    halves: Halves | None, k: int, dimension: float, estimator: str, single: np.ndarray, copies: Copies = 1
 ) -> tuple[float | None, float | None]:
-    """Correlation r of log density between two halves of the data, and the noise σ² = (1 − r) · var(log density).
+    """Reliability r of the log density, and its noise σ² = (1 − r) · var(log density); None where not measured.
 
-    If an estimate is signal plus independent noise, r is the signal's share of its variance (the reliability of
-    classical test theory; Lord & Novick 1968). A negative r counts as 0.
+    If an estimate is signal plus independent noise, the correlation r½ of two halves is the signal's share of a
+    half's variance. A half has half the density, so k / 2 neighbours reach as far in it as k do in the whole; the
+    whole's reliability follows by r = 2 r½ / (1 + r½) (Spearman 1910, Brown 1910). A negative r½ counts as 0. The
+    variance is that of distinct vectors, `single` [N] without what copies add: copying is no noise.
     """
-    if halves is None or np.ptp(log_density) == 0:
+    if halves is None or np.ptp(single) == 0:
         return None, None
-    used = min(k, halves.first.shape[1])
+    used = max(1, min(k // 2, halves.first.shape[1]))
     one, two = (ESTIMATORS[estimator](side[:, :used], dimension) for side in (halves.first, halves.second))
     if np.ptp(one) == 0 or np.ptp(two) == 0:
         return None, None
-    r = max(0.0, float(np.corrcoef(one, two)[0, 1]))
-    return r, (1 - r) * float(np.var(log_density))
+    half = max(0.0, float(np.corrcoef(one, two)[0, 1]))
+    r = 2 * half / (1 + half)
+    weights = np.broadcast_to(1 / np.float64(copies), single.shape)
+    variance = np.average((single - np.average(single, weights=weights)) ** 2, weights=weights)
+    return r, (1 - r) * float(variance)
 
 
-def _mean_cosine_of(neighbors: Neighbors, used: int, embeddings: Embeddings | None) -> np.ndarray:
+def _mean_cosines(neighbors: Neighbors, used: int, embeddings: Embeddings | None) -> np.ndarray:
+    """Mean cosine [N] of every row with its neighbours, one neighbour rank at a time to keep memory at [N, D]."""
     source = embeddings or neighbors.source
     if source is None:
         raise OptionError("inverse_cosine with Euclidean neighbours needs the vectors: pass embeddings=.")
     x = np.asarray(source.vectors, np.float32)
     unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return _log_positive(_row_cosines(unit, neighbors.indices[:, :used]))
-
-
-def _row_cosines(unit: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Mean cosine [N] of every row with its neighbours, one neighbour rank at a time to keep memory at [N, D]."""
     total = np.zeros(len(unit))
-    for rank in range(near.shape[1]):
-        total += np.einsum("nd,nd->n", unit, unit[near[:, rank]])
-    return total / near.shape[1]
+    for rank in range(used):
+        total += np.einsum("nd,nd->n", unit, unit[neighbors.indices[:, rank]])
+    return total / used

@@ -20,7 +20,7 @@ from kat.records import Density
 
 RECOVERS = 0.95
 """Least rank correlation with a known density at intrinsic dimension 8 or less, for N of 1,000 or more."""
-QUIET = NOISE_ESS - 0.05
+QUIET = NOISE_ESS - 0.1
 """Least ESS/N of weights of structureless data; the noise bound is an estimate itself."""
 _LARGEST_RECOVERED = 8
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import kat
-from kat.density.estimators import ESTIMATORS, intrinsic_dimension, split_half
+from kat.density.estimators import ESTIMATORS, intrinsic_dimension, split_half, two_nn
 from kat.density.statistics import spearman
 from kat.density.weights import NOISE_ESS
 from kat.errors import OptionError
@@ -46,12 +46,13 @@ def test_real_structure_is_not_held_back():
 
 
 def test_noise_against_simulation():
-    """Split halves of signal + noise of known variances: r is the reliability, (1 − r)·var the noise."""
+    """Signal + noise of known variances, twice the noise in a half: r is the reliability, (1 − r)·var the noise."""
     rng = np.random.default_rng(1)
-    signal = rng.normal(size=20_000)
-    one, two, full = (signal + 0.5 * rng.normal(size=20_000) for _ in range(3))
+    signal, n = rng.normal(size=20_000), 20_000
+    one, two = (signal + np.sqrt(0.5) * rng.normal(size=n) for _ in range(2))
+    full = signal + 0.5 * rng.normal(size=n)
     # mean_distance reads −log of the distance: give it distances that have these logs.
-    halves = Halves(np.arange(20_000), np.exp(-one)[:, None], np.exp(-two)[:, None])
+    halves = Halves(np.arange(n), np.exp(-one)[:, None], np.exp(-two)[:, None])
     r, noise = split_half(halves, 1, 1.0, "mean_distance", full)
     assert r == pytest.approx(1 / 1.25, abs=0.01)
     assert noise == pytest.approx(0.25, abs=0.01)
@@ -66,18 +67,61 @@ def test_the_noise_bound_is_what_it_says():
     assert plain.sum() ** 2 / (plain**2).sum() / len(plain) == pytest.approx(NOISE_ESS, abs=0.005)
 
 
+@pytest.mark.parametrize("estimate", [two_nn, intrinsic_dimension])
 @pytest.mark.parametrize("d", [2, 5, 10])
-def test_intrinsic_dimension_of_flat_data(d):
+def test_intrinsic_dimension_of_flat_data(d, estimate):
     rng = np.random.default_rng(3)
     x = rng.uniform(size=(8000, d)) @ np.linalg.qr(rng.normal(size=(50, d)))[0].T
-    found = intrinsic_dimension(kat.find_neighbors(x, k=2, metric="euclidean").spacing)
-    assert found == pytest.approx(d, rel=0.15)
+    found = estimate(kat.find_neighbors(x, k=20, metric="euclidean").spacing)
+    assert found == pytest.approx(d, rel=0.2)
+
+
+def test_intrinsic_dimension_reads_each_distinct_row_once():
+    rng = np.random.default_rng(4)
+    x, often = rng.normal(size=(500, 4)), np.ones((300, 4))
+    alone = kat.find_neighbors(np.concatenate([x, often[:1]]), k=20, metric="euclidean").spacing
+    copied = kat.find_neighbors(np.concatenate([x, often]), k=20, metric="euclidean")
+    found = intrinsic_dimension(copied.spacing, copied.multiplicity)
+    assert found == pytest.approx(intrinsic_dimension(alone), rel=1e-6)
+
+
+def test_copies_are_no_noise():
+    """Copying rows at random leaves the noise of the places as it was, though density now varies much more."""
+    rng = np.random.default_rng(5)
+    x = topics(2000)
+    plain = kat.estimate_density(kat.find_neighbors(x, k=20, metric="euclidean"))
+    repeated = np.repeat(x, rng.integers(1, 40, len(x)), 0)
+    copied = kat.estimate_density(kat.find_neighbors(repeated, k=20, metric="euclidean"))
+    assert copied.noise == pytest.approx(plain.noise, rel=1e-3)
+    assert np.var(copied.log_values) > np.var(plain.log_values)
+
+
+def test_the_noise_claimed_is_the_noise_there_is():
+    """Fresh samples of one density, asked at fixed places: their variance is the noise (d = 4, k = 20)."""
+    rng = np.random.default_rng(6)
+    places = rng.normal(size=(300, 4))
+    claimed, measured = [], []
+    for _ in range(8):
+        x = np.concatenate([places, rng.normal(size=(3000, 4))]).astype(np.float32)
+        density = kat.estimate_density(kat.find_neighbors(x, k=20, metric="euclidean"))
+        claimed.append(density.noise)
+        measured.append(density.log_values[:300])
+    assert np.mean(claimed) == pytest.approx(np.var(measured, axis=0, ddof=1).mean(), rel=0.35)
 
 
 def test_two_nn_closed_form():
     """Ratios drawn from the Pareto law that TwoNN assumes give its exponent back."""
     ratio = np.random.default_rng(4).pareto(7.0, 200_000) + 1
-    assert intrinsic_dimension(np.stack([np.ones_like(ratio), ratio], 1)) == pytest.approx(7.0, rel=0.02)
+    assert two_nn(np.stack([np.ones_like(ratio), ratio], 1)) == pytest.approx(7.0, rel=0.02)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_copies_shrink_distances_as_density_would(estimator):
+    """m copies change each estimate as distances smaller by m^(−1/d) would, whatever its units."""
+    spacing, d, m = np.random.default_rng(7).uniform(0.1, 0.5, (50, 9)), 5.0, 12
+    spacing.sort(axis=1)
+    copied = ESTIMATORS[estimator](spacing, d, m)
+    np.testing.assert_allclose(copied, ESTIMATORS[estimator](spacing * m ** (-1 / d), d), rtol=1e-9)
 
 
 def test_estimators_by_hand():

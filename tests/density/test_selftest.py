@@ -37,7 +37,7 @@ def test_stated_bounds_hold(n, d):
 def test_a_broken_density_fails_it(monkeypatch):
     from kat.density.estimators import ESTIMATORS, mean_distance
 
-    monkeypatch.setitem(ESTIMATORS, "mean_distance", lambda s, d: -mean_distance(s, d))
+    monkeypatch.setitem(ESTIMATORS, "mean_distance", lambda s, d, m=1: -mean_distance(s, d, m))
     assert not all(t.passed for t in selftest(1000, 2))
 
 
