@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from kat.density.estimators import ESTIMATORS, estimate_density
+from kat.density.estimators import ESTIMATORS, estimate_density, intrinsic_dimension
 from kat.density.neighbors import find_neighbors
 from kat.records import Neighbors
 
@@ -35,7 +35,7 @@ def peer_densities(
     cluster, √N of them.
     """
     radius = float(np.median(spacing[:, min(K, spacing.shape[1]) - 1]))
-    d = likelihood_dimension(spacing[:, :K])
+    d = intrinsic_dimension(spacing[:, :K])
     scott = np.sqrt(x.var(axis=0).sum() / d) * len(x) ** (-1 / (d + 4))
     near, wide, count = _kernels(queries, x, own, (radius / np.sqrt(d), float(scott)), radius)
     return {
