@@ -71,8 +71,8 @@ class Embeddings:
 class Halves:
     """The same openings seen from two disjoint halves of the data: what their densities share is not noise.
 
-    `rows` [Q] int64 are the openings asked; `first` and `second` [Q, h] float32 are their distances to the nearest
-    distinct others in each half, ascending.
+    `rows` [Q] int64 are the openings asked; `first` and `second` [Q, h] float32 are their distances to the h = k/2
+    nearest distinct others in each half, ascending, which reach as far there as k do in the whole.
     """
 
     rows: np.ndarray

@@ -141,8 +141,15 @@ def expand(
     """
     if copies is None:
         return near[:, :k].astype(np.int64), spacing[:, :k]
+    sizes = np.asarray([len(c) for c in copies])
+    lone = (sizes == 1) & (sizes[near] == 1).all(axis=1) & (near.shape[1] >= k)
     indices, distances = np.empty((len(group), k), np.int64), np.empty((len(group), k), np.float32)
-    for own, members in enumerate(copies):
+    plain = lone[group]  # rows that no copy touches: their groups' neighbours are theirs
+    first = np.asarray([c[0] for c in copies])
+    if plain.any():
+        indices[plain], distances[plain] = first[near[group[plain], :k]], spacing[group[plain], :k]
+    for own in np.flatnonzero(~lone):
+        members = copies[own]
         found = [members[: k + 1], *(copies[g] for g in near[own])]
         apart = np.repeat(np.concatenate([[np.float32(0)], spacing[own]]), [len(f) for f in found])
         row = np.concatenate(found)
@@ -154,7 +161,7 @@ def expand(
 
 
 def split_halves(distinct: np.ndarray, first: np.ndarray, k: int, device: str) -> Halves | None:
-    """Distances to the k nearest distinct others in each of two halves; None for fewer than 20 rows a half.
+    """Distances to the k/2 nearest distinct others in each of two halves; None for fewer than 20 rows a half.
 
     Which half a row is of, and which rows are asked, follow from a hash of its vector and not from its place, so that
     permuting the data changes nothing.
@@ -165,7 +172,7 @@ def split_halves(distinct: np.ndarray, first: np.ndarray, k: int, device: str) -
     if min(map(len, sides)) < _SMALLEST_HALF:
         return None
     asked = np.sort(np.argsort(mix >> np.uint64(1), kind="stable")[:_ASKED])
-    h = min(k, *(len(side) - 1 for side in sides))
+    h = min(max(1, k // 2), *(len(side) - 1 for side in sides))
     found = []
     for half, side in zip((left, ~left), sides, strict=True):
         distances = knn_query(distinct[asked], side, h + 1, device=device)[1]

@@ -147,7 +147,7 @@ def test_halves_are_disjoint_and_leave_self_out():
 
     rng = np.random.default_rng(4)
     x = np.concatenate([rng.normal(size=(300, 5)), np.ones((4, 5))]).astype(np.float32)
-    halves = kat.find_neighbors(x, k=6, metric="euclidean").halves
+    halves = kat.find_neighbors(x, k=12, metric="euclidean").halves
     left = (row_hash(x) & 1).astype(bool)
     assert 100 < left.sum() < 204
     distinct = np.arange(301)  # the copies of the last row bring nothing new
@@ -162,7 +162,7 @@ def test_halves_are_disjoint_and_leave_self_out():
 def test_halves_do_not_depend_on_the_order_of_rows():
     x = np.random.default_rng(5).normal(size=(5000, 4)).astype(np.float32)
     order = np.random.default_rng(6).permutation(len(x))
-    one, other = kat.find_neighbors(x, k=3).halves, kat.find_neighbors(x[order], k=3).halves
+    one, other = kat.find_neighbors(x, k=6).halves, kat.find_neighbors(x[order], k=6).halves
     assert len(one.rows) == 4000
     assert sorted(one.rows.tolist()) == sorted(order[other.rows].tolist())
 
