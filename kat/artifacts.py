@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +25,7 @@ from kat.errors import MismatchError, OutputError
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".kat-tmp-"
+_HOST = re.sub(r"\W", "_", platform.node()) or "here"
 
 
 def sha256_file(path: str | Path) -> str:
@@ -112,10 +116,19 @@ def first_damage(output: Path, found: Mapping[str, Any], names: Iterable[str] = 
     return None
 
 
-def finish(output: Path, made: dict[str, Any], files: list[Path], **facts: Any) -> None:
-    """Write an output's manifest: the last step, which makes it count as done."""
-    record = made | {"outputs": {p.name: sha256_file(p) for p in files}} | facts
-    write_json(manifest_path(output), record)
+def seal(folder: Path, made: dict[str, Any], **facts: Any) -> None:
+    """Write the manifest of a folder's files into it: the last thing before the folder counts as made."""
+    files = sorted(p for p in folder.iterdir() if p.name != MANIFEST)
+    (folder / MANIFEST).write_bytes(json_bytes(made | {"outputs": {p.name: sha256_file(p) for p in files}} | facts))
+
+
+def sealed(made: dict[str, Any], files: Mapping[str, IO[bytes]], **facts: Any) -> bytes:
+    """The manifest of open files of `whole_files`, by the names they will have; the bytes to write last."""
+    outputs = {}
+    for name, file in files.items():
+        file.flush()
+        outputs[name] = sha256_file(file.name)
+    return json_bytes(made | {"outputs": outputs} | facts)
 
 
 @contextlib.contextmanager
@@ -127,7 +140,7 @@ def whole_files(*paths: Path) -> Iterator[list[IO[bytes]]]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_as_output_error(paths[-1]))
         targets = [Path(os.path.realpath(path)) for path in paths]  # a link is followed, not replaced
-        temporaries = [t.with_name(f"{_TEMPORARY}{os.getpid()}-{t.name}") for t in targets]
+        temporaries = [t.with_name(_temporary_name() + t.name) for t in targets]
         files = []
         for target, temporary in zip(targets, temporaries, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -162,14 +175,14 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A scratch folder whose files move into `folder` when the block ends well; the old manifest goes first."""
-    scratch = folder / f"{_TEMPORARY}{os.getpid()}"
+    scratch = folder / _temporary_name()
     with _as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         try:
             scratch.mkdir()
             yield scratch
-            made = sorted(scratch.iterdir())
+            made = sorted(scratch.iterdir(), key=lambda path: (path.name == MANIFEST, path.name))
             for path in made:
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
@@ -186,12 +199,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def json_bytes(value: Any) -> bytes:
     """Readable JSON."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Readable JSON, written whole."""
-    with whole_file(path) as file:
-        file.write(json_bytes(value))
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -221,11 +228,18 @@ def load_ids(folder: Path) -> list[str]:
         raise MismatchError(f"{path} cannot be read: {error}") from error
     if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
         raise MismatchError(f"{path} is no list of strings.")
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        row, repeated = next((n, i) for n, i in enumerate(ids) if i in seen or seen.add(i))
-        raise MismatchError(f"{path} repeats the id {repeated} in row {row}.")
+    check_ids(ids, len(ids), str(path))
     return ids
+
+
+def check_ids(ids: Sequence[str], n: int, where: str) -> None:
+    """Raise MismatchError unless there are n ids and no two alike."""
+    if len(ids) != n:
+        raise MismatchError(f"{where}: {len(ids):,} ids for {n:,} rows.")
+    if len(set(ids)) < n:
+        seen: set[str] = set()
+        row, repeated = next((r, i) for r, i in enumerate(ids) if i in seen or seen.add(i))
+        raise MismatchError(f"{where} repeats the id {repeated} in row {row}.")
 
 
 @contextlib.contextmanager
@@ -239,11 +253,16 @@ def _as_output_error(path: Path) -> Iterator[None]:
         raise OutputError(f"{path} cannot be written: {error.strerror or error} ({where}).") from error
 
 
+def _temporary_name() -> str:
+    """Says which machine and process it belongs to, and is never the same twice."""
+    return f"{_TEMPORARY}{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-"
+
+
 def _sweep(folder: Path) -> None:
-    """Remove what killed runs left behind: temporaries whose process is gone."""
+    """Remove what killed runs of this machine left behind: temporaries whose process is gone."""
     for path in folder.glob(f"{_TEMPORARY}*"):
-        pid = path.name.removeprefix(_TEMPORARY).split("-")[0]
-        if not pid.isdigit() or _alive(int(pid)):
+        host, pid, *_ = [*path.name.removeprefix(_TEMPORARY).split("-"), ""]
+        if host != _HOST or not pid.isdigit() or _alive(int(pid)):
             continue
         with contextlib.suppress(OSError):  # somebody else's; it is in nobody's way
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

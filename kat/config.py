@@ -1,19 +1,24 @@
 """What can be set, one frozen dataclass a stage: it serves the command line, TOML files, Python and the manifests."""
 
+import math
+import operator
 import os
 import re
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from kat.errors import OptionError
+
 
 def _whole(_, tokens) -> int:
-    """A whole number; the library would round 1.5."""
+    """A whole number from 0 up; the library would round 1.5."""
     word = tokens[0].value
-    if not re.fullmatch(r"[-+]?\d+", word):
-        raise ValueError(f"{word!r} is no whole number")
+    if not re.fullmatch(r"\d+", word):
+        raise ValueError(f"{word!r} is no whole number from 0 up")
     return int(word)
 
 
@@ -51,6 +56,40 @@ ModelName = Annotated[
     ),
 ]
 BatchSize = Annotated[int | None, whole("Texts in a batch at most; a token budget rules memory anyway.")]
+
+
+def whole_number(name: str, value: object, least: int = 1) -> int:
+    """`value` as an int. Raises OptionError unless it is a whole number of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise OptionError(f"{name} is {value!r}; expected a whole number.") from None
+    if isinstance(value, bool) or number < least:
+        raise OptionError(f"{name} is {value!r}; expected a whole number of {least} or more.")
+    return number
+
+
+def one_of(name: str, value: object, allowed: tuple) -> None:
+    """Raise OptionError unless `value` is one of those allowed."""
+    if value not in allowed:
+        raise OptionError(f"{name} is {value!r}; expected {', '.join(map(str, allowed))}.")
+
+
+def check_weighting(ess: float, cap: float, temperature: float | None, max_temperature: float) -> None:
+    """Raise OptionError for a floor outside (0, 1], a cap under 1, a floor out of the cap's reach, or a wrong T."""
+    numbers = {"ess": ess, "cap": cap, "max_temperature": max_temperature, "temperature": temperature}
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise OptionError(f"{name} is {value!r}; expected a number.")
+    if not 0 < ess <= 1:
+        raise OptionError(f"ess is {ess}; expected a share of N above 0 and at most 1.")
+    if not 1 <= cap < math.inf:
+        raise OptionError(f"cap is {cap}; weights of mean 1 need a cap of at least 1.")
+    if temperature is None and ess < 1 / cap:
+        raise OptionError(f"ess is {ess}, but weights of mean 1 under a cap of {cap:g} keep an ESS of {1 / cap:.3g}.")
+    for name in ("temperature", "max_temperature"):
+        if numbers[name] is not None and not 0 <= numbers[name] < math.inf:
+            raise OptionError(f"{name} is {numbers[name]}; expected a number from 0 up.")
 
 
 @Parameter(name="*")
@@ -93,6 +132,15 @@ class EmbedOptions:
     ] = "plain"
     allow_network: Annotated[bool, _help("Let a hub name be downloaded.", negative="")] = False
 
+    def __post_init__(self):
+        one_of("long_text", self.long_text, ("tail", "head"))
+        one_of("pooling", self.pooling, (None, "mean", "last", "cls"))
+        one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+        one_of("render", self.render, ("plain", "chat"))
+        for name in ("batch_size", "max_tokens"):
+            if (value := getattr(self, name)) is not None:
+                whole_number(name, value)
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -118,3 +166,9 @@ class DensityOptions:
         None
     )
     max_temperature: Annotated[float, _help("Where solving for T stops.")] = 20.0
+
+    def __post_init__(self):
+        whole_number("k", self.k)
+        one_of("metric", self.metric, ("cosine", "euclidean"))
+        one_of("search", self.search, ("exact", "approximate"))
+        check_weighting(self.ess, self.cap, self.temperature, self.max_temperature)

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import orjson
 
 from kat import artifacts
-from kat.artifacts import finish, is_done, manifest, sha256_file, whole_file, whole_folder
+from kat.artifacts import is_done, manifest, manifest_path, seal, sealed, sha256_file, whole_folder
 from kat.config import DensityOptions, EmbedOptions, RunOptions
 from kat.errors import InputError
 from kat.staging import (
@@ -51,18 +51,20 @@ def make_prefixes(pairs_path: Path, out: Path, how: RunOptions) -> None:
     from kat.reports.summary import prefix_lines, prefix_stats
 
     check_output(out, pairs_path)
+    stats_path = out.with_suffix(".stats.json")
+    for beside in (stats_path, rejected_path(out)):
+        check_output(beside, pairs_path)
     wanted = manifest("prefixes", {"pairs": input_hash(pairs_path)}, {"max_bad_rows": how.max_bad_rows})
     if is_done(out, wanted, overwrite=how.overwrite):
         return skipped("prefixes", out)
     began = time.monotonic()
-    stats_path = out.with_suffix(".stats.json")
-    with artifacts.whole_files(rejected_path(out), stats_path, out) as (bad, beside, file):
+    with artifacts.whole_files(rejected_path(out), stats_path, out, manifest_path(out)) as (bad, beside, file, record):
         reader = PairReader(pairs_path, how.max_bad_rows, bad.write)
         prefixes, openings = collect_openings(with_progress(reader, "pairs"))
         file.writelines(map(prefix_line, prefixes))
         stats = prefix_stats(reader.stats, openings)
         beside.write(artifacts.json_bytes(stats))
-    finish(out, wanted, [out, stats_path])
+        record.write(sealed(wanted, {out.name: file, stats_path.name: beside}))
     said_rejected(out, reader.stats.bad)
     said("prefixes", f"{stats['pairs']:,} pairs → {stats['openings']:,} openings", out, began)
     print("\n".join(prefix_lines(stats)))
@@ -77,10 +79,10 @@ def embed_file(data: Path, out: Path, embed: EmbedOptions, how: RunOptions) -> N
     if is_done(out, wanted, overwrite=how.overwrite):
         return skipped("embed", out)
     began = time.monotonic()
-    with artifacts.whole_files(rejected_path(out), out) as (bad, file):
+    with artifacts.whole_files(rejected_path(out), out, manifest_path(out)) as (bad, file, record):
         embeddings, items = _embed(data, embed, how, bad)
         torch.save({"ids": list(embeddings.ids), "emb": torch.from_numpy(embeddings.vectors)}, file)
-    finish(out, wanted, [out], model=dict(embeddings.meta))
+        record.write(sealed(wanted, {out.name: file}, model=dict(embeddings.meta)))
     _said_embedded(embeddings, items, out, began)
 
 
@@ -97,8 +99,7 @@ def embed_folder(data: Path, out: Path, embed: EmbedOptions, how: RunOptions) ->
         np.save(folder / "embeddings.npy", embeddings.vectors, allow_pickle=False)
         np.save(folder / "lengths.npy", _lengths(embeddings), allow_pickle=False)
         (folder / "ids.json").write_bytes(orjson.dumps(list(embeddings.ids)))
-    files = [out / n for n in EMBEDDING_FILES]
-    finish(out, wanted, files, model=dict(embeddings.meta), items_path=relative(data, out), bad_rows=items.bad)
+        seal(folder, wanted, model=dict(embeddings.meta), items_path=relative(data, out), bad_rows=items.bad)
     _said_embedded(embeddings, items, out, began)
 
 
@@ -130,8 +131,7 @@ def find_folder(source: Path, out: Path, options: DensityOptions, how: RunOption
     how_good = "exact" if neighbors.recall == 1 else f"recall {neighbors.recall:.4f}"
     with whole_folder(out) as folder:
         save_neighbors(neighbors, folder)
-        names = sorted(p.name for p in folder.iterdir())
-    finish(out, wanted, [out / n for n in names], recall=neighbors.recall)
+        seal(folder, wanted, recall=neighbors.recall)
     said("neighbors", f"{neighbors.k} of each of {len(neighbors):,} openings, {how_good}", out, began)
 
 
@@ -145,25 +145,25 @@ def weigh_folder(source: Path, out: Path, options: DensityOptions, how: RunOptio
     from kat.embedding.storage import load_embeddings
     from kat.reports.summary import weight_lines, weight_metadata
 
+    items = _checked_items(source, items, how)
     find_folder(source, out / "neighbors", options, how)
     wanted = manifest("density", {"embeddings": _embeddings_hash(source)}, options)
     if is_done(out, wanted, DENSITY_FILES, overwrite=how.overwrite):
         return skipped("density", out)
     began = time.monotonic()
     embeddings, origin = load_embeddings(source)
-    items = items or _items_path(source, origin)
     weights = weights_of(embeddings, out / "neighbors", options)
     meta = weight_metadata(embeddings, weights, _openings(items, weights))
     meta |= {"input": {"path": relative(items, out), **origin.get("inputs", {})}, "kat_version": wanted["kat_version"]}
     with whole_folder(out) as folder:
-        _embeddings_into(source, folder, embeddings)
+        _embeddings_into(source, folder, embeddings, options.metric)
         (folder / "ids.json").write_bytes(orjson.dumps(list(embeddings.ids)))
         np.save(folder / "density_weights.npy", weights.values, allow_pickle=False)
         np.save(folder / "log_density.npy", weights.density.log_values, allow_pickle=False)
         np.save(folder / "lengths.npy", _lengths(embeddings), allow_pickle=False)
-        artifacts.write_json(folder / "embeddings_metadata.json", meta)
-    digest = origin.get("inputs", {}).get("items")
-    finish(out, wanted, [out / n for n in DENSITY_FILES], items_path=relative(items, out), items_sha256=digest)
+        (folder / "embeddings_metadata.json").write_bytes(artifacts.json_bytes(meta))
+        digest = origin.get("inputs", {}).get("items")
+        seal(folder, wanted, items_path=relative(items, out), items_sha256=digest)
     if meta["k"] < options.k:
         print(f"density   k is {meta['k']}, not {options.k}: there are only {len(weights):,} openings.")
     said("density", f"{len(weights):,} weights from {meta['k']} neighbours", out, began)
@@ -206,19 +206,20 @@ def sample_folder(folder: Path, out: Path, budget: int, seed: int, overwrite: bo
     from kat.artifacts import load_array, load_ids
     from kat.density.sampling import sample
 
-    path = folder / "density_weights.npy"
+    path, beside = folder / "density_weights.npy", out.with_name(out.name + ".probabilities.jsonl")
+    for made in (out, beside):
+        check_output(made, *folder.iterdir())
     wanted = manifest("sample", {"weights": input_hash(path)}, {"budget": budget, "seed": seed})
     if is_done(out, wanted, overwrite=overwrite):
         return skipped("sample", out)
     began = time.monotonic()
     ids, weights = load_ids(folder), np.asarray(load_array(path))
     rows, probabilities = sample(weights, budget, seed)
-    beside = out.with_name(out.name + ".probabilities.jsonl")
-    with artifacts.whole_files(beside, out) as (chances, file):
+    with artifacts.whole_files(beside, out, manifest_path(out)) as (chances, file, record):
         for one, probability in zip(ids, probabilities.tolist(), strict=True):
             chances.write(orjson.dumps({"id": one, "probability": probability}) + b"\n")
         file.writelines(f"{ids[r]}\n".encode() for r in rows)
-    finish(out, wanted, [out, beside])
+        record.write(sealed(wanted, {out.name: file, beside.name: chances}))
     certain = int((probabilities >= 1).sum())
     said("sample", f"{len(rows):,} of {len(ids):,} openings, {certain:,} of them for certain", out, began)
     print(f"  every opening's inclusion probability → {beside}")
@@ -246,10 +247,10 @@ def write_demo(out: Path, pairs: int, seed: int, overwrite: bool) -> None:
     if is_done(out, wanted, overwrite=overwrite):
         return skipped("demo-data", out)
     began = time.monotonic()
-    with whole_file(out) as file:
+    with artifacts.whole_files(out, manifest_path(out)) as (file, record):
         for pair in demo_pairs(pairs, seed):
             file.write(orjson.dumps(pair) + b"\n")
-    finish(out, wanted, [out])
+        record.write(sealed(wanted, {out.name: file}))
     said("demo-data", f"{pairs:,} pairs", out, began)
 
 
@@ -285,18 +286,34 @@ def _embeddings_hash(source: Path) -> str:
     return input_hash(source)
 
 
-def _embeddings_into(source: Path, folder: Path, embeddings: Embeddings) -> None:
+def _embeddings_into(source: Path, folder: Path, embeddings: Embeddings, metric: str) -> None:
     import numpy as np
+
+    from kat.density.neighbors import normalised
 
     if source.is_dir():
         artifacts.link_or_copy(source / "embeddings.npy", folder / "embeddings.npy")
     else:
-        np.save(folder / "embeddings.npy", embeddings.vectors, allow_pickle=False)
+        vectors = normalised(embeddings.vectors) if metric == "cosine" else embeddings.vectors
+        np.save(folder / "embeddings.npy", vectors, allow_pickle=False)
 
 
 def _items_path(source: Path, origin: dict[str, Any]) -> Path | None:
-    path = source / origin["items_path"] if "items_path" in origin else None
-    return path if path and path.is_file() else None
+    where = origin.get("items_path")
+    return source / where if where and (source / where).is_file() else None
+
+
+def _checked_items(source: Path, items: Path | None, how: RunOptions) -> Path | None:
+    """The file that was embedded: the one given, which must have the same ids, or the one that the folder names."""
+    from kat.data.items import read_items
+    from kat.density.mapping import compare_ids
+    from kat.embedding.storage import load_embeddings
+
+    embeddings, origin = load_embeddings(source)
+    if items is None:
+        return _items_path(source, origin)
+    compare_ids(list(embeddings.ids), read_items(items, how.max_bad_rows).ids, str(source), str(items))
+    return items
 
 
 def _openings(items: Path | None, weights: Weights) -> dict[str, str] | None:

@@ -90,7 +90,8 @@ class Neighbors:
     int64 the rows that share a row's vector, itself included: a density needs both, for a copy says that a place
     is crowded but not how far the next place is.
     `halves` is None where there are too few rows to split. `recall` is 1 for the exact search, and measured for an
-    approximate one. `source` holds the embeddings, if they came as such.
+    approximate one. `source` holds the embeddings, if they came as such. `targets` are the ids that `indices` point to
+    where the rows are queries; None where they point to the rows themselves.
     """
 
     ids: Sequence[str]
@@ -102,6 +103,7 @@ class Neighbors:
     halves: Halves | None = None
     recall: float = 1.0
     source: Embeddings | None = field(default=None, repr=False)
+    targets: Sequence[str] | None = field(default=None, repr=False)
 
     @property
     def k(self) -> int:

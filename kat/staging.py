@@ -30,6 +30,8 @@ def rejected_path(out: Path) -> Path:
 
 def check_output(out: Path, *inputs: Path) -> None:
     """Raise OutputError for an output that is its own input, or that is named like what kat does not write."""
+    if not out.name:
+        raise OutputError(f"{out} is not a file that can be written. Name another output.")
     for source in inputs:
         if source.exists() and out.exists() and out.samefile(source):
             raise OutputError(f"{out} is the input, which is never overwritten. Name another output.")

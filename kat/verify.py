@@ -9,7 +9,7 @@ import numpy as np
 
 from kat.artifacts import MANIFEST, first_damage, load_array, load_ids, read_manifest, sha256_file
 from kat.data.items import read_items
-from kat.density.mapping import compare_ids
+from kat.density.mapping import check_weights, compare_ids
 from kat.errors import InputError, MismatchError
 
 _ROWS = 65_536
@@ -34,9 +34,10 @@ def verify(folder: Path, prompts: Path | None = None) -> list[str]:
         raise InputError(f"{folder} is no folder that kat wrote: it holds no {MANIFEST} of embeddings or weights.")
     # Rows before hashes: a hash cannot say which row is wrong.
     ids = load_ids(folder)
-    lines = [f"{folder}", *_check_embeddings(folder, ids)]
+    options = found.get("options") or {}
+    lines = [f"{folder}", *_check_embeddings(folder, ids, unit=options.get("metric") != "euclidean")]
     if found["stage"] == "density":
-        lines += _check_weights(folder, ids) + _check_neighbors(folder / "neighbors", ids)
+        lines += _check_weights(folder, ids) + _check_neighbors(folder / "neighbors", ids, found)
     lines += _check_prompts(folder, ids, found, prompts)
     if bad := first_damage(folder, found):
         raise MismatchError(f"{folder}: {bad}. Make it again with --overwrite.")
@@ -60,17 +61,18 @@ def _half_done(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("embeddings.npy", "density_weights.npy", "ids.json"))
 
 
-def _check_embeddings(folder: Path, ids: list[str]) -> list[str]:
+def _check_embeddings(folder: Path, ids: list[str], *, unit: bool) -> list[str]:
     path = folder / "embeddings.npy"
     vectors = load_array(path)
     _expect(path, vectors, (len(ids), None))
     for start in range(0, len(vectors), _ROWS):
         norms = np.linalg.norm(vectors[start : start + _ROWS].astype(np.float64), axis=1)
-        wrong = ~(np.abs(norms - 1) < 1e-4)
+        wrong = ~(np.abs(norms - 1) < 1e-4) if unit else ~np.isfinite(norms)
         if wrong.any():
             row = start + int(np.argmax(wrong))
             raise MismatchError(f"{path}: row {row} (id {ids[row]}) has length {norms[row - start]:.6g}, not 1.")
-    return [f"  {len(ids):,} ids, all different; {vectors.shape[0]:,} × {vectors.shape[1]} float32 of unit length"]
+    kind = "float32 of unit length" if unit else "float32"
+    return [f"  {len(ids):,} ids, all different; {vectors.shape[0]:,} × {vectors.shape[1]} {kind}"]
 
 
 def _check_prompts(folder: Path, ids: list[str], found: dict[str, Any], prompts: Path | None) -> list[str]:
@@ -79,7 +81,7 @@ def _check_prompts(folder: Path, ids: list[str], found: dict[str, Any], prompts:
         return ["  no file of prompts is named here; the order of the ids was not compared (name it: --prompts_path)"]
     if not path.is_file():
         raise MismatchError(f"{folder} was made from {path}, which is gone. If it moved, name it: --prompts_path FILE")
-    digest = found["inputs"].get("items") or found.get("items_sha256")
+    digest = (found.get("inputs") or {}).get("items") or found.get("items_sha256")
     compare_ids(ids, read_items(path, "all").ids, str(folder / "ids.json"), str(path))
     if digest and sha256_file(path) != digest:
         raise MismatchError(
@@ -97,24 +99,25 @@ def _check_weights(folder: Path, ids: list[str]) -> list[str]:
     path = folder / "density_weights.npy"
     weights = load_array(path)
     _expect(path, weights, (len(ids),))
-    wrong = ~(np.isfinite(weights) & (weights > 0))
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise MismatchError(f"{path}: row {row} (id {ids[row]}) is {weights[row]}, not a positive number.")
-    mean = float(np.mean(weights, dtype=np.float64))
-    if abs(mean - 1) > 1e-4:
-        raise MismatchError(f"{path}: the mean weight is {mean:.6g}, not 1.")
-    return [f"  {len(weights):,} weights, finite, positive, of mean {mean:.6f}"]
+    check_weights(weights, ids, path)
+    return [f"  {len(weights):,} weights, finite, positive, of mean {np.mean(weights, dtype=np.float64):.6f}"]
 
 
-def _check_neighbors(folder: Path, ids: list[str]) -> list[str]:
+def _check_neighbors(folder: Path, ids: list[str], weights: dict[str, Any]) -> list[str]:
     if not folder.is_dir():
         return ["  no neighbours are kept here; weights cannot be explained"]
     found = read_manifest(folder)
     if found is None:
         raise MismatchError(f"{folder} has no manifest: the search did not finish. Run the same command again.")
+    for part in ("inputs", "options"):
+        theirs, ours = found.get(part) or {}, weights.get(part) or {}
+        for key in set(theirs) & set(ours) - {"k"}:
+            if theirs[key] != ours[key]:
+                raise MismatchError(f"{folder} was made with another {key} than the weights beside it. Run it again.")
     near, apart = load_array(folder / "indices.npy"), load_array(folder / "distances.npy")
-    _expect(folder / "distances.npy", apart, (len(ids), near.shape[1] if near.ndim == 2 else None))
+    _expect(folder / "distances.npy", apart, (len(ids), None))
+    if near.shape != apart.shape or near.dtype != np.int32:
+        raise MismatchError(f"{folder / 'indices.npy'} is {near.dtype} {near.shape}; expected int32 {apart.shape}.")
     rows = np.arange(len(ids))[:, None]
     wrong = ((near < 0) | (near >= len(ids)) | (near == rows)).any(axis=1) | (np.diff(apart, axis=1) < 0).any(axis=1)
     if wrong.any():

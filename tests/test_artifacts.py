@@ -9,7 +9,18 @@ from dataclasses import dataclass
 import pytest
 
 from kat import artifacts
-from kat.artifacts import MANIFEST, finish, is_done, manifest, read_manifest, whole_file, whole_folder
+from kat.artifacts import (
+    MANIFEST,
+    is_done,
+    manifest,
+    manifest_path,
+    read_manifest,
+    seal,
+    sealed,
+    whole_file,
+    whole_files,
+    whole_folder,
+)
 from kat.errors import MismatchError, OutputError
 
 
@@ -28,9 +39,9 @@ def names(folder):
 
 
 def made(path, data=b"data", wanted=WANTED):
-    with whole_file(path) as file:
+    with whole_files(path, manifest_path(path)) as (file, record):
         file.write(data)
-    finish(path, wanted, [path])
+        record.write(sealed(wanted, {path.name: file}))
     return path
 
 
@@ -78,20 +89,23 @@ class TestWholeFile:
     def test_what_a_killed_run_left_is_swept_and_what_a_living_one_writes_is_not(self, tmp_path):
         child = subprocess.Popen(["true"])
         child.wait()
-        dead, living = tmp_path / f".kat-tmp-{child.pid}-out", tmp_path / f".kat-tmp-{os.getppid()}-out"
+        here = f".kat-tmp-{artifacts._HOST}"
+        dead, living = tmp_path / f"{here}-{child.pid}-1-out", tmp_path / f"{here}-{os.getppid()}-1-out"
+        elsewhere = tmp_path / f".kat-tmp-elsewhere-{child.pid}-1-out"
+        elsewhere.write_bytes(b"half")
         dead.write_bytes(b"half")
         living.write_bytes(b"half")
-        (tmp_path / f".kat-tmp-{child.pid}").mkdir()
+        (tmp_path / f"{here}-{child.pid}-2-").mkdir()
         mine = tmp_path / ".kat-tmp-notes"
         mine.write_bytes(b"not kat's")
         with whole_file(tmp_path / "out") as file:
             file.write(b"x")
-        assert names(tmp_path) == sorted([living.name, mine.name, "out"])
+        assert names(tmp_path) == sorted([living.name, elsewhere.name, mine.name, "out"])
 
     def test_a_leftover_that_cannot_be_swept_does_not_matter(self, tmp_path, monkeypatch):
         child = subprocess.Popen(["true"])
         child.wait()
-        other = tmp_path / f".kat-tmp-{child.pid}-out"
+        other = tmp_path / f".kat-tmp-{artifacts._HOST}-{child.pid}-1-out"
         other.write_bytes(b"half")
         unlink = type(other).unlink
 
@@ -171,14 +185,14 @@ class TestManifest:
     @pytest.mark.parametrize("found", [{}, {"stage": "other"}, WANTED | {"inputs": 3}, WANTED | {"options": ["k"]}])
     def test_one_of_another_making_is_no_crash(self, tmp_path, found):
         path = made(tmp_path / "out")
-        artifacts.write_json(tmp_path / "out.manifest.json", found)
+        (tmp_path / "out.manifest.json").write_bytes(artifacts.json_bytes(found))
         with pytest.raises(OutputError, match="--overwrite"):
             is_done(path, WANTED, overwrite=False)
 
     @pytest.mark.parametrize("found", [WANTED, WANTED | {"outputs": ["out"]}, WANTED | {"outputs": {}}], ids=str)
     def test_one_that_vouches_for_nothing_does_not_count(self, tmp_path, found):
         path = made(tmp_path / "out")
-        artifacts.write_json(tmp_path / "out.manifest.json", found)
+        (tmp_path / "out.manifest.json").write_bytes(artifacts.json_bytes(found))
         with pytest.raises(OutputError, match="--overwrite"):
             is_done(path, WANTED, overwrite=False)
 
@@ -228,7 +242,7 @@ class TestIsDone:
         with whole_folder(out) as folder:
             (folder / "a").write_bytes(b"1")
             (folder / "b").write_bytes(b"2")
-        finish(out, WANTED, [out / "a", out / "b"])
+            seal(folder, WANTED)
         assert is_done(out, WANTED, ["a", "b"], overwrite=False) is True
         (out / "b").unlink()
         with pytest.raises(OutputError, match="b is missing"):

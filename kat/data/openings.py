@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orjson
 
+from kat.data.rows import BOM, BadRow, parse_line
 from kat.errors import InputError, MismatchError
 from kat.records import Pair, Prefix
 
@@ -88,7 +89,7 @@ class PrefixFile(Mapping[str, Prefix]):
     def _index(self) -> None:
         offset = 0
         for number, line in enumerate(self._file, 1):
-            if line.strip():
+            if line.removeprefix(BOM).strip():
                 prefix_id = self._parse(line, f"line {number}").id
                 if prefix_id in self._offsets:
                     raise MismatchError(f"{self.path}:{number} repeats the id {prefix_id}.")
@@ -98,11 +99,13 @@ class PrefixFile(Mapping[str, Prefix]):
     def _parse(self, line: bytes, where: str) -> Prefix:
         from kat.data.items import item_of
 
+        row = parse_line(0, line.removeprefix(BOM))
         try:
-            value = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
-            return item_of(value)
-        except ValueError as error:
-            raise InputError(f"{self.path}, {where}, is no prefix: {error}.") from error
+            if row is None or row.value is None:
+                raise BadRow(row.fault if row else "a blank line")
+            return item_of(row.value)
+        except BadRow as bad:
+            raise InputError(f"{self.path}, {where}, is no prefix: {bad.reason}.") from None
 
     def __getitem__(self, prefix_id: str) -> Prefix:
         offset = self._offsets[prefix_id]

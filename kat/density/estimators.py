@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kat.errors import OptionError
+from kat.config import one_of, whole_number
+from kat.errors import MismatchError, OptionError
 from kat.records import Density, Embeddings, Halves, Neighbors
 
 _TINY = np.finfo(np.float64).tiny
@@ -30,10 +31,9 @@ def estimate_density(
 
     Raises OptionError for k < 1 or an unknown estimator.
     """
-    if k is not None and k < 1:
-        raise OptionError(f"k is {k}; expected 1 or more.")
-    if estimator not in ESTIMATORS:
-        raise OptionError(f"estimator is {estimator!r}; expected {', '.join(ESTIMATORS)}.")
+    if k is not None:
+        whole_number("k", k)
+    one_of("estimator", estimator, tuple(ESTIMATORS))
     used = min(k or neighbors.k, neighbors.spacing.shape[1])
     if used == 0:
         flat = np.zeros(len(neighbors))
@@ -152,10 +152,14 @@ def split_half(
 
 def _mean_cosines(neighbors: Neighbors, used: int, embeddings: Embeddings | None) -> np.ndarray:
     """Mean cosine [N] of every row with its neighbours, one neighbour rank at a time to keep memory at [N, D]."""
-    source = embeddings or neighbors.source
+    if neighbors.targets is not None:
+        raise OptionError("inverse_cosine of queries needs cosine neighbours: search with metric='cosine'.")
+    source = neighbors.source if embeddings is None else embeddings
     if source is None:
         raise OptionError("inverse_cosine with Euclidean neighbours needs the vectors: pass embeddings=.")
-    x = np.asarray(source.vectors, np.float32)
+    x = np.asarray(source.vectors if isinstance(source, Embeddings) else source, np.float32)
+    if len(x) != len(neighbors):
+        raise MismatchError(f"There are {len(x):,} embeddings and {len(neighbors):,} rows of neighbours.")
     unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     total = np.zeros(len(unit))
     for rank in range(used):

@@ -36,7 +36,7 @@ def explain(weights: Weights, opening_id: str) -> Mapping[str, Any]:
         "density_percentile": percentile(density.log_values, row),
         "k": density.k,
         "same_vector": int(neighbors.multiplicity[row]) - 1,
-        "nearest": [(str(neighbors.ids[i]), float(d)) for i, d in near],
+        "nearest": [(str((neighbors.targets or neighbors.ids)[i]), float(d)) for i, d in near],
         "weight_at_k": {k: _weight_at(weights, density, k, row) for k in OTHER_KS if k <= neighbors.spacing.shape[1]},
         "tokens": None if tokens is None else int(tokens[row]),
         "length_percentile": None if tokens is None else percentile(tokens, row),

@@ -23,8 +23,22 @@ def load_density_mapping(prompts_path: str | Path, weights_path: str | Path) -> 
     if values.shape != (len(ids),):
         raise MismatchError(f"{weights_path} has shape {values.shape}, and ids.json beside it {len(ids):,} ids.")
     prompts = read_items(prompts_path, "all")
+    check_weights(values, ids, weights_path)
     compare_ids(ids, prompts.ids, f"{weights_path.parent / 'ids.json'}", str(prompts_path))
     return dict(zip(ids, values.tolist(), strict=True))
+
+
+def check_weights(values: np.ndarray, ids: list[str], path: Path) -> None:
+    """Raise MismatchError, naming the first wrong row, unless `values` are float32 weights: positive, of mean 1."""
+    if values.dtype != np.float32:
+        raise MismatchError(f"{path} is {values.dtype}; expected float32 weights.")
+    wrong = ~(np.isfinite(values) & (values > 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise MismatchError(f"{path}: row {row} (id {ids[row]}) is {values[row]}, not a positive number.")
+    mean = float(np.mean(values, dtype=np.float64))
+    if abs(mean - 1) > 1e-4:
+        raise MismatchError(f"{path}: the mean weight is {mean:.6g}, not 1.")
 
 
 def compare_ids(ids: list[str], others: list[str], name: str, other_name: str) -> None:

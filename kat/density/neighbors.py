@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kat.artifacts import check_ids
+from kat.config import one_of, whole_number
 from kat.density.approximate import knn_approximate
 from kat.density.search import knn_query, knn_self
 from kat.errors import InputError, OptionError
@@ -17,6 +19,7 @@ from kat.records import Embeddings, Halves, Neighbors
 _ASKED = 4000
 """Rows whose density is measured in two halves."""
 _SMALLEST_HALF = 20
+_UNIT = 2e-7
 
 
 def find_neighbors(
@@ -46,32 +49,33 @@ def find_neighbors(
     Raises InputError for an empty or wrongly shaped array, a row that is not finite, or (cosine) a zero row,
     naming the first; OptionError for k < 1, an unknown metric, or a device that is not there.
     """
-    if k < 1:
-        raise OptionError(f"k is {k}; expected 1 or more.")
-    if metric not in ("cosine", "euclidean"):
-        raise OptionError(f"metric is {metric!r}; expected cosine or euclidean.")
-    if search not in ("exact", "approximate"):
-        raise OptionError(f"search is {search!r}; expected exact or approximate.")
+    k = whole_number("k", k)
+    one_of("metric", metric, ("cosine", "euclidean"))
+    one_of("search", search, ("exact", "approximate"))
     device = pick_device(device)
+    for named in (x, queries):
+        if isinstance(named, Embeddings):
+            check_ids(named.ids, len(named), "the embeddings")
     vectors, mean = prepared(x, metric, center)
     first, inverse, counts = distinct_rows(vectors)
-    distinct = vectors if len(first) == len(vectors) else vectors[first]
     report = _Progress(progress)
     if queries is not None:
         asked, _ = prepared(queries, metric, center, mean)
         if asked.shape[1] != vectors.shape[1]:
             raise InputError(f"Queries have {asked.shape[1]} columns and the rows {vectors.shape[1]}.")
-        return _of_queries(queries, asked, distinct, inverse, counts, k, metric, device, report)
+        if search == "approximate":
+            raise OptionError("queries are searched for exactly; leave search at exact.")
+        return _of_queries(queries, asked, vectors[first], inverse, counts, ids_of(x), k, metric, device, report)
     if k > len(vectors) - 1 > 0:
         warnings.warn(f"k is {len(vectors) - 1}, not {k}: there are only {len(vectors)} rows.", stacklevel=2)
     recall = 1.0
-    if search == "approximate" and len(distinct) > k + 1:
-        near, spacing, recall = knn_approximate(distinct, k, least_recall)
+    if search == "approximate" and len(first) > k + 1:
+        near, spacing, recall = knn_approximate(vectors[first], k, least_recall)
     else:
-        near, spacing = _search(distinct, k, device, report, checkpoint)
+        near, spacing = _search(vectors, first, inverse, k, device, report, checkpoint)
     copies = copies_of(inverse, counts)
     indices, distances = expand(near, spacing, inverse, copies, min(k, len(vectors) - 1))
-    halves = split_halves(distinct, first, k, device)
+    halves = split_halves(vectors, first, k, device)
     source = x if isinstance(x, Embeddings) else None
     return Neighbors(ids_of(x), indices, distances, spacing[inverse], counts[inverse], metric, halves, recall, source)
 
@@ -86,38 +90,61 @@ def prepared(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Checked rows [N, D] float32, centred and normalised as asked, and the mean [D] that was taken off."""
     vectors = checked(x.vectors if isinstance(x, Embeddings) else x)
-    if center:
+    # Euclidean distances do not feel a shift, but the rounding of float64 input to float32 does.
+    if center or (metric == "euclidean" and vectors.dtype == np.float64):
         mean = vectors.mean(axis=0, dtype=np.float64) if mean is None else mean
-        vectors = (vectors - mean).astype(np.float32)
-    return (normalised(vectors) if metric == "cosine" else vectors), mean
+        vectors = vectors - mean if vectors.dtype == np.float64 else (vectors - mean).astype(np.float32)
+    if metric == "cosine":
+        vectors = normalised(vectors)
+    with np.errstate(over="ignore"):
+        vectors = np.ascontiguousarray(vectors, np.float32)
+    return finite_rows(vectors), mean
 
 
 def checked(x: np.ndarray) -> np.ndarray:
-    """`x` as a C-contiguous float32 [N, D]. Raises InputError if it is not a table of finite numbers."""
-    array = np.asarray(x)
+    """`x` as an array [N, D] of float64, if it is that, else float32. Raises InputError if it holds other things."""
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise InputError(f"Vectors are no table of numbers [N, D]: {error}") from None
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise InputError(f"Vectors have shape {array.shape} and type {array.dtype}; expected numbers of shape [N, D].")
     if 0 in array.shape:
         raise InputError(f"Vectors have shape {array.shape}: there is nothing to search.")
+    return finite_rows(array if array.dtype == np.float64 else array.astype(np.float32, copy=False))
+
+
+def finite_rows(array: np.ndarray) -> np.ndarray:
+    """The array itself. Raises InputError naming the first row that is not finite in its type."""
     finite = np.isfinite(array).all(axis=1)
     if not finite.all():
-        raise InputError(f"Row {int(np.argmin(finite))} of the vectors holds NaN or infinity.")
-    return np.ascontiguousarray(array, dtype=np.float32)
+        raise InputError(f"Row {int(np.argmin(finite))} of the vectors holds NaN, infinity, or more than float32 can.")
+    return array
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:
     """Rows [N, D] at unit length. Raises InputError for a zero row."""
+    largest = np.abs(vectors).max(axis=1).astype(np.float64)
+    if not largest.all():
+        raise InputError(f"Row {int(np.argmin(largest))} of the vectors is zero, which has no cosine.")
+    if vectors.dtype == np.float64:  # whose squares may overflow or vanish
+        vectors = vectors / largest[:, None]
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    if not norms.all():
-        raise InputError(f"Row {int(np.argmin(norms))} of the vectors is zero, which has no cosine.")
+    if vectors.dtype == np.float32 and np.abs(norms - 1).max() < _UNIT:
+        return vectors  # unit length as far as float32 goes: no copy
     return (vectors / norms[:, None]).astype(np.float32)
 
 
 def distinct_rows(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First row [U] of each distinct vector, in order; the group [N] of every row; and the size [U] of each group."""
-    positive = vectors + np.float32(0)  # −0.0 and 0.0 are one number
-    as_bytes = np.ascontiguousarray(positive).view(np.dtype((np.void, positive.shape[1] * 4))).ravel()
-    _, first, inverse, counts = np.unique(as_bytes, return_index=True, return_inverse=True, return_counts=True)
+    """First row [U] of each distinct vector, in order; the group [N] of every row; and the size [U] of each group.
+
+    Rows are told apart by a 64-bit hash; two different rows of one hash are noticed and all rows compared.
+    """
+    _, first, inverse, counts = np.unique(row_hash(vectors), return_index=True, return_inverse=True, return_counts=True)
+    repeated = np.flatnonzero(counts[inverse] > 1)
+    if not (vectors[repeated] == vectors[first[inverse[repeated]]]).all():
+        found = np.unique(vectors + np.float32(0), axis=0, return_index=True, return_inverse=True, return_counts=True)
+        _, first, inverse, counts = found
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
@@ -160,22 +187,22 @@ def expand(
     return indices, distances
 
 
-def split_halves(distinct: np.ndarray, first: np.ndarray, k: int, device: str) -> Halves | None:
+def split_halves(vectors: np.ndarray, first: np.ndarray, k: int, device: str) -> Halves | None:
     """Distances to the k/2 nearest distinct others in each of two halves; None for fewer than 20 rows a half.
 
-    Which half a row is of, and which rows are asked, follow from a hash of its vector and not from its place, so that
-    permuting the data changes nothing.
+    `first` [U] are the distinct rows. Which half a row is of, and which rows are asked, follow from a hash of its
+    vector and not from its place, so that permuting the data changes nothing.
     """
-    mix = row_hash(distinct)
+    mix = row_hash(vectors)[first]
     left = (mix & 1).astype(bool)
-    sides = distinct[left], distinct[~left]
+    sides = first[left], first[~left]
     if min(map(len, sides)) < _SMALLEST_HALF:
         return None
     asked = np.sort(np.argsort(mix >> np.uint64(1), kind="stable")[:_ASKED])
     h = min(max(1, k // 2), *(len(side) - 1 for side in sides))
     found = []
     for half, side in zip((left, ~left), sides, strict=True):
-        distances = knn_query(distinct[asked], side, h + 1, device=device)[1]
+        distances = knn_query(vectors[first[asked]], vectors[side], h + 1, device=device)[1]
         # A row finds itself, at distance 0, in its own half: distinct rows have no other zero.
         found.append(np.where(half[asked][:, None], distances[:, 1:], distances[:, :-1]))
     return Halves(first[asked], *found)
@@ -199,11 +226,15 @@ def _of_queries(
     distinct: np.ndarray,
     inverse: np.ndarray,
     counts: np.ndarray,
+    targets: Sequence[str],
     k: int,
     metric: str,
     device: str,
     report: _Progress,
 ) -> Neighbors:
+    if k > len(inverse):
+        warnings.warn(f"k is {len(inverse)}, not {k}: there are only {len(inverse)} rows.", stacklevel=3)
+        k = len(inverse)
     near, spacing = knn_query(asked, distinct, min(k + 1, len(distinct)), device=device, progress=report)
     report.close()
     # Distinct rows: at most the first can equal the query. It is a copy, not a neighbour that measures the place.
@@ -211,24 +242,33 @@ def _of_queries(
     multiplicity = np.where(equal, counts[near[:, 0]], 1)
     copies = copies_of(inverse, counts) or list(np.arange(len(inverse))[:, None])
     indices, distances = np.empty((len(asked), k), np.int64), np.empty((len(asked), k), np.float32)
-    k = min(k, len(inverse))
     for row in range(len(asked)):
         found = [copies[g] for g in near[row]]
         indices[row, :k] = np.concatenate(found)[:k]
         distances[row, :k] = np.repeat(spacing[row], [len(f) for f in found])[:k]
     others = np.where(equal[:, None], spacing[:, 1:], spacing[:, :-1])
     source = queries if isinstance(queries, Embeddings) else None
-    return Neighbors(ids_of(queries), indices[:, :k], distances[:, :k], others, multiplicity, metric, source=source)
+    return Neighbors(ids_of(queries), indices, distances, others, multiplicity, metric, source=source, targets=targets)
 
 
 def _search(
-    distinct: np.ndarray, k: int, device: str, report: _Progress, checkpoint: str | Path | None
+    vectors: np.ndarray,
+    first: np.ndarray,
+    inverse: np.ndarray,
+    k: int,
+    device: str,
+    report: _Progress,
+    checkpoint: str | Path | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours among distinct rows: indices [U, k'] and distances [U, k'], k' = min(k, U − 1)."""
-    k = min(k, len(distinct) - 1)
+    """Neighbours among the distinct rows: groups [U, k'] and distances [U, k'], k' = min(k, U − 1)."""
+    k = min(k, len(first) - 1)
     if k == 0:
-        return np.empty((len(distinct), 0), np.int64), np.empty((len(distinct), 0), np.float32)
-    found = knn_self(distinct, k, device=device, progress=report, checkpoint=checkpoint)
+        return np.empty((len(first), 0), np.int64), np.empty((len(first), 0), np.float32)
+    if len(first) == len(vectors):
+        found = knn_self(vectors, k, device=device, progress=report, checkpoint=checkpoint)
+    else:  # the rows stay where they are: a copy of the distinct ones would be as large as the input
+        near, apart = knn_self(vectors, k, rows=first, device=device, progress=report, checkpoint=checkpoint)
+        found = inverse[near[first]].astype(np.int32), apart[first]
     report.close()
     return found
 

@@ -31,6 +31,7 @@ def knn_self(
     x: np.ndarray,
     k: int,
     *,
+    rows: np.ndarray | None = None,
     candidates: int | None = None,
     device: str = "cpu",
     products: str = "auto",
@@ -42,14 +43,16 @@ def knn_self(
     """The k nearest other rows of every row of x: indices int32 [N, k] and Euclidean distances float32 [N, k].
 
     Distances ascend; a row is left out of its own neighbours by row index; equal distances go to the smaller index.
-    x: float32 [N, D], finite. candidates: room of a row's list (speed and memory, not the result). products: "auto",
+    x: float32 [N, D], finite. rows: int64 [U] rows to search among, each once; what is returned for others is
+    undefined. candidates: room of a row's list (speed and memory, not the result). products: "auto",
     "int8", "float32" or "topk" (plain torch, what other devices use). progress(done, total) is called per tile;
     checkpoint names a file from which a stopped search goes on. Raises ValueError for a wrong x, k or option.
     """
     x = checked(x, "x")
-    if not 1 <= k < len(x):
-        raise ValueError(f"k must be between 1 and the number of other rows, {len(x) - 1}, not {k}.")
-    job = prepare(x, x, k, True, candidates, resolve(products, device, x), tile, threads)
+    others = len(x if rows is None else rows) - 1
+    if not 1 <= k <= others:
+        raise ValueError(f"k must be between 1 and the number of other rows, {others}, not {k}.")
+    job = prepare(x, x, k, True, candidates, resolve(products, device, x), tile, threads, rows)
     return search(job, device, products, progress, checkpoint)
 
 
@@ -107,8 +110,9 @@ def prepare(
     products: str,
     tile: int,
     threads: int | None,
+    rows: np.ndarray | None = None,
 ) -> Job:
-    """Codes, limits and empty lists of a search; `itself`: queries are x."""
+    """Codes, limits and empty lists of a search; `itself`: queries are x, or those of its rows that are named."""
     import torch
 
     from kat.density import kernels
@@ -117,7 +121,8 @@ def prepare(
     mean = x.mean(axis=0, dtype=np.float64)
     top = min(127, math.isqrt(CODE_SQUARES // (4 * x.shape[1])))
     step = max(peak(x, mean), 0.0 if itself else peak(queries, mean)) / top or 1.0
-    order, bounds = interleave(len(x), tile)
+    order, bounds = interleave(len(x if rows is None else rows), tile)
+    order = order if rows is None else rows[order]
     codes, norms, errors = encode(x, order, mean, step, top, products, threads)
     points, point_codes = kernels.Points(x, order, norms), torch.from_numpy(codes)
     rounding = 0.0 if products == "int8" else (x.shape[1] + 16) * UNIT * 1.01
@@ -180,7 +185,7 @@ def search(
     job: Job, device: str, products: str, progress: Progress | None, checkpoint: str | os.PathLike | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search with suggested limits, then again, with proven ones, for the rows that stayed without a proof."""
-    rows = len(job.query.order)
+    rows = len(job.query.x)
     indices, distances = np.empty((rows, job.k), np.int32), np.empty((rows, job.k), np.float32)
     if device != "cpu" or products == "topk":
         job = replace(job, lists=tiles.topk_lists(job, device, progress))

@@ -5,6 +5,7 @@ import math
 import os
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -193,7 +194,7 @@ def rank(job: Job, seen: int) -> int:
 def fingerprint(job: Job) -> str:
     """Name of a search: its input and what the tiles depend on."""
     name = hashlib.blake2b(repr((job.k, job.lists.keys.shape, str(job.codes.dtype), job.itself)).encode())
-    for part in (job.query.x, job.points.x, job.query_bounds, job.bounds):
+    for part in (job.query.x, job.points.x, job.points.order, job.query_bounds, job.bounds):
         name.update(part.data)
     return name.hexdigest()
 
@@ -212,10 +213,13 @@ def read(path: Path, name: str, arrays: dict[str, np.ndarray]) -> bool:
         with np.load(path, allow_pickle=False) as held:
             if str(held["name"]) != name:
                 return False
-            for key, array in arrays.items():
-                array[...] = held[key]
-    except (OSError, ValueError, KeyError, EOFError):
+            loaded = {key: held[key] for key in arrays}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return False
+    if any(loaded[key].shape != array.shape for key, array in arrays.items()):
+        return False
+    for key, array in arrays.items():
+        array[...] = loaded[key]
     return True
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kat.config import check_weighting
 from kat.density.explain import explain
-from kat.errors import InputError, OptionError
+from kat.errors import InputError
 from kat.records import Density, Weights
 
 NOISE_ESS = 0.9
@@ -34,7 +35,7 @@ def weigh(
     Raises InputError for no rows, or densities that are not finite and positive; OptionError for a floor outside
     (0, 1], a cap under 1, a floor that no weights under the cap can come down to, or a negative temperature.
     """
-    _check_options(ess, cap, temperature, max_temperature)
+    check_weighting(ess, cap, temperature, max_temperature)
     ids, log_density = _log_density(density)
     spread = float(np.ptp(log_density))
     if spread == 0:
@@ -136,7 +137,10 @@ def _log_density(density: Density | Sequence[float] | np.ndarray) -> tuple[Seque
     if isinstance(density, Density):
         ids, values = density.ids, np.asarray(density.log_values, np.float64)
     else:
-        plain = np.asarray(density, np.float64)
+        try:
+            plain = np.asarray(density, np.float64)
+        except (TypeError, ValueError):
+            raise InputError("Densities must be a kat.Density or a vector [N] of numbers.") from None
         if plain.ndim != 1:
             raise InputError(f"Densities have shape {plain.shape}; expected a vector [N].")
         bad = ~(plain > 0)
@@ -148,15 +152,3 @@ def _log_density(density: Density | Sequence[float] | np.ndarray) -> tuple[Seque
     if not np.isfinite(values).all():
         raise InputError(f"Density of row {int(np.argmin(np.isfinite(values)))} is not finite.")
     return ids, values
-
-
-def _check_options(ess: float, cap: float, temperature: float | None, max_temperature: float) -> None:
-    if not 0 < ess <= 1:
-        raise OptionError(f"ess is {ess}; expected a share of N above 0 and at most 1.")
-    if not cap >= 1 or not np.isfinite(cap):
-        raise OptionError(f"cap is {cap}; weights of mean 1 need a cap of at least 1.")
-    if temperature is None and ess < 1 / cap:
-        raise OptionError(f"ess is {ess}, but weights of mean 1 under a cap of {cap:g} keep an ESS of {1 / cap:.3g}.")
-    for name, value in (("temperature", temperature), ("max_temperature", max_temperature)):
-        if value is not None and not 0 <= value < np.inf:
-            raise OptionError(f"{name} is {value}; expected a number from 0 up.")

@@ -33,6 +33,8 @@ def encode(
     Raises InputError for no input or a text that is not valid Unicode, OptionError for an option out of range,
     ModelError for a model that cannot be found or loaded.
     """
+    if isinstance(inputs, str | bytes | Prefix) or not isinstance(inputs, Iterable):
+        raise InputError(f"encode was given a {type(inputs).__name__}; expected a list of strings or of kat.Prefix.")
     items = list(inputs)
     chosen = replace(EmbedOptions(), model=model, **options)
     if not items:
@@ -76,8 +78,6 @@ def _encode_texts(
 
 
 def _limit(loaded: LoadedModel, options: EmbedOptions) -> int:
-    if options.batch_size is not None and options.batch_size < 1:
-        raise OptionError(f"batch_size is {options.batch_size}; expected 1 or more.")
     if options.max_tokens is None:
         return loaded.limit
     if loaded.most and options.max_tokens > loaded.most:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from kat.artifacts import load_array, load_ids, read_manifest
+from kat.artifacts import check_ids, load_array, load_ids, read_manifest
 from kat.errors import MismatchError
 from kat.records import Embeddings
+
+_UNREADABLE = (RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError)
 
 
 def load_embeddings(source: Path) -> tuple[Embeddings, dict[str, Any]]:
@@ -18,9 +20,9 @@ def load_embeddings(source: Path) -> tuple[Embeddings, dict[str, Any]]:
     Raises MismatchError if ids and vectors do not fit together, or the file is of another kind.
     """
     embeddings, found = _from_folder(source) if source.is_dir() else _from_pt(source)
-    if embeddings.vectors.ndim != 2 or len(embeddings.ids) != len(embeddings.vectors):
-        shape = tuple(embeddings.vectors.shape)
-        raise MismatchError(f"{source} has {len(embeddings.ids):,} ids and vectors of shape {shape}; expected [N, D].")
+    if embeddings.vectors.ndim != 2:
+        raise MismatchError(f"{source} holds vectors of shape {tuple(embeddings.vectors.shape)}; expected [N, D].")
+    check_ids(embeddings.ids, len(embeddings), str(source))
     return embeddings, found
 
 
@@ -43,7 +45,8 @@ def _from_pt(path: Path) -> tuple[Embeddings, dict[str, Any]]:
     try:
         value = torch.load(path, weights_only=True, map_location="cpu")
         ids, vectors = value["ids"], value["emb"].float().numpy()
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+        ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
+    except (*_UNREADABLE, pickle.UnpicklingError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MismatchError(f'{path} is no file of {{"ids": [str], "emb": [N, D]}}: {first}') from error
     found = read_manifest(path) or {}

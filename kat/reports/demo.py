@@ -6,12 +6,13 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import orjson
 
 from kat.artifacts import load_array, load_ids
-from kat.data.openings import opening_id
+from kat.data.items import item_of
+from kat.data.rows import read_rows
 from kat.density.statistics import spearman
 from kat.density.weights import effective_sample_size
+from kat.errors import InputError, MismatchError
 
 RECOVERED = 0.8
 """Rank correlation of mean topic weight with 1 / topic size from which the demo counts as a success."""
@@ -21,6 +22,10 @@ def check_demo(pairs: Path, run: Path) -> tuple[list[str], bool]:
     """A table of topics, largest first, and whether their weights recover their rarity."""
     weights = dict(zip(load_ids(run / "density"), load_array(run / "density" / "density_weights.npy"), strict=True))
     topics = topics_of_openings(pairs)
+    if missing := topics.keys() - weights.keys():
+        raise MismatchError(
+            f"{run} has no weight for {len(missing):,} openings of {pairs}; was it made from this file?"
+        )
     by_topic: dict[str, list[float]] = defaultdict(list)
     for opening, topic in topics.items():
         by_topic[topic].append(float(weights[opening]))
@@ -46,9 +51,8 @@ def check_demo(pairs: Path, run: Path) -> tuple[list[str], bool]:
 def topics_of_openings(pairs: Path) -> dict[str, str]:
     """{opening id: topic} of a demo file."""
     found = {}
-    with pairs.open("rb") as file:
-        for line in file:
-            row = orjson.loads(line)
-            opening = next(m["content"] for m in row["prefix"]["messages"] if m["role"] == "user")
-            found[opening_id(opening)] = row["topic"]
+    for row in read_rows(pairs):
+        if row.value is None or "topic" not in row.value:
+            raise InputError(f"{pairs}:{row.number} has no topic; expected a file of kat demo-data.")
+        found[item_of(row.value | {"id": None}).id] = row.value["topic"]
     return found

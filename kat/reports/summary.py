@@ -134,7 +134,9 @@ def _temperature_line(meta: Mapping[str, Any]) -> str:
         "uniform": "  all densities are equal, so all weights are 1",
     }[meta["temperature_bound"]]
     r = meta["split_half_correlation"]
-    return line if r is None else f"{line} (two halves of the data agree with r = {r:.3f})"
+    if r is None and meta["temperature_bound"] in ("ess", "max_temperature"):
+        return f"{line} (noise was not measured: there are too few openings)"
+    return line if r is None else f"{line} (reliability {r:.3f}, from two halves of the data)"
 
 
 def explanation_lines(why: Mapping[str, Any], openings: Mapping[str, str]) -> list[str]:

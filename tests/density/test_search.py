@@ -199,3 +199,13 @@ def test_wrong_options() -> None:
 def test_kth_smallest() -> None:
     values = np.random.default_rng(0).integers(0, 9, 200)
     assert [kernels.kth_smallest(values.copy(), k) for k in (1, 77, 200)] == np.sort(values)[[0, 76, 199]].tolist()
+
+
+def test_some_rows_alone_are_searched_as_if_the_others_were_not_there() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(700, 12)).astype(np.float32)
+    rows = np.sort(rng.permutation(700)[:400])
+    near, apart = search.knn_self(x, 7, rows=rows, tile=64)
+    alone, distances = search.knn_self(np.ascontiguousarray(x[rows]), 7, tile=64)
+    np.testing.assert_array_equal(near[rows], rows[alone])
+    np.testing.assert_allclose(apart[rows], distances, atol=1e-6)
