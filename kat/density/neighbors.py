@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from kat.errors import InputError, OptionError
 from kat.models.loading import pick_device
 from kat.records import Embeddings, Halves, Neighbors
 
-_ASKED = 4000
+_ASKED = 2000
 """Rows whose density is measured in two halves."""
 _SMALLEST_HALF = 20
 _UNIT = 2e-7
@@ -38,7 +39,7 @@ def find_neighbors(
 
     Distances are Euclidean; "cosine" normalises the rows first, after taking off their mean if `center`. With fewer
     than k + 1 rows k shrinks to N − 1 and a warning says so. Identical rows are searched for once and expanded: each
-    other copy is a neighbour at distance 0. The search also looks at up to 4,000 rows from two disjoint halves of the
+    other copy is a neighbour at distance 0. The search also looks at up to 2,000 rows from two disjoint halves of the
     data (`Neighbors.halves`), so that a density knows its noise.
 
     With `queries` [M, D] the result has their rows, and `indices` point into `x`; a row of `x` that equals a query is
@@ -57,7 +58,8 @@ def find_neighbors(
         if isinstance(named, Embeddings):
             check_ids(named.ids, len(named), "the embeddings")
     vectors, mean = prepared(x, metric, center)
-    first, inverse, counts = distinct_rows(vectors)
+    mix = row_hash(vectors)
+    first, inverse, counts = distinct_rows(vectors, mix)
     report = _Progress(progress)
     if queries is not None:
         asked, _ = prepared(queries, metric, center, mean)
@@ -75,7 +77,7 @@ def find_neighbors(
         near, spacing = _search(vectors, first, inverse, k, device, report, checkpoint)
     copies = copies_of(inverse, counts)
     indices, distances = expand(near, spacing, inverse, copies, min(k, len(vectors) - 1))
-    halves = split_halves(vectors, first, k, device)
+    halves = split_halves(vectors, first, mix[first], k, device)
     source = x if isinstance(x, Embeddings) else None
     return Neighbors(ids_of(x), indices, distances, spacing[inverse], counts[inverse], metric, halves, recall, source)
 
@@ -135,12 +137,12 @@ def normalised(vectors: np.ndarray) -> np.ndarray:
     return (vectors / norms[:, None]).astype(np.float32)
 
 
-def distinct_rows(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def distinct_rows(vectors: np.ndarray, mix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First row [U] of each distinct vector, in order; the group [N] of every row; and the size [U] of each group.
 
-    Rows are told apart by a 64-bit hash; two different rows of one hash are noticed and all rows compared.
+    Rows are told apart by their `row_hash` [N]; two different rows of one hash are noticed and all rows compared.
     """
-    _, first, inverse, counts = np.unique(row_hash(vectors), return_index=True, return_inverse=True, return_counts=True)
+    _, first, inverse, counts = np.unique(mix, return_index=True, return_inverse=True, return_counts=True)
     repeated = np.flatnonzero(counts[inverse] > 1)
     if not (vectors[repeated] == vectors[first[inverse[repeated]]]).all():
         found = np.unique(vectors + np.float32(0), axis=0, return_index=True, return_inverse=True, return_counts=True)
@@ -151,33 +153,41 @@ def distinct_rows(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return first[order], rank[inverse], counts[order]
 
 
-def copies_of(inverse: np.ndarray, counts: np.ndarray) -> list[np.ndarray] | None:
-    """The rows of every group of identical vectors, ascending; None if no two rows are identical."""
-    if len(counts) == len(inverse):
-        return None
-    return np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
+class Copies(NamedTuple):
+    """The rows of every group of identical vectors: group g is `rows[starts[g] : starts[g + 1]]`, ascending."""
+
+    rows: np.ndarray
+    starts: np.ndarray
+
+    def of(self, group: int) -> np.ndarray:
+        return self.rows[self.starts[group] : self.starts[group + 1]]
+
+
+def copies_of(inverse: np.ndarray, counts: np.ndarray) -> Copies:
+    """The rows of each group, from the group [N] of every row and the size [U] of every group."""
+    return Copies(np.argsort(inverse, kind="stable"), np.concatenate([[0], np.cumsum(counts)]))
 
 
 def expand(
-    near: np.ndarray, spacing: np.ndarray, group: np.ndarray, copies: list[np.ndarray] | None, k: int
+    near: np.ndarray, spacing: np.ndarray, group: np.ndarray, copies: Copies, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """From neighbours among distinct rows to neighbours among all: a row's own copies first, then each neighbour's.
 
     `near` and `spacing` [U, k'] belong to the groups, `group` [N] says which group each row is of. Rows of a group
     share one list but for themselves. Returns indices [N, k] int64 and distances [N, k] float32.
     """
-    if copies is None:
+    if len(near) == len(group):
         return near[:, :k].astype(np.int64), spacing[:, :k]
-    sizes = np.asarray([len(c) for c in copies])
+    sizes = np.diff(copies.starts)
     lone = (sizes == 1) & (sizes[near] == 1).all(axis=1) & (near.shape[1] >= k)
     indices, distances = np.empty((len(group), k), np.int64), np.empty((len(group), k), np.float32)
     plain = lone[group]  # rows that no copy touches: their groups' neighbours are theirs
-    first = np.asarray([c[0] for c in copies])
     if plain.any():
+        first = copies.rows[copies.starts[:-1]]
         indices[plain], distances[plain] = first[near[group[plain], :k]], spacing[group[plain], :k]
     for own in np.flatnonzero(~lone):
-        members = copies[own]
-        found = [members[: k + 1], *(copies[g] for g in near[own])]
+        members = copies.of(own)
+        found = [members[: k + 1], *(copies.of(g) for g in near[own])]
         apart = np.repeat(np.concatenate([[np.float32(0)], spacing[own]]), [len(f) for f in found])
         row = np.concatenate(found)
         for member in members:
@@ -187,13 +197,12 @@ def expand(
     return indices, distances
 
 
-def split_halves(vectors: np.ndarray, first: np.ndarray, k: int, device: str) -> Halves | None:
+def split_halves(vectors: np.ndarray, first: np.ndarray, mix: np.ndarray, k: int, device: str) -> Halves | None:
     """Distances to the k/2 nearest distinct others in each of two halves; None for fewer than 20 rows a half.
 
-    `first` [U] are the distinct rows. Which half a row is of, and which rows are asked, follow from a hash of its
-    vector and not from its place, so that permuting the data changes nothing.
+    `first` [U] are the distinct rows and `mix` [U] their hashes. Which half a row is of, and which rows are asked,
+    follow from the hash of its vector and not from its place, so that permuting the data changes nothing.
     """
-    mix = row_hash(vectors)[first]
     left = (mix & 1).astype(bool)
     sides = first[left], first[~left]
     if min(map(len, sides)) < _SMALLEST_HALF:
@@ -240,10 +249,10 @@ def _of_queries(
     # Distinct rows: at most the first can equal the query. It is a copy, not a neighbour that measures the place.
     equal = (distinct[near[:, 0]] == asked).all(axis=1)
     multiplicity = np.where(equal, counts[near[:, 0]], 1)
-    copies = copies_of(inverse, counts) or list(np.arange(len(inverse))[:, None])
+    copies = copies_of(inverse, counts)
     indices, distances = np.empty((len(asked), k), np.int64), np.empty((len(asked), k), np.float32)
     for row in range(len(asked)):
-        found = [copies[g] for g in near[row]]
+        found = [copies.of(g) for g in near[row]]
         indices[row, :k] = np.concatenate(found)[:k]
         distances[row, :k] = np.repeat(spacing[row], [len(f) for f in found])[:k]
     others = np.where(equal[:, None], spacing[:, 1:], spacing[:, :-1])
