@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import orjson
@@ -14,6 +15,7 @@ from kat.errors import InputError, MismatchError
 from kat.records import Pair, Prefix
 
 
+@lru_cache(maxsize=16_384)  # the pairs of an opening come by again and again
 def opening_id(opening: str) -> str:
     """First 16 hex digits of the md5 of the opening, white space collapsed and stripped, UTF-8."""
     collapsed = " ".join(opening.split())

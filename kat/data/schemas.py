@@ -63,7 +63,7 @@ def judgement(value: dict[str, Any], shape: str) -> Judgement:
     for name, text in (("chosen", found.chosen), ("rejected", found.rejected)):
         if not isinstance(text, str):
             raise BadRow(f"{name} is null or not text")
-        if not text.strip():
+        if not text or text.isspace():
             raise BadRow(f"{name} is empty")
     if found.chosen == found.rejected:
         raise BadRow("chosen equals rejected")
