@@ -80,7 +80,10 @@ class EmbedOptions:
     model: ModelName = "minilm"
     batch_size: BatchSize = None
     max_tokens: Annotated[int | None, whole("Tokens of a text that are read [default: the model's limit].")] = None
-    long_text: Annotated[Literal["tail", "head"], _help("Which end of a longer text is kept.")] = "tail"
+    long_text: Annotated[
+        Literal["tail", "head", "chunk"],
+        _help("What is read of a longer text: its end, its beginning, or all of it in pieces that are averaged."),
+    ] = "tail"
     pooling: Annotated[
         Literal["mean", "last", "cls"] | None,
         _help("How token vectors become one [default: the model's own, or mean]."),
@@ -91,6 +94,9 @@ class EmbedOptions:
     render: Annotated[
         Literal["plain", "chat"], _help("A conversation's text: contents joined by a newline, or the chat template.")
     ] = "plain"
+    processes: Annotated[
+        int | None, whole("Processes that read texts [default: one a core or GPU; this one for little work].")
+    ] = None
     allow_network: Annotated[bool, _help("Let a hub name be downloaded.", negative="")] = False
 
 
