@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Density": "kat.records",
     "Embeddings": "kat.records",
+    "Encoder": "kat.embedding.encoder",
     "KatError": "kat.errors",
     "Neighbors": "kat.records",
     "Pair": "kat.records",

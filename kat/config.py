@@ -119,7 +119,10 @@ class EmbedOptions:
     model: ModelName = "minilm"
     batch_size: BatchSize = None
     max_tokens: Annotated[int | None, whole("Tokens of a text that are read [default: the model's limit].")] = None
-    long_text: Annotated[Literal["tail", "head"], _help("Which end of a longer text is kept.")] = "tail"
+    long_text: Annotated[
+        Literal["tail", "head", "chunk"],
+        _help("What is read of a longer text: its end, its beginning, or all of it in pieces that are averaged."),
+    ] = "tail"
     pooling: Annotated[
         Literal["mean", "last", "cls"] | None,
         _help("How token vectors become one [default: the model's own, or mean]."),
@@ -130,14 +133,17 @@ class EmbedOptions:
     render: Annotated[
         Literal["plain", "chat"], _help("A conversation's text: contents joined by a newline, or the chat template.")
     ] = "plain"
+    processes: Annotated[
+        int | None, whole("Processes that read texts [default: one a core or GPU; this one for little work].")
+    ] = None
     allow_network: Annotated[bool, _help("Let a hub name be downloaded.", negative="")] = False
 
     def __post_init__(self):
-        one_of("long_text", self.long_text, ("tail", "head"))
+        one_of("long_text", self.long_text, ("tail", "head", "chunk"))
         one_of("pooling", self.pooling, (None, "mean", "last", "cls"))
         one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         one_of("render", self.render, ("plain", "chat"))
-        for name in ("batch_size", "max_tokens"):
+        for name in ("batch_size", "max_tokens", "processes"):
             if (value := getattr(self, name)) is not None:
                 whole_number(name, value)
 

@@ -8,8 +8,9 @@
     ├── MismatchError     ids, rows or hashes that should agree and do not
     ├── OutputError       a place that cannot be written, or that holds something else
     ├── OptionError       an option out of its range, or two that contradict each other
-    └── ModelError        a model that cannot be found or loaded
-        └── MissingExtraError  an optional package that is not installed
+    ├── ModelError        a model that cannot be found or loaded
+    │   └── MissingExtraError  an optional package that is not installed
+    └── WorkerError       a process that worked for this one and ended before its work was done
 
 A message says what was got, what was expected, and what to type next.
 """
@@ -57,3 +58,7 @@ class ModelError(KatError, LookupError):
 
 class MissingExtraError(ModelError):
     """An optional package that is not installed; the message holds the command that installs it."""
+
+
+class WorkerError(KatError, RuntimeError):
+    """A process that worked for this one and ended before its work was done."""

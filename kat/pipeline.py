@@ -345,7 +345,7 @@ def _said_embedded(embeddings: Embeddings, items: Items, out: Path, began: float
     what = f"{len(embeddings):,} texts, {int(embeddings.tokens.sum(dtype='int64')):,} tokens with {meta['name']}"
     said("embed", f"{what} ({meta['dimension']} dimensions, {meta['precision']})", out, began)
     if lost.any():
-        kept = "end" if meta["long_text"] == "tail" else "beginning"
+        kept = {"tail": "end", "head": "beginning"}.get(meta["long_text"], "all")
         n, total = int((lost > 0).sum()), int(lost.sum(dtype="int64"))
         print(
             f"  {n:,} texts are longer than {meta['max_tokens']} tokens: their {kept} was kept, {total:,} tokens lost"

@@ -2,156 +2,230 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kat.config import EmbedOptions
-from kat.embedding.pooling import pool
+from kat.embedding.engine import Engine, Settings
+from kat.embedding.reading import Reading, read_texts
 from kat.embedding.texts import Tokens, render
+from kat.embedding.workers import Workers
 from kat.errors import InputError, OptionError
-from kat.models.loading import LoadedModel, load_encoder
+from kat.packing.budget import packs, windows
 from kat.records import Embeddings, Prefix
 
 if TYPE_CHECKING:
-    import torch
+    from tqdm import tqdm
 
-TOKEN_BUDGET = 8192
-"""Tokens of a batch, padding included: enough to keep the matrix units busy, small enough for any memory."""
-_TOKENISED_AT_ONCE = 4096
+WORTHWHILE = 2e12
+"""Floating point operations from which starting worker processes pays: seconds of work (MiniLM: 94,000 tokens)."""
+
+_kept: dict[tuple, Encoder] = {}
 
 
 def encode(
     inputs: Iterable[str | Prefix], model: str = "minilm", *, device: str = "auto", progress: bool = False, **options
 ) -> Embeddings:
-    """Embed strings or prefixes; rows in input order, the model kept loaded for the next call.
+    """Embed strings or prefixes; rows in input order. Model and workers stay loaded for the next call like this one.
 
     `options` are the fields of `kat.config.EmbedOptions`. Ids are the prefixes' ids, or row numbers for strings.
 
     Raises InputError for no input or a text that is not valid Unicode, OptionError for an option out of range,
-    ModelError for a model that cannot be found or loaded.
+    ModelError for a model that cannot be found or loaded, WorkerError if a worker process dies.
     """
     if isinstance(inputs, str | bytes | Prefix) or not isinstance(inputs, Iterable):
         raise InputError(f"encode was given a {type(inputs).__name__}; expected a list of strings or of kat.Prefix.")
-    items = list(inputs)
-    chosen = replace(EmbedOptions(), model=model, **options)
-    if not items:
-        raise InputError("There is nothing to embed: no texts were given.")
-    loaded = load_encoder(model, device, allow_network=chosen.allow_network)
-    ids = [item.id if isinstance(item, Prefix) else str(i) for i, item in enumerate(items)]
-    texts = render(items, chosen.render, loaded.tokenizer)
-    return _encode_texts(ids, texts, loaded, chosen, progress)
+    return kept_encoder(replace(EmbedOptions(), model=model, **options), device).encode(inputs, progress=progress)
 
 
-def _encode_texts(
-    ids: list[str], texts: list[str], loaded: LoadedModel, options: EmbedOptions, progress: bool
-) -> Embeddings:
+def kept_encoder(options: EmbedOptions, device: str) -> Encoder:
+    """The encoder of the last call if its options were the same, else a new one in its place."""
+    key = (options, device)
+    if key not in _kept:
+        close_kept()
+        _kept[key] = Encoder(options.model, device=device, **_fields(options, without="model"))
+    return _kept[key]
+
+
+def close_kept() -> None:
+    """End the workers that `encode` keeps, and forget its model."""
+    while _kept:
+        _kept.popitem()[1].close()
+
+
+atexit.register(close_kept)
+
+
+class Encoder:
+    """A model, and worker processes once there is enough to do, loaded from the first call to `close`.
+
+    Takes the options of `encode`, and is a context manager: `with kat.Encoder("minilm") as encoder: …`.
+    """
+
+    def __init__(self, model: str = "minilm", *, device: str = "auto", **options: Any):
+        self.options = replace(EmbedOptions(), model=model, **options)
+        for name in ("batch_size", "processes"):
+            if (value := getattr(self.options, name)) is not None and value < 1:
+                raise OptionError(f"{name} is {value}; expected 1 or more.")
+        o = self.options
+        self._settings = Settings(o.model, device, o.precision, o.pooling, o.allow_network)
+        self._here: Engine | None = None
+        self._workers: Workers | None = None
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers and let the model go. A later call loads them again."""
+        if self._workers:
+            self._workers.close()
+        self._here = self._workers = None
+
+    def encode(self, inputs: Iterable[str | Prefix], *, progress: bool = False) -> Embeddings:
+        """Embed strings or prefixes, rows in input order: see `kat.encode`."""
+        items = list(inputs)
+        if not items:
+            raise InputError("There is nothing to embed: no texts were given.")
+        ids = [item.id if isinstance(item, Prefix) else str(i) for i, item in enumerate(items)]
+        texts = self.render(items)
+        vectors = np.empty((len(items), self.engine.dimension), np.float32)
+        counts = np.empty((len(items), 2), np.int32)
+        with progress_bar(len(items), progress) as bar:
+            for rows in windows(len(items)):
+                reading = self.read(texts[rows])
+                pooled = np.empty((len(reading.lengths), vectors.shape[1]), np.float32)
+                for _ in self.compute(reading, range(len(self.packs(reading))), pooled, bar):
+                    pass
+                reading.combine(pooled, vectors[rows])
+                counts[rows] = np.stack([reading.tokens, reading.lost], 1)
+                reject_non_finite(vectors[rows], ids[rows], rows.start)
+        return Embeddings(ids, vectors, counts[:, 0].copy(), counts[:, 1].copy(), self.meta())
+
+    @property
+    def engine(self) -> Engine:
+        """The model in this process, loaded when it is first asked for."""
+        if self._here is None:
+            self._here = Engine(self._settings)
+            self._limit = _limit(self._here, self.options)
+            if why := self._here.unpacked:
+                name = self._here.loaded.meta["architecture"]
+                warnings.warn(f"{name} is read in padded batches, which is slower: {why}.", stacklevel=2)
+        return self._here
+
+    def meta(self) -> dict[str, Any]:
+        """How the vectors are made."""
+        here, options = self.engine, self.options
+        made = {"pooling": here.pooling, "precision": here.precision, "max_tokens": self._limit}
+        return here.loaded.meta | made | {"long_text": options.long_text, "render": options.render}
+
+    def render(self, items: Sequence[str | Prefix]) -> list[str]:
+        """The text that is read of each item."""
+        return render(items, self.options.render, self.engine.loaded.tokenizer)
+
+    def read(self, texts: Sequence[str]) -> Reading:
+        """Tokenise one window of texts."""
+        tokens = Tokens(self.engine.loaded.tokenizer, special=self.options.render == "plain")
+        return read_texts(texts, tokens, self._limit, self.options.long_text)
+
+    def packs(self, reading: Reading) -> list[np.ndarray]:
+        """The pieces of each pack: a function of the texts and options, whoever computes them."""
+        return packs(
+            reading.lengths, self.engine.full_budget, self.options.batch_size, padded=bool(self.engine.unpacked)
+        )
+
+    def compute(
+        self, reading: Reading, numbers: Iterable[int], pooled: np.ndarray, bar: tqdm | None = None
+    ) -> Iterator[int]:
+        """Write the vectors of some packs into `pooled` [pieces, D]; gives each pack's number when it is done."""
+        plan = self.packs(reading)
+        asked = ((n, [reading.piece(p) for p in plan[n]]) for n in numbers)
+        workers = self._enough_for_workers(int(reading.lengths.sum()))
+        found = workers.run(asked) if workers else ((n, self.engine.vectors(tokens)) for n, tokens in asked)
+        for number, vectors in found:
+            pooled[plan[number]] = vectors
+            if bar is not None:
+                bar.tokens += int(reading.lengths[plan[number]].sum())
+                bar.update(len(vectors))
+                bar.set_postfix_str(
+                    f"{bar.tokens / max(bar.format_dict['elapsed'], 1e-9):,.0f} tokens/s", refresh=False
+                )
+            yield number
+
+    def _enough_for_workers(self, tokens: int) -> Workers | None:
+        """The workers, started if need be; None where this process does the work itself.
+
+        Decided by the texts alone, never by what happens to be running: the same input gives the same bytes.
+        """
+        devices, threads = worker_devices(self.engine, self.options.processes)
+        if len(devices) < 2 or 2 * self.engine.multiplied * tokens < WORTHWHILE:
+            return None
+        if self._workers is None or not self._workers.pids:
+            self._workers = Workers(self._settings, devices, threads)
+        return self._workers
+
+
+def worker_devices(engine: Engine, processes: int | None) -> tuple[list[str], int]:
+    """A device for each worker process, and the threads of each: one a GPU, else one a core while memory lasts."""
     import torch
-    from tqdm import tqdm
 
-    limit = _limit(loaded, options)
-    pooling = options.pooling or loaded.pooling
-    precision = pick_precision(options.precision, loaded.model.device.type)
-    tokens, lengths = _tokenise(texts, Tokens(loaded.tokenizer, special=options.render == "plain"), limit, options)
-    fitted = np.asarray([len(t) for t in tokens])
-    first, place = _distinct(tokens)  # texts with the same tokens are read once and get the very same vector
-    tokens = [tokens[i] for i in first]
-    vectors = np.empty((len(tokens), loaded.dimension), np.float32)
-    bar = tqdm(total=len(tokens), desc="embed", unit=" texts", disable=None if progress else True, delay=1)
-    autocast = torch.autocast(loaded.model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    with torch.inference_mode(), autocast, bar:
-        for rows in batches(fitted[first], TOKEN_BUDGET, options.batch_size):
-            vectors[rows] = _forward([tokens[r] for r in rows], loaded, pooling).cpu().numpy()
-            bar.update(len(rows))
-    vectors = vectors[place]
-    _reject_non_finite(vectors, ids)
-    meta = loaded.meta | {
-        "pooling": pooling,
-        "precision": precision,
-        "max_tokens": limit,
-        "long_text": options.long_text,
-        "render": options.render,
-    }
-    return Embeddings(ids, vectors, lengths, np.maximum(lengths - fitted, 0).astype(np.int32), meta)
+    kind = engine.device.type
+    if kind == "cuda":
+        there = torch.cuda.device_count() if engine.settings.device in ("auto", "cuda") else 1
+        return [f"cuda:{i}" for i in range(min(processes or there, there))], 1
+    if kind != "cpu":
+        return [kind], 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if processes is None:
+        copies = _memory() // 4 // (4 * engine.loaded.meta["parameters"] + 200_000_000)
+        processes = max(1, min(cores, int(copies)))
+    return ["cpu"] * processes, max(1, cores // processes)
 
 
-def _limit(loaded: LoadedModel, options: EmbedOptions) -> int:
+def _memory() -> int:
+    """Bytes of memory that this machine has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a Unix
+        return 8 << 30
+
+
+def _limit(engine: Engine, options: EmbedOptions) -> int:
+    most = engine.loaded.most
     if options.max_tokens is None:
-        return loaded.limit
-    if loaded.most and options.max_tokens > loaded.most:
-        raise OptionError(f"max_tokens is {options.max_tokens}; the model has positions for {loaded.most}.")
+        return engine.loaded.limit
+    if most and options.max_tokens > most:
+        raise OptionError(f"max_tokens is {options.max_tokens}; the model has positions for {most}.")
     return options.max_tokens
 
 
-def pick_precision(precision: str, device: str) -> str:
-    """`auto` is bfloat16 where the processor multiplies it faster than float32."""
-    import torch
+def progress_bar(count: int, progress: bool) -> tqdm:
+    """A bar over texts, with tokens a second, from the second second on."""
+    from tqdm import tqdm
 
-    if precision != "auto":
-        return precision
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if device == "cpu" and torch.cpu._is_avx512_bf16_supported() else "float32"
+    bar = tqdm(total=count, desc="embed", unit=" texts", disable=None if progress else True, delay=1)
+    bar.tokens = 0
+    return bar
 
 
-def _tokenise(
-    texts: Sequence[str], tokens: Tokens, limit: int, options: EmbedOptions
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Framed ids of each text, cut to the limit, and the lengths of the whole texts with special tokens."""
-    fitted: list[np.ndarray] = []
-    lengths = np.empty(len(texts), np.int32)
-    special = len(tokens.before) + len(tokens.after)
-    for start in range(0, len(texts), _TOKENISED_AT_ONCE):
-        for i, ids in enumerate(tokens.encode(texts[start : start + _TOKENISED_AT_ONCE]), start):
-            lengths[i] = max(len(ids) + special, 1)
-            fitted.append(tokens.fit(ids, limit, options.long_text))
-    return fitted, lengths
-
-
-def _distinct(tokens: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:
-    """First row of each distinct token sequence, and for every row its place among them."""
-    seen: dict[bytes, int] = {}
-    place = [seen.setdefault(t.tobytes(), len(seen)) for t in tokens]
-    first = [0] * len(seen)
-    for row in range(len(tokens) - 1, -1, -1):
-        first[place[row]] = row
-    return first, place
-
-
-def batches(lengths: np.ndarray, budget: int, batch_size: int | None) -> Iterator[np.ndarray]:
-    """Row numbers in batches of similar length, longest first, each within `budget` tokens, padding included."""
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, budget // int(lengths[order[start]]))
-        rows = order[start : start + min(size, batch_size or size)]
-        yield rows
-        start += len(rows)
-
-
-def _forward(tokens: list[np.ndarray], loaded: LoadedModel, pooling: str) -> torch.Tensor:
-    import torch
-
-    width = max(map(len, tokens))
-    pad = loaded.tokenizer.pad_token_id
-    ids_bt = np.full((len(tokens), width), 0 if pad is None else pad, np.int64)
-    mask_bt = np.zeros((len(tokens), width), np.int64)
-    for row, one in enumerate(tokens):
-        ids_bt[row, : len(one)] = one
-        mask_bt[row, : len(one)] = 1
-    device = loaded.model.device
-    ids, mask = torch.from_numpy(ids_bt).to(device), torch.from_numpy(mask_bt).to(device)
-    hidden = loaded.model(input_ids=ids, attention_mask=mask).last_hidden_state
-    return pool(hidden, mask, pooling)
-
-
-def _reject_non_finite(vectors: np.ndarray, ids: Sequence[str]) -> None:
+def reject_non_finite(vectors: np.ndarray, ids: Sequence[str], row: int = 0) -> None:
+    """Raise InputError for a vector that holds NaN or infinity; `row` is the first one's number."""
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
         first = int(np.argmax(bad))
         raise InputError(
-            f"The model gave no finite vector for {int(bad.sum()):,} texts, first row {first} (id {ids[first]}). "
+            f"The model gave no finite vector for {int(bad.sum()):,} texts, first row {row + first} (id {ids[first]}). "
             "Try --precision float32."
         )
+
+
+def _fields(options: EmbedOptions, without: str) -> dict[str, Any]:
+    return {k: v for k, v in vars(options).items() if k != without}

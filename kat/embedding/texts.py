@@ -54,11 +54,16 @@ class Tokens:
             raise InputError(f"A text cannot be tokenised: {error}. Texts must be valid Unicode strings.") from error
         return [np.asarray(e.ids, np.int32) for e in found]
 
-    def fit(self, ids: np.ndarray, limit: int, long_text: str) -> np.ndarray:
-        """At most `limit` tokens with the special ones: the end (tail) or the beginning (head) of a longer text."""
+    def pieces(self, ids: np.ndarray, limit: int, long_text: str) -> list[np.ndarray]:
+        """What is read of a text: one piece of at most `limit` tokens with the special ones, the end (tail) or the
+        beginning (head) of a longer text; or all of it, as consecutive pieces (chunk), the last one shorter."""
         room = self.room(limit)
-        if len(ids) > room:
-            ids = ids[len(ids) - room :] if long_text == "tail" else ids[:room]
+        if long_text == "chunk" and len(ids) > room:
+            return [self.framed(ids[start : start + room]) for start in range(0, len(ids), room)]
+        return [self.framed(ids[max(len(ids) - room, 0) :] if long_text == "tail" else ids[:room])]
+
+    def framed(self, ids: np.ndarray) -> np.ndarray:
+        """Token ids with the special ones around them, int32."""
         framed = np.concatenate([self.before, ids, self.after]).astype(np.int32)
         # A model without special tokens has nothing to read in an empty text: give it one neutral token.
         return framed if len(framed) else np.asarray([self._nothing], np.int32)

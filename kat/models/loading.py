@@ -40,9 +40,14 @@ class LoadedModel:
 
 @lru_cache(maxsize=2)
 def load_encoder(name: str, device: str = "auto", *, allow_network: bool = False) -> LoadedModel:
+    """`read_encoder`, kept in memory between calls: not to be changed by who uses it."""
+    return read_encoder(name, device, allow_network=allow_network)
+
+
+def read_encoder(name: str, device: str = "auto", *, allow_network: bool = False) -> LoadedModel:
     """Load a model for embedding, in float32, without running code that comes with it.
 
-    Kept in memory between calls. Raises ModelError naming the file at fault and the remedy.
+    Raises ModelError naming the file at fault and the remedy.
     """
     source = resolve(name, allow_network=allow_network)
     digest = weights_digest(source)

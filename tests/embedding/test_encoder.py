@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import kat
-from kat.embedding.encoder import batches
-from kat.embedding.pooling import pool
+from kat.embedding.pooling import normalise, pool, pool_packed
 from kat.errors import InputError, OptionError
 from kat.models.sources import resolve
+from kat.packing.layout import Layout
 
 TEXTS = [
     "How do I mend a bicycle tyre?",
@@ -35,17 +35,24 @@ def plain():
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     model = AutoModel.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
 
-    def vectors(texts: list[str], limit: int = 256) -> np.ndarray:
-        found = []
-        for text in texts:
-            ids = tokenizer(text, add_special_tokens=False, truncation=False)["input_ids"]
-            ids = [tokenizer.cls_token_id, *ids[-(limit - 2) :], tokenizer.sep_token_id]
-            with torch.inference_mode():
-                hidden = model(torch.tensor([ids])).last_hidden_state[0]
-            found.append(torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy())
-        return np.stack(found)
+    def raw(ids: list[int]) -> np.ndarray:
+        with torch.inference_mode():
+            ids = [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]
+            return model(torch.tensor([ids])).last_hidden_state[0].mean(0).numpy()
 
+    def vectors(texts: list[str], limit: int = 256) -> np.ndarray:
+        ids = [tokenizer(t, add_special_tokens=False, truncation=False)["input_ids"] for t in texts]
+        found = np.stack([raw(i[-(limit - 2) :]) for i in ids])
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    vectors.raw = raw
     return vectors
+
+
+def resolve_tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(resolve("minilm").path, local_files_only=True)
 
 
 def test_equals_plain_transformers_text_by_text(plain):
@@ -105,24 +112,55 @@ def test_a_prefix_is_its_contents_joined_by_newlines():
 def test_pooling_reads_through_the_mask():
     hidden = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
+    packed, layout = hidden[mask.bool()], Layout(np.asarray([3, 5, 1]))
     for how in ("mean", "cls", "last"):
         garbage = hidden.clone()
-        garbage[mask == 0] = 1e6
+        garbage[mask == 0] = torch.nan
         torch.testing.assert_close(pool(garbage, mask, how), pool(hidden, mask, how))
-    oracle = hidden[0, :3].mean(0)
-    torch.testing.assert_close(pool(hidden, mask, "mean")[0], oracle / oracle.norm())
-    torch.testing.assert_close(pool(hidden, mask, "last")[0], hidden[0, 2] / hidden[0, 2].norm())
+        torch.testing.assert_close(pool_packed(packed, layout, how), pool(hidden, mask, how))
+    torch.testing.assert_close(pool(hidden, mask, "mean")[0], hidden[0, :3].mean(0))
+    torch.testing.assert_close(pool(hidden, mask, "last")[0], hidden[0, 2])
+    torch.testing.assert_close(pool(hidden, mask, "cls")[2], hidden[2, 0])
 
 
-def test_every_row_is_in_one_batch_within_the_budget():
-    lengths = np.random.default_rng(0).integers(1, 400, 1000)
-    seen = []
-    for rows in batches(lengths, 2000, 24):
-        assert len(rows) <= 24
-        assert len(rows) == 1 or len(rows) * lengths[rows].max() <= 2000
-        seen += rows.tolist()
-    assert sorted(seen) == list(range(1000))
-    assert len(next(batches(np.asarray([5000]), 2000, None))) == 1
+def test_vectors_get_unit_length_in_place():
+    vectors = np.asarray([[3, 4], [0, 0], [1e-3, 0]], np.float32)
+    normalise(vectors)
+    np.testing.assert_allclose(vectors, [[0.6, 0.8], [0, 0], [1, 0]], atol=1e-7)
+
+
+def test_a_chunked_text_is_the_mean_of_its_pieces_by_tokens(plain):
+    ids = np.random.default_rng(0).integers(2000, 3000, 70)
+    words = resolve_tokenizer().convert_ids_to_tokens(ids.tolist())
+    words = [w for w in words if w.isalpha()][:50]
+    text = " ".join(words)
+    pieces = resolve_tokenizer()(text, add_special_tokens=False)["input_ids"]
+    found = kat.encode([text, "short"], precision="float32", max_tokens=22, long_text="chunk")
+    parts = [pieces[i : i + 20] for i in range(0, len(pieces), 20)]
+    raw = [plain.raw(part) for part in parts]
+    mean = sum(len(p) * r for p, r in zip(parts, raw, strict=True)) / len(pieces)
+    assert len(parts) > 2
+    np.testing.assert_allclose(found.vectors[0], mean / np.linalg.norm(mean), atol=1e-5)
+    np.testing.assert_allclose(found.vectors[1], plain(["short"])[0], atol=1e-5)
+    assert found.lost.tolist() == [0, 0]
+    assert found.tokens[0] == len(pieces) + 2
+
+
+@pytest.mark.parametrize("long_text", ["tail", "head", "chunk"])
+def test_four_hundred_thousand_characters(long_text, plain):
+    text = "words and more words \0" * 20_000
+    found = kat.encode([text, "a"], precision="bfloat16", long_text=long_text)
+    assert np.isfinite(found.vectors).all()
+    assert found.tokens[0] > 80_000
+    assert found.lost[0] == (0 if long_text == "chunk" else found.tokens[0] - 256)
+    np.testing.assert_allclose(found.vectors[1], plain(["a"])[0], atol=0.01)
+
+
+def test_an_encoder_is_a_context_manager():
+    with kat.Encoder("minilm", precision="float32") as encoder:
+        first, second = encoder.encode(["bread"]), encoder.encode(["bread", "tyre"])
+    np.testing.assert_allclose(first.vectors[0], second.vectors[0], atol=1e-6)
+    np.testing.assert_allclose(kat.encode(["bread"], precision="float32").vectors, first.vectors, atol=1e-6)
 
 
 def test_bad_input_is_refused():
@@ -138,6 +176,8 @@ def test_bad_input_is_refused():
         kat.encode(["a"], max_tokens=513)
     with pytest.raises(OptionError, match="batch_size"):
         kat.encode(["a"], batch_size=0)
+    with pytest.raises(OptionError, match="processes"):
+        kat.encode(["a"], processes=0)
     with pytest.raises(OptionError, match="chat template"):
         kat.encode(["a"], render="chat")
     with pytest.raises(OptionError, match="device"):

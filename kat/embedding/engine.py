@@ -1,0 +1,160 @@
+"""One model in one process: token ids to pooled vectors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kat.embedding.pooling import pool, pool_packed
+from kat.models.loading import LoadedModel, read_encoder
+from kat.models.precision import to_bfloat16
+from kat.packing.budget import halves
+from kat.packing.rows import hidden_states, probe_texts, switch_over
+
+if TYPE_CHECKING:
+    import torch
+
+CPU_BUDGET, GPU_BUDGET = 4096, 32_768
+"""Tokens of a pack: enough to keep the matrix units busy, small enough for caches (CPU) and any memory (GPU)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes an engine: the same settings and texts give the same vectors. Plain values, for they cross pipes."""
+
+    model: str
+    device: str
+    precision: str
+    pooling: str | None
+    allow_network: bool = False
+
+
+class Engine:
+    """A model in memory that reads packed rows if it can (`unpacked` is None), else padded batches (it says why).
+
+    bfloat16 converts the linear layers once where the converted model passes the probe too, else it is autocast.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.loaded = _read(settings)
+        self.unpacked = switch_over(self.loaded.model, self.loaded.limit)
+        self.pooling = settings.pooling or self.loaded.pooling
+        self.precision = pick_precision(settings.precision, self.device.type)
+        self.full_budget = self.budget = GPU_BUDGET if self.device.type == "cuda" else CPU_BUDGET
+        self.multiplied = sum(p.numel() for p in self.loaded.model.parameters()) - _looked_up(self.loaded.model)
+        self._autocast = False
+        if self.precision == "bfloat16":
+            self._to_bfloat16()
+
+    @property
+    def device(self) -> torch.device:
+        return self.loaded.model.device
+
+    @property
+    def dimension(self) -> int:
+        return self.loaded.dimension
+
+    def vectors(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
+        """Pooled vectors [B, D] float32, not yet of unit length, of texts as token ids.
+
+        Where a GPU's memory does not hold them, they are read in two halves, and so on down to one text.
+        """
+        import torch
+
+        try:
+            if self._size(tokens) <= self.budget or len(tokens) == 1:
+                return self._forward(tokens)
+        except torch.OutOfMemoryError:
+            if len(tokens) == 1:
+                raise
+            self.budget = max(self._size(tokens) // 2, 1)
+            print(f"embed     out of memory: {self.budget:,} tokens at a time from here on", file=sys.stderr)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        cut = halves(np.fromiter(map(len, tokens), np.int64))
+        return np.concatenate([self.vectors(tokens[:cut]), self.vectors(tokens[cut:])])
+
+    def _size(self, tokens: Sequence[np.ndarray]) -> int:
+        """Tokens that are read with these texts, padding included."""
+        return sum(map(len, tokens)) if self.unpacked is None else len(tokens) * max(map(len, tokens))
+
+    def _forward(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            if self.unpacked is None:
+                hidden, layout = hidden_states(self.loaded.model, tokens)
+                found = pool_packed(hidden, layout, self.pooling)
+            else:
+                hidden, mask = self._padded(tokens)
+                found = pool(hidden, mask, self.pooling)
+        return found.float().cpu().numpy()
+
+    def _padded(self, tokens: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        pad = self.loaded.tokenizer.pad_token_id
+        ids_bt = np.full((len(tokens), max(map(len, tokens))), 0 if pad is None else pad, np.int64)
+        mask_bt = np.zeros(ids_bt.shape, np.int64)
+        for row, one in enumerate(tokens):
+            ids_bt[row, : len(one)] = one
+            mask_bt[row, : len(one)] = 1
+        ids, mask = torch.from_numpy(ids_bt).to(self.device), torch.from_numpy(mask_bt).to(self.device)
+        return self.loaded.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+
+    def _to_bfloat16(self) -> None:
+        import torch
+
+        if self.unpacked is None:
+            texts = probe_texts(self.loaded.model, self.loaded.limit)
+            with torch.inference_mode():
+                wanted = torch.cat([alone_packed(self.loaded.model, t) for t in texts])
+                to_bfloat16(self.loaded.model)
+                if _close(self.loaded.model, texts, wanted):
+                    return
+            self.loaded = _read(self.settings)
+            self.unpacked = switch_over(self.loaded.model, self.loaded.limit)
+        self._autocast = True
+
+
+def _looked_up(model) -> int:
+    """Parameters of embedding tables, which no token is multiplied with."""
+    import torch
+
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding))
+
+
+def alone_packed(model, tokens: np.ndarray) -> torch.Tensor:
+    """Hidden states [T, D] of one text in a row of its own."""
+    return hidden_states(model, [tokens])[0]
+
+
+def _close(model, texts: list[np.ndarray], wanted: torch.Tensor) -> bool:
+    """Whether a converted model still gives about the same: a layer that mixes number formats raises, or strays."""
+    import torch
+
+    try:
+        found, _ = hidden_states(model, texts)
+    except RuntimeError:  # "expected scalar type Float but found BFloat16"
+        return False
+    return float(torch.nn.functional.cosine_similarity(found.float(), wanted, dim=-1).mean()) > 0.98
+
+
+def _read(settings: Settings) -> LoadedModel:
+    return read_encoder(settings.model, settings.device, allow_network=settings.allow_network)
+
+
+def pick_precision(precision: str, device: str) -> str:
+    """`auto` is bfloat16 where the processor multiplies it faster than float32."""
+    import torch
+
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if device == "cpu" and torch.cpu._is_avx512_bf16_supported() else "float32"

@@ -1,0 +1,51 @@
+"""Which texts are read together: windows in input order, sorted by length inside, cut into packs of a token budget.
+
+Pure functions of lengths and options, so that a run that was stopped cuts the same packs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from kat.errors import OptionError
+
+WINDOW = 65_536
+"""Texts that are sorted together: enough for long runs of equal length, few enough for any memory."""
+
+
+def windows(count: int, size: int = WINDOW) -> Iterator[slice]:
+    """The rows 0 … count−1 in consecutive slices of `size`."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def packs(lengths: np.ndarray, budget: int, most: int | None = None, *, padded: bool = False) -> list[np.ndarray]:
+    """Row numbers of each pack, longest texts first.
+
+    `lengths` [N] are tokens, all above 0. A pack holds at most `budget` tokens (with padding to its longest text if
+    `padded`), or one text, and at most `most` texts. Longest first: what does not fit in memory shows at once, and the
+    last pack, for which others wait, is made of short texts. Raises OptionError for a budget or a number of texts below 1.
+    """
+    if budget < 1 or (most is not None and most < 1):
+        raise OptionError(f"A pack of {budget} tokens and {most} texts holds nothing; expected 1 or more of each.")
+    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
+    falling = np.asarray(lengths, np.int64)[order]
+    ends = np.cumsum(falling)
+    found, start, before = [], 0, 0
+    while start < len(order):
+        if padded:
+            stop = min(start + max(budget // int(falling[start]), 1), len(order))
+        else:
+            stop = max(int(np.searchsorted(ends, before + budget, side="right")), start + 1)
+        stop = stop if most is None else min(stop, start + most)
+        found.append(order[start:stop])
+        start, before = stop, int(ends[stop - 1])
+    return found
+
+
+def halves(lengths: np.ndarray) -> int:
+    """Where to cut a pack that was too large: texts before the cut hold about half of its tokens. Needs two texts."""
+    ends = np.cumsum(lengths)
+    return min(max(int(np.searchsorted(ends, ends[-1] / 2)), 1), len(lengths) - 1)

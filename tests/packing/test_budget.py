@@ -1,0 +1,62 @@
+"""Windows and packs: every row once, within the budget, and by lengths and options alone."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from kat.errors import OptionError
+from kat.packing.budget import halves, packs, windows
+from kat.packing.layout import Layout, pack
+
+
+def test_windows_cover_all_rows_in_order():
+    assert [(w.start, w.stop) for w in windows(10, 4)] == [(0, 4), (4, 8), (8, 10)]
+    assert list(windows(0)) == []
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("most", [None, 24])
+def test_every_row_is_in_one_pack_within_the_budget(padded, most):
+    lengths = np.random.default_rng(0).integers(1, 400, 1000)
+    found = packs(lengths, 2000, most, padded=padded)
+    for rows in found:
+        size = lengths[rows].max() * len(rows) if padded else lengths[rows].sum()
+        assert size <= 2000
+        assert len(rows) <= (most or 1000)
+    assert sorted(np.concatenate(found).tolist()) == list(range(1000))
+    assert (np.diff(lengths[np.concatenate(found)]) <= 0).all()  # longest first
+    if not padded and most is None:  # as many as fit: no pack could take the next one's first text
+        for rows, after in pairwise(found):
+            assert lengths[rows].sum() + lengths[after[0]] > 2000
+
+
+def test_a_text_over_the_budget_is_read_alone():
+    assert [p.tolist() for p in packs(np.asarray([3, 5000, 4]), 2000)] == [[1], [2, 0]]
+    assert [p.tolist() for p in packs(np.asarray([3, 5000, 4]), 2000, padded=True)] == [[1], [2, 0]]
+    assert packs(np.asarray([], int), 10) == []
+
+
+@pytest.mark.parametrize(("budget", "most"), [(0, None), (10, 0)])
+def test_an_empty_budget_is_refused(budget, most):
+    with pytest.raises(OptionError, match="holds nothing"):
+        packs(np.asarray([1]), budget, most)
+
+
+def test_halves_are_near_the_middle_and_never_empty():
+    assert halves(np.asarray([5, 5, 5, 5])) in (1, 2)
+    assert halves(np.asarray([100, 1])) == 1
+    assert halves(np.asarray([1, 100])) == 1
+    assert halves(np.asarray([1, 1, 100])) == 2
+
+
+def test_a_layout_knows_bounds_positions_and_runs():
+    layout = Layout(np.asarray([3, 2, 2, 1, 3]))
+    assert layout.bounds.tolist() == [0, 3, 5, 7, 8, 11]
+    assert layout.positions.tolist() == [0, 1, 2, 0, 1, 0, 1, 0, 0, 1, 2]
+    assert [(r.start, r.count, r.length) for r in layout.runs] == [(0, 1, 3), (3, 2, 2), (7, 1, 1), (8, 1, 3)]
+    ids, found = pack([np.asarray([7, 8], np.int32), np.asarray([9], np.int32)])
+    assert ids.tolist() == [7, 8, 9]
+    assert found.lengths.tolist() == [2, 1]
+    with pytest.raises(ValueError, match="at least one token"):
+        pack([np.asarray([], np.int32)])
