@@ -25,8 +25,9 @@ def packs(lengths: np.ndarray, budget: int, most: int | None = None, *, padded: 
     """Row numbers of each pack, longest texts first.
 
     `lengths` [N] are tokens, all above 0. A pack holds at most `budget` tokens (with padding to its longest text if
-    `padded`), or one text, and at most `most` texts. Longest first: what does not fit in memory shows at once, and the
-    last pack, for which others wait, is made of short texts. Raises OptionError for a budget or a number of texts below 1.
+    `padded`), or one text, and at most `most` texts. Longest first: what does not fit in memory shows at once, and
+    the last pack, for which others wait, is made of short texts. Raises OptionError for a budget or a number of
+    texts below 1.
     """
     if budget < 1 or (most is not None and most < 1):
         raise OptionError(f"A pack of {budget} tokens and {most} texts holds nothing; expected 1 or more of each.")
