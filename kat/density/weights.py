@@ -110,7 +110,8 @@ def solve_temperature(log_density: np.ndarray, ess: float, cap: float, most: flo
     ascending = np.sort(log_density)
 
     def holds(t: float) -> bool:
-        return effective_sample_size(_project_sorted(ascending, t, cap)) >= ess * len(ascending)
+        # A hair above, so that the order in which weights are summed cannot take the result under the floor.
+        return effective_sample_size(_project_sorted(ascending, t, cap)) >= ess * len(ascending) * (1 + 1e-9)
 
     if holds(most):
         return most, "most"
