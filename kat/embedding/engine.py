@@ -11,8 +11,8 @@ import numpy as np
 
 from kat.embedding.pooling import pool, pool_packed
 from kat.models.loading import LoadedModel, read_encoder
-from kat.models.precision import to_bfloat16
 from kat.packing.budget import halves
+from kat.packing.precision import to_bfloat16
 from kat.packing.rows import hidden_states, probe_texts, switch_over
 
 if TYPE_CHECKING:

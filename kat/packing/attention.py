@@ -59,6 +59,8 @@ def packed_attention(
     H is a multiple of H' (grouped queries). Causal where the layer is, within `sliding_window` tokens (the token
     itself included, as FlashAttention counts) where the layer has one. Raises NotPackedError for what it cannot do.
     """
+    import torch
+
     _check(query, key, attention_mask, dropout, sliding_window, layout, more)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -69,6 +71,8 @@ def packed_attention(
         from kat.packing.cuda import attend_on_cuda
 
         return attend_on_cuda(query, key, value, layout, scale, causal, window), None
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled():
+        return attend_by_products(query, key, value, layout, scale, causal, window).unsqueeze(0), None
     out = value.new_empty(layout.total, query.shape[1], value.shape[-1])
     for run in layout.runs:
         parts = [_texts(x, run) for x in (query, key, value)]
@@ -109,8 +113,6 @@ def _attend(q, k, v, scale: float, causal: bool, keep: torch.Tensor | None) -> t
     """Attention of texts [B, H, L, D] of one length."""
     import torch
 
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.is_grad_enabled():
-        return attend_by_products(q, k, v, scale, causal, keep)
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)

@@ -1,4 +1,4 @@
-"""Attention in bfloat16 on a processor by two batched products.
+"""Attention in bfloat16 on a processor: two batched products a run of texts, compiled loops for what is between them.
 
 torch's own attention is several times slower here than the products it is made of: it is written for rows of
 thousands of keys, and a text has tens or hundreds (MiniLM, 32 tokens a text, AVX512-BF16: 7 ms a layer and 4,096
@@ -9,53 +9,75 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from kat.packing.layout import Layout, Run
+
 if TYPE_CHECKING:
     import torch
 
 SCORES = 1 << 19
 """Scores of one product, 1 MB: they stay in the second cache between the product that makes and the one that uses."""
-_SAFE = (1e-30, 1e30)
+_LANES = 16
+"""Keys are filled up to a multiple of this, the float32 numbers of the widest registers."""
 
 
-def attend_by_products(q, k, v, scale: float, causal: bool, keep: torch.Tensor | None) -> torch.Tensor:
-    """Texts of one length: q [B, H, L, D], k and v [B, H', L, D'], all bfloat16 → [B, H, L, D'].
+def attend_by_products(q, k, v, layout: Layout, scale: float, causal: bool, window: int | None) -> torch.Tensor:
+    """Queries [1, H, T, D], keys and values [1, H', T, D'], all bfloat16 → [T, H, D'], every text for itself."""
+    rows = [x[0].transpose(0, 1) for x in (q, k, v)]
+    out = rows[0].new_empty(layout.total, q.shape[1], v.shape[-1])
+    for run in layout.runs:
+        seen = seen_keys(run.length, causal, window)
+        step = max(1, SCORES // (q.shape[1] * run.length**2))
+        for first in range(0, run.count, step):
+            count = min(step, run.count - first)
+            part = Run(run.start + first * run.length, count, run.length)
+            _attend(*rows, part, scale, *seen, out)
+    return out
 
-    `keep` [L, L] bool says which keys a query sees; None is all of them, or those not after it if `causal`.
+
+def seen_keys(length: int, causal: bool, window: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The keys that query i sees are first[i] … last[i] − 1; one number where all queries see the same."""
+    if not causal and (window is None or window >= length):
+        return np.zeros(1, np.int64), np.full(1, length)
+    at, reach = np.arange(length), length if window is None else window
+    return np.maximum(at - reach + 1, 0), at + 1 if causal else np.minimum(at + reach, length)
+
+
+def _attend(q, k, v, run: Run, scale: float, first: np.ndarray, last: np.ndarray, out: torch.Tensor) -> None:
+    """One run of texts from rows [T, H, D] into `out` [T, H, D'].
+
+    The products see zeros behind a text's keys; the softmax does not. Its sum divides what comes out, not what goes
+    into the second product: one pass over the shorter side.
     """
     import torch
 
-    texts, heads, length, _ = q.shape
-    groups = heads // k.shape[1]
-    q = q.reshape(texts * k.shape[1], groups * length, q.shape[-1])
-    k, v = (x.reshape(len(q), length, x.shape[-1]) for x in (k, v))
-    if causal and keep is None:
-        keep = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
-    keep = None if keep is None else keep.repeat(groups, 1)
-    out = q.new_empty(len(q), groups * length, v.shape[-1])
-    step = max(1, SCORES // (groups * length * length))
-    for start in range(0, len(q), step):
-        part = slice(start, start + step)
-        _attend(q[part], k[part].transpose(1, 2), v[part], scale, keep, out[part])
-    return out.view(texts, heads, length, -1)
+    from kat.packing import kernels
+
+    filled = -(-run.length // _LANES) * _LANES
+    groups = q.shape[1] // k.shape[1]
+    asked, keys, values = (_gathered(x, run, length) for x, length in ((q, run.length), (k, filled), (v, filled)))
+    # The queries of a group of heads stand one below the other before the keys that they share.
+    asked = asked.view(-1, groups * run.length, asked.shape[-1])
+    keys, values = keys.view(len(asked), filled, -1), values.view(len(asked), filled, -1)
+    scores = torch.baddbmm(asked.new_empty(1, 1, 1), asked, keys.transpose(1, 2), beta=0, alpha=scale)
+    totals = np.empty(scores.shape[:2], np.float32)
+    kernels.exponentials(_words(scores), first, last, totals)
+    found = torch.bmm(scores, values).view(run.count, q.shape[1], run.length, -1)
+    kernels.scatter(_words(found), totals.reshape(found.shape[:3]), run.start, _words(out))
 
 
-def _attend(q, k_t, v, scale: float, keep: torch.Tensor | None, out: torch.Tensor) -> None:
-    """Softmax without its maximum: exp(score) has room in a float's exponent unless the scores are extreme.
+def _gathered(row: torch.Tensor, run: Run, length: int) -> torch.Tensor:
+    """The run's texts of a row [T, H, D] as [B, H, length, D]."""
+    from kat.packing import kernels
 
-    Saves two of four passes over the scores. The sums tell whether anything came near the ends of the range, and then
-    the maximum is taken off after all.
-    """
+    found = row.new_empty(run.count, row.shape[1], length, row.shape[2])
+    kernels.gather(_words(row), run.start, run.length, _words(found))
+    return found
+
+
+def _words(x: torch.Tensor) -> np.ndarray:
+    """The same memory as uint16."""
     import torch
 
-    scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k_t, beta=0, alpha=scale).exp_()
-    if keep is not None:
-        scores.mul_(keep)
-    total = scores.sum(-1, keepdim=True, dtype=torch.float32)
-    low, high = torch.aminmax(total)
-    if not (low > _SAFE[0] and high < _SAFE[1]):  # written so that NaN is unsafe
-        scores = torch.bmm(q, k_t).float() * scale
-        scores = scores if keep is None else scores.masked_fill(~keep, -torch.inf)
-        torch.bmm(scores.softmax(-1).to(v.dtype), v, out=out)
-    else:
-        torch.bmm(scores, v, out=out)
-        out.div_(total)
+    return x.view(torch.uint16).numpy()

@@ -21,6 +21,7 @@ def to_bfloat16(model: torch.nn.Module) -> torch.nn.Module:
     stands outside the stacks (a projection of the embeddings, a pooler) would begin a residual in bfloat16, and stays.
     """
     import torch
+    from transformers.activations import GELUActivation
     from transformers.pytorch_utils import Conv1D
 
     kind = _linear_class()
@@ -31,7 +32,27 @@ def to_bfloat16(model: torch.nn.Module) -> torch.nn.Module:
                 setattr(parent, name, kind(child.weight.detach(), child.bias))
             elif type(child) is Conv1D:  # GPT-2's: its weight is transposed
                 setattr(parent, name, kind(child.weight.detach().t(), child.bias))
+            elif (isinstance(child, torch.nn.GELU) and child.approximate == "none") or type(child) is GELUActivation:
+                setattr(parent, name, _gelu_class()())
     return model
+
+
+def _gelu_class() -> type[torch.nn.Module]:
+    import torch
+
+    class GeluBfloat16(torch.nn.Module):
+        """x·Φ(x), by a compiled loop for bfloat16 on a processor: twice as quick as torch's."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.is_grad_enabled():
+                return torch.nn.functional.gelu(x)
+            from kat.packing.kernels import gelu
+
+            x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype)
+            gelu(x.view(torch.uint16).numpy().ravel(), out.view(torch.uint16).numpy().ravel())
+            return out
+
+    return GeluBfloat16
 
 
 def _linear_class() -> type[torch.nn.Module]:

@@ -1,0 +1,124 @@
+"""Attention by products, and the compiled loops between them, against their definitions in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from kat.packing import kernels
+from kat.packing.layout import Layout
+from kat.packing.products import SCORES, attend_by_products, seen_keys
+
+ROUNDING = 2.0**-8  # of a bfloat16, relative
+
+
+def words(x: torch.Tensor) -> np.ndarray:
+    return x.view(torch.uint16).numpy()
+
+
+def every_number() -> torch.Tensor:
+    """All finite bfloat16 numbers."""
+    found = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    return found[found.isfinite()]
+
+
+def softmax_attention(q, k, v, scale, keep):
+    """The definition, for one text: [H, L, D]."""
+    k, v = (x.double().repeat_interleave(len(q) // len(k), 0) for x in (k, v))
+    scores = q.double() @ k.transpose(-1, -2) * scale
+    return scores.masked_fill(~keep, -torch.inf).softmax(-1) @ v
+
+
+def keep(length: int, causal: bool, window: int | None) -> torch.Tensor:
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    near = distance.abs() < (window or length)
+    return near & (distance >= 0) if causal else near
+
+
+@pytest.mark.parametrize("size", [1.0, 60.0])  # 60: scores beyond what exp can hold
+@pytest.mark.parametrize("heads", [4, 2, 1])
+@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (False, 4), (True, 4)])
+def test_products_are_softmax_attention_of_each_text(causal, window, heads, size):
+    torch.manual_seed(0)
+    layout = Layout(np.asarray([33, 17, 17, 17, 16, 3, 1, 1]))
+    t = layout.total
+    q, k, v = torch.randn(1, 4, t, 8) * size, torch.randn(1, heads, t, 8), torch.randn(1, heads, t, 12)
+    q, k, v = (x.bfloat16() for x in (q, k, v))
+    with torch.inference_mode():
+        found = attend_by_products(q, k, v, layout, 0.35, causal, window).transpose(0, 1)
+    for a, n in zip(layout.bounds.tolist(), layout.lengths.tolist(), strict=False):
+        one = slice(a, a + n)
+        wanted = softmax_attention(*(x[0][:, one] for x in (q, k, v)), 0.35, keep(n, causal, window))
+        off = (found[:, one].double() - wanted).abs()
+        if size == 1:
+            assert off.max() < 0.03
+        # Extreme scores, as bfloat16, may fall to either side of a draw: few do.
+        assert off.mean() < (0.004 if size == 1 else 0.02)
+
+
+def test_runs_are_cut_where_their_scores_would_leave_the_cache():
+    torch.manual_seed(0)
+    count = SCORES // (2 * 64 * 64) * 2 + 3
+    layout = Layout(np.full(count, 64))
+    q, k, v = (torch.randn(1, 2, layout.total, 4).bfloat16() for _ in range(3))
+    with torch.inference_mode():
+        found = attend_by_products(q, k, v, layout, 0.5, False, None)
+    scores = q[0].double().unflatten(1, (count, 64)) @ k[0].double().unflatten(1, (count, 64)).transpose(-1, -2) / 2
+    wanted = (scores.softmax(-1) @ v[0].double().unflatten(1, (count, 64))).flatten(1, 2).transpose(0, 1)
+    assert (found.double() - wanted).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("length", [1, 5, 17])
+@pytest.mark.parametrize("window", [None, 1, 3, 17, 40])
+@pytest.mark.parametrize("causal", [False, True])
+def test_seen_keys_are_those_of_the_mask(length, causal, window):
+    first, last = seen_keys(length, causal, window)
+    at = torch.arange(length)
+    for query in range(length):
+        a, z = first[query % len(first)], last[query % len(last)]
+        assert ((at >= a) & (at < z)).tolist() == keep(length, causal, window)[query].tolist()
+
+
+def test_exponentials_sum_to_what_was_written_and_unseen_keys_are_nothing():
+    scores = (torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(0)) * 20).bfloat16()
+    scores[0, 0, :4] = torch.tensor([-torch.inf, 300.0, -300.0, 3e38])
+    before, totals = scores.double(), np.empty((3, 5), np.float32)
+    first, last = np.asarray([0, 0, 3, 4, 7]), np.asarray([32, 4, 32, 5, 20])
+    kernels.exponentials(words(scores), first, last, totals)
+    for q, (a, z) in enumerate(zip(first, last, strict=True)):
+        wanted = torch.zeros(3, 32, dtype=torch.double)
+        wanted[:, a:z] = (before[:, q, a:z] - before[:, q, a:z].amax(-1, keepdim=True)).exp()
+        torch.testing.assert_close(scores[:, q].double(), wanted, rtol=ROUNDING + 4e-6, atol=1e-37)
+    np.testing.assert_allclose(totals, scores.double().sum(-1), rtol=1e-6)
+
+
+def test_a_score_that_is_not_a_number_is_not_hidden():
+    scores = torch.tensor([[[0.0, torch.nan, 1.0] + [0.0] * 13]]).bfloat16()
+    totals = np.empty((1, 1), np.float32)
+    kernels.exponentials(words(scores), np.zeros(1, np.int64), np.full(1, 16), totals)
+    assert np.isnan(totals).all()
+
+
+def test_gelu_of_every_number():
+    x = every_number()
+    out = torch.empty_like(x)
+    kernels.gelu(words(x), words(out))
+    wanted = torch.nn.functional.gelu(x.double())
+    assert ((out.double() - wanted).abs() <= wanted.abs() * ROUNDING + 1.4e-4).all()
+    near = x.abs() < 3.9  # the tail that is left out beyond is the larger part of 1.4e-4
+    assert ((out.double() - wanted).abs()[near] <= wanted.abs()[near] * ROUNDING + 1e-5).all()
+
+
+def test_texts_go_there_and_back():
+    draw = np.random.default_rng(0)
+    row = torch.from_numpy(draw.normal(size=(30, 2, 6))).bfloat16()
+    out = torch.full((4, 2, 16, 6), torch.nan).bfloat16()
+    kernels.gather(words(row), 3, 5, words(out))
+    texts = row[3:23].unflatten(0, (4, 5)).transpose(1, 2)
+    assert torch.equal(out[:, :, :5], texts)
+    assert (out[:, :, 5:] == 0).all()
+    back = torch.zeros(30, 2, 6).bfloat16()
+    totals = np.full((4, 2, 5), 2, np.float32)
+    kernels.scatter(words(out[:, :, :5].contiguous()), totals, 3, words(back))
+    assert torch.equal(back[3:23], row[3:23] / 2)
+    assert (back[:3] == 0).all()
+    assert (back[23:] == 0).all()
