@@ -84,6 +84,14 @@ def _difference(
 ) -> str | None:
     if found is None:
         return "has no manifest that says what it was made from"
+    if difference := first_difference(found, wanted):
+        return difference
+    bad = first_damage(output, found, names)
+    return f"is damaged ({bad})" if bad else None
+
+
+def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """What a manifest says otherwise than `wanted`, as in "was made with k = 10, not 20"; None if nothing."""
     for part in ("stage", "kat_version", "inputs", "options"):
         old, new = found.get(part), orjson.loads(orjson.dumps(wanted[part]))
         if old == new:
@@ -94,8 +102,7 @@ def _difference(
                 return f"was made from another {key}"
             return f"was made with {key} = {old.get(key)!r}, not {new.get(key)!r}"
         return f"was made by {part.replace('_', ' ')} {old}, not {new}"
-    bad = first_damage(output, found, names)
-    return f"is damaged ({bad})" if bad else None
+    return None
 
 
 def first_damage(output: Path, found: Mapping[str, Any], names: Iterable[str] = ()) -> str | None:
@@ -138,7 +145,7 @@ def whole_files(*paths: Path) -> Iterator[list[IO[bytes]]]:
     One to which nothing was written does not appear, and an older file of its name goes.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_as_output_error(paths[-1]))
+        stack.enter_context(as_output_error(paths[-1]))
         targets = [Path(os.path.realpath(path)) for path in paths]  # a link is followed, not replaced
         temporaries = [t.with_name(_temporary_name() + t.name) for t in targets]
         files = []
@@ -176,7 +183,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A scratch folder whose files move into `folder` when the block ends well; the old manifest goes first."""
     scratch = folder / _temporary_name()
-    with _as_output_error(folder):
+    with as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         try:
@@ -199,6 +206,15 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def json_bytes(value: Any) -> bytes:
     """Readable JSON."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+
+
+def json_list(values: Iterable[Any]) -> Iterator[bytes]:
+    """The bytes of `orjson.dumps(list(values))`, a value at a time."""
+    before = b"["
+    for value in values:
+        yield before + orjson.dumps(value)
+        before = b","
+    yield b"]" if before == b"," else b"[]"
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -243,7 +259,8 @@ def check_ids(ids: Sequence[str], n: int, where: str) -> None:
 
 
 @contextlib.contextmanager
-def _as_output_error(path: Path) -> Iterator[None]:
+def as_output_error(path: Path) -> Iterator[None]:
+    """Turn an OSError into an OutputError about `path`."""
     try:
         yield
     except OutputError:

@@ -5,7 +5,9 @@ A stage whose output carries a manifest of the same input and options is skipped
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,7 +16,9 @@ import orjson
 from kat import artifacts
 from kat.artifacts import is_done, manifest, manifest_path, seal, sealed, sha256_file, whole_folder
 from kat.config import DensityOptions, EmbedOptions, RunOptions
+from kat.embedding.unfinished import begun_as, discard
 from kat.errors import InputError
+from kat.reports.embedding import embedded_lines
 from kat.staging import (
     check_output,
     input_hash,
@@ -27,7 +31,8 @@ from kat.staging import (
 )
 
 if TYPE_CHECKING:
-    from kat.data.items import Items
+    from kat.data.items import ItemFile
+    from kat.embedding.unfinished import Unfinished
     from kat.records import Embeddings, Weights
 
 STORED_NEIGHBORS = 50
@@ -71,36 +76,46 @@ def make_prefixes(pairs_path: Path, out: Path, how: RunOptions) -> None:
 
 
 def embed_file(data: Path, out: Path, embed: EmbedOptions, how: RunOptions) -> None:
-    """Items → one .pt file {"ids": [str], "emb": float32 [N, D]}."""
+    """Items → one .pt file {"ids": [str], "emb": float32 [N, D]}. Goes on where a stopped run was."""
     import torch
 
     check_output(out, data)
     wanted = _embed_manifest(data, embed, how)
     if is_done(out, wanted, overwrite=how.overwrite):
+        discard(out, wanted)
         return skipped("embed", out)
     began = time.monotonic()
     with artifacts.whole_files(rejected_path(out), out, manifest_path(out)) as (bad, file, record):
-        embeddings, items = _embed(data, embed, how, bad)
-        torch.save({"ids": list(embeddings.ids), "emb": torch.from_numpy(embeddings.vectors)}, file)
-        record.write(sealed(wanted, {out.name: file}, model=dict(embeddings.meta)))
-    _said_embedded(embeddings, items, out, began)
+        items = _checked(data, how, bad)
+        with _embedded(items, out, wanted, embed, how) as (work, meta):
+            torch.save({"ids": [item.id for item in items], "emb": torch.from_numpy(work.vectors)}, file)
+            record.write(sealed(wanted, {out.name: file}, model=meta))
+            lines = embedded_lines(work.lengths, meta, items.made_ids)
+    discard(out, wanted)
+    _said_embedded(lines, items, out, began)
 
 
 def embed_folder(data: Path, out: Path, embed: EmbedOptions, how: RunOptions) -> None:
-    """Items → a folder of embeddings.npy, ids.json and lengths.npy ([N, 2]: tokens of the text, tokens lost)."""
-    import numpy as np
+    """Items → a folder of embeddings.npy, ids.json and lengths.npy ([N, 2]: tokens of the text, tokens lost).
 
+    Goes on where a stopped run was.
+    """
     wanted = _embed_manifest(data, embed, how)
     if is_done(out, wanted, EMBEDDING_FILES, overwrite=how.overwrite):
+        discard(out, wanted)
         return skipped("embed", out)
     began = time.monotonic()
-    with artifacts.whole_files(rejected_path(out)) as (bad,), whole_folder(out) as folder:
-        embeddings, items = _embed(data, embed, how, bad)
-        np.save(folder / "embeddings.npy", embeddings.vectors, allow_pickle=False)
-        np.save(folder / "lengths.npy", _lengths(embeddings), allow_pickle=False)
-        (folder / "ids.json").write_bytes(orjson.dumps(list(embeddings.ids)))
-        seal(folder, wanted, model=dict(embeddings.meta), items_path=relative(data, out), bad_rows=items.bad)
-    _said_embedded(embeddings, items, out, began)
+    with artifacts.whole_files(rejected_path(out)) as (bad,):
+        items = _checked(data, how, bad)
+        with _embedded(items, out, wanted, embed, how) as (work, meta), whole_folder(out) as folder:
+            for name in ("embeddings.npy", "lengths.npy"):
+                artifacts.link_or_copy(work.folder / name, folder / name)
+            with (folder / "ids.json").open("wb") as file:
+                file.writelines(artifacts.json_list(item.id for item in items))
+            seal(folder, wanted, model=meta, items_path=relative(data, out), bad_rows=items.bad)
+            lines = embedded_lines(work.lengths, meta, items.made_ids)
+    discard(out, wanted)
+    _said_embedded(lines, items, out, began)
 
 
 def find_folder(source: Path, out: Path, options: DensityOptions, how: RunOptions) -> None:
@@ -254,15 +269,30 @@ def write_demo(out: Path, pairs: int, seed: int, overwrite: bool) -> None:
     said("demo-data", f"{pairs:,} pairs", out, began)
 
 
-def _embed(data: Path, embed: EmbedOptions, how: RunOptions, bad: IO[bytes]) -> tuple[Embeddings, Items]:
-    from dataclasses import asdict
+def _checked(data: Path, how: RunOptions, bad: IO[bytes]) -> ItemFile:
+    from kat.data.items import ItemFile
 
-    from kat.data.items import read_items
-    from kat.embedding.encoder import encode
-
-    items = read_items(data, how.max_bad_rows, bad.write)
+    items = ItemFile(data, how.max_bad_rows, bad.write)
     bad.flush()  # a full disk is noticed before the long work, not after
-    return encode(items.prefixes, device=how.device, progress=True, **asdict(embed)), items
+    return items
+
+
+@contextlib.contextmanager
+def _embedded(
+    items: ItemFile, out: Path, wanted: dict[str, Any], embed: EmbedOptions, how: RunOptions
+) -> Iterator[tuple[Unfinished, dict[str, Any]]]:
+    """The items' vectors and lengths, all of them computed, in the folder of unfinished work; and the model's facts."""
+    from kat.embedding.encoder import kept_encoder
+    from kat.embedding.unfinished import Unfinished, unfinished_path
+
+    encoder = kept_encoder(embed, how.device)
+    begun = begun_as(wanted, f"{encoder.engine.precision} on {encoder.engine.device.type}")
+    shape = (len(items), encoder.engine.dimension)
+    with Unfinished(unfinished_path(out), begun, shape, overwrite=how.overwrite) as work:
+        if work.resumed:
+            print(f"embed     goes on with what {work.folder} holds")
+        encoder.encode_into(work, items, progress=True)
+        yield work, dict(encoder.meta())
 
 
 def _embed_manifest(data: Path, embed: EmbedOptions, how: RunOptions) -> dict[str, Any]:
@@ -339,16 +369,8 @@ def _lengths(embeddings: Embeddings):
     return np.stack([embeddings.tokens, embeddings.lost], 1)
 
 
-def _said_embedded(embeddings: Embeddings, items: Items, out: Path, began: float) -> None:
-    meta, lost = embeddings.meta, embeddings.lost
+def _said_embedded(lines: list[str], items: ItemFile, out: Path, began: float) -> None:
     said_rejected(out, items.bad)
-    what = f"{len(embeddings):,} texts, {int(embeddings.tokens.sum(dtype='int64')):,} tokens with {meta['name']}"
-    said("embed", f"{what} ({meta['dimension']} dimensions, {meta['precision']})", out, began)
-    if lost.any():
-        kept = {"tail": "end", "head": "beginning"}.get(meta["long_text"], "all")
-        n, total = int((lost > 0).sum()), int(lost.sum(dtype="int64"))
-        print(
-            f"  {n:,} texts are longer than {meta['max_tokens']} tokens: their {kept} was kept, {total:,} tokens lost"
-        )
-    if items.made_ids:
-        print(f"  {items.made_ids:,} rows had no id; it was computed from the opening")
+    said("embed", lines[0], out, began)
+    for line in lines[1:]:
+        print(line)

@@ -84,3 +84,21 @@ def random_text(rng: Random, most: int = 12) -> str:
 
 def read_jsonl(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def tiny(folder, family: str, **more):
+    """A random model of a family, saved with a word-level tokenizer."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {w: i for i, w in enumerate(["[UNK]", "[PAD]", *(f"w{i}" for i in range(98))])}
+    backend = Tokenizer(models.WordLevel(words, "[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(vocab_size=100, **sizes | more)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

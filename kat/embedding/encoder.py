@@ -5,14 +5,17 @@ from __future__ import annotations
 import atexit
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kat.config import EmbedOptions
 from kat.embedding.engine import Engine, Settings
+from kat.embedding.progress import Progress
 from kat.embedding.reading import Reading, read_texts
 from kat.embedding.texts import Tokens, render
 from kat.embedding.workers import Workers
@@ -21,7 +24,8 @@ from kat.packing.budget import packs, windows
 from kat.records import Embeddings, Prefix
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from kat.data.items import ItemFile
+    from kat.embedding.unfinished import Unfinished
 
 WORTHWHILE = 2e12
 """Floating point operations from which starting worker processes pays: seconds of work (MiniLM: 94,000 tokens)."""
@@ -96,19 +100,42 @@ class Encoder:
         if not items:
             raise InputError("There is nothing to embed: no texts were given.")
         ids = [item.id if isinstance(item, Prefix) else str(i) for i, item in enumerate(items)]
-        texts = self.render(items)
         vectors = np.empty((len(items), self.engine.dimension), np.float32)
         counts = np.empty((len(items), 2), np.int32)
-        with progress_bar(len(items), progress) as bar:
-            for rows in windows(len(items)):
-                reading = self.read(texts[rows])
+        with Progress(len(items), progress) as meter:
+            for rows, texts in self.windows(items):
+                reading = self.read(texts)
+                plan = self.packs(reading)
                 pooled = np.empty((len(reading.lengths), vectors.shape[1]), np.float32)
-                for _ in self.compute(reading, range(len(self.packs(reading))), pooled, bar):
+                for _ in self.compute(reading, range(len(plan)), pooled, meter):
                     pass
-                reading.combine(pooled, vectors[rows])
-                counts[rows] = np.stack([reading.tokens, reading.lost], 1)
-                reject_non_finite(vectors[rows], ids[rows], rows.start)
+                self.combine(reading, pooled, vectors[rows], counts[rows], lambda row, a=rows.start: ids[a + row])
         return Embeddings(ids, vectors, counts[:, 0].copy(), counts[:, 1].copy(), self.meta())
+
+    def encode_into(self, work: Unfinished, items: ItemFile, *, progress: bool = False) -> None:
+        """Embed the items of a file into the arrays of `work`, leaving out what an earlier run did.
+
+        Holds one window of texts in memory, and no vectors: those belong to files.
+        """
+        with Progress(len(items), progress) as meter:
+            for number, (rows, texts) in enumerate(self.windows(items)):
+                if work.is_whole(number, rows):
+                    meter.skip(len(texts))
+                    continue
+                reading = self.read(texts)
+                plan = self.packs(reading)
+                pooled, left = work.begin(number, plan, len(reading.lengths))
+                for n in self.compute(reading, left, pooled, meter):
+                    work.note(number, n, plan[n])
+                self.combine(reading, pooled, work.vectors[rows], work.lengths[rows], partial(_id, items, rows.start))
+                work.finish(number, rows)
+
+    def windows(self, items: Iterable[str | Prefix]) -> Iterator[tuple[slice, list[str]]]:
+        """The texts that are read together, and the rows that they are."""
+        start = 0
+        for texts in windows(render(items, self.options.render, self.engine.loaded.tokenizer)):
+            yield slice(start, start + len(texts)), texts
+            start += len(texts)
 
     @property
     def engine(self) -> Engine:
@@ -127,10 +154,6 @@ class Encoder:
         made = {"pooling": here.pooling, "precision": here.precision, "max_tokens": self._limit}
         return here.loaded.meta | made | {"long_text": options.long_text, "render": options.render}
 
-    def render(self, items: Sequence[str | Prefix]) -> list[str]:
-        """The text that is read of each item."""
-        return render(items, self.options.render, self.engine.loaded.tokenizer)
-
     def read(self, texts: Sequence[str]) -> Reading:
         """Tokenise one window of texts."""
         tokens = Tokens(self.engine.loaded.tokenizer, special=self.options.render == "plain")
@@ -143,22 +166,36 @@ class Encoder:
         )
 
     def compute(
-        self, reading: Reading, numbers: Iterable[int], pooled: np.ndarray, bar: tqdm | None = None
+        self, reading: Reading, numbers: Sequence[int], pooled: np.ndarray, meter: Progress | None = None
     ) -> Iterator[int]:
         """Write the vectors of some packs into `pooled` [pieces, D]; gives each pack's number when it is done."""
-        plan = self.packs(reading)
+        plan, lengths = self.packs(reading), reading.lengths
+        if meter is not None:
+            meter.window(reading, sum(int(lengths[plan[n]].sum()) for n in numbers))
         asked = ((n, [reading.piece(p) for p in plan[n]]) for n in numbers)
-        workers = self._enough_for_workers(int(reading.lengths.sum()))
+        workers = self._enough_for_workers(int(lengths.sum()))
         found = workers.run(asked) if workers else ((n, self.engine.vectors(tokens)) for n, tokens in asked)
         for number, vectors in found:
             pooled[plan[number]] = vectors
-            if bar is not None:
-                bar.tokens += int(reading.lengths[plan[number]].sum())
-                bar.update(len(vectors))
-                bar.set_postfix_str(
-                    f"{bar.tokens / max(bar.format_dict['elapsed'], 1e-9):,.0f} tokens/s", refresh=False
-                )
+            if meter is not None:
+                meter.advance(len(vectors), int(lengths[plan[number]].sum()))
             yield number
+
+    def combine(
+        self, reading: Reading, pooled: np.ndarray, vectors: np.ndarray, counts: np.ndarray, id_of: Callable[[int], str]
+    ) -> None:
+        """Pooled vectors of a window's pieces to unit vectors [N, D] and lengths [N, 2] of its texts.
+
+        Raises InputError for a vector that holds NaN or infinity, naming the first text by `id_of` its row.
+        """
+        reading.combine(pooled, vectors)
+        counts[:] = np.stack([reading.tokens, reading.lost], 1)
+        bad = ~np.isfinite(vectors.sum(axis=1))
+        if bad.any():
+            raise InputError(
+                f"The model gave no finite vector for {int(bad.sum()):,} texts, first id {id_of(int(np.argmax(bad)))}. "
+                "Try --precision float32."
+            )
 
     def _enough_for_workers(self, tokens: int) -> Workers | None:
         """The workers, started if need be; None where this process does the work itself.
@@ -207,24 +244,9 @@ def _limit(engine: Engine, options: EmbedOptions) -> int:
     return options.max_tokens
 
 
-def progress_bar(count: int, progress: bool) -> tqdm:
-    """A bar over texts, with tokens a second, from the second second on."""
-    from tqdm import tqdm
-
-    bar = tqdm(total=count, desc="embed", unit=" texts", disable=None if progress else True, delay=1)
-    bar.tokens = 0
-    return bar
-
-
-def reject_non_finite(vectors: np.ndarray, ids: Sequence[str], row: int = 0) -> None:
-    """Raise InputError for a vector that holds NaN or infinity; `row` is the first one's number."""
-    bad = ~np.isfinite(vectors).all(axis=1)
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise InputError(
-            f"The model gave no finite vector for {int(bad.sum()):,} texts, first row {row + first} (id {ids[first]}). "
-            "Try --precision float32."
-        )
+def _id(items: Iterable[Prefix], start: int, row: int) -> str:
+    """The id of an item of a file, read again for the sake of an error."""
+    return next(islice(items, start + row, None)).id
 
 
 def _fields(options: EmbedOptions, without: str) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from kat.embedding.pooling import normalise
 from kat.embedding.texts import Tokens
+from kat.packing.budget import windows
 
-_TOKENISED_AT_ONCE = 4096
+_AT_ONCE = (4096, 1 << 20)
+"""Texts, and about as many characters, that are tokenised at once: a tokenizer's own records are 50 times the ids."""
 _ROWS = 4096
 
 
@@ -56,30 +59,31 @@ class Reading:
             out[start:stop] = block
 
 
-def read_texts(texts: Sequence[str], tokens: Tokens, limit: int, long_text: str) -> Reading:
+def read_texts(texts: Iterable[str], tokens: Tokens, limit: int, long_text: str) -> Reading:
     """Tokenise texts in bulk, cut what is longer than `limit` tokens, and find the distinct pieces.
 
     Raises InputError for a text that is not valid Unicode, OptionError for a limit without room for a token.
     """
     seen: dict[bytes, int] = {}
-    place, weight, first = [], [], [0]
-    whole, kept = np.empty(len(texts), np.int32), np.empty(len(texts), np.int32)
+    place, weight, first = array("q"), array("q"), array("q", [0])
+    whole, kept = array("i"), array("i")
     special = len(tokens.before) + len(tokens.after)
-    for row, ids in enumerate(_token_ids(texts, tokens)):
+    for ids in _token_ids(texts, tokens):
         pieces = tokens.pieces(ids, limit, long_text)
         for piece in pieces:
             place.append(seen.setdefault(piece.tobytes(), len(seen)))
             weight.append(max(len(piece) - special, 1))
         first.append(len(place))
-        whole[row] = max(len(ids) + special, 1)
-        kept[row] = sum(map(len, pieces)) - special * (len(pieces) - 1)
+        whole.append(max(len(ids) + special, 1))
+        kept.append(sum(map(len, pieces)) - special * (len(pieces) - 1))
     lengths = np.fromiter((len(piece) // 4 for piece in seen), np.int64, len(seen))
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     flat = np.frombuffer(b"".join(seen), np.int32)
-    rows = (np.asarray(x, np.int64) for x in (place, weight, first))
-    return Reading(flat, bounds, *rows, whole, whole - kept)
+    rows = (np.frombuffer(x, np.int64) for x in (place, weight, first))
+    counts = np.frombuffer(whole, np.int32)
+    return Reading(flat, bounds, *rows, counts, counts - np.frombuffer(kept, np.int32))
 
 
-def _token_ids(texts: Sequence[str], tokens: Tokens) -> Iterator[np.ndarray]:
-    for start in range(0, len(texts), _TOKENISED_AT_ONCE):
-        yield from tokens.encode(texts[start : start + _TOKENISED_AT_ONCE])
+def _token_ids(texts: Iterable[str], tokens: Tokens) -> Iterator[np.ndarray]:
+    for some in windows(texts, *_AT_ONCE):
+        yield from tokens.encode(some)

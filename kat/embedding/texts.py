@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def render(inputs: Iterable[str | Prefix], how: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def render(inputs: Iterable[str | Prefix], how: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """The text of each input: a string as it is, a prefix by its contents ("plain") or the chat template ("chat")."""
     if how == "chat" and not getattr(tokenizer, "chat_template", None):
         raise OptionError("render is chat and the model's tokenizer has no chat template; use plain.")
-    return [_render_one(i, item, how, tokenizer) for i, item in enumerate(inputs)]
+    return (_render_one(i, item, how, tokenizer) for i, item in enumerate(inputs))
 
 
 def _render_one(i: int, item: str | Prefix, how: str, tokenizer: PreTrainedTokenizerBase) -> str:

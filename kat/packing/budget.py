@@ -5,7 +5,7 @@ Pure functions of lengths and options, so that a run that was stopped cuts the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -13,12 +13,21 @@ from kat.errors import OptionError
 
 WINDOW = 65_536
 """Texts that are sorted together: enough for long runs of equal length, few enough for any memory."""
+CHARACTERS = 1 << 26
+"""Characters that are sorted together: some 16 million tokens, 64 MB of them."""
 
 
-def windows(count: int, size: int = WINDOW) -> Iterator[slice]:
-    """The rows 0 … count−1 in consecutive slices of `size`."""
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
+def windows(texts: Iterable[str], most: int = WINDOW, characters: int = CHARACTERS) -> Iterator[list[str]]:
+    """Consecutive texts, up to `most` and about `characters` at a time: what is held in memory, however many come."""
+    held, size = [], 0
+    for text in texts:
+        held.append(text)
+        size += len(text)
+        if len(held) == most or size >= characters:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 def packs(lengths: np.ndarray, budget: int, most: int | None = None, *, padded: bool = False) -> list[np.ndarray]:

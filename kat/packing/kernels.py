@@ -115,18 +115,26 @@ def _exponentials(row):
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
-def exponentials(scores, first, last, totals):
+def exponentials(scores, lengths, causal, window, totals):
     """Scores to e^(score - largest of the row), in place, and their sums.
 
-    `scores` [N, Q, L] uint16. Row q of Q sees the keys first[q % len(first)] … last[q % len(last)] - 1, at least one;
-    the rest become 0. `totals` [N, Q] float32 gets the sum of what was written, so that rounding cancels.
+    `scores` [B, H', G·K, K] uint16 are those of B texts of `lengths` tokens, each filled up to K: query i of a
+    text, in each of the G heads that share keys, sees those of its keys that are not after it if `causal`, and less
+    than `window` away. The rest become 0. `totals` [B, H', G·K] float32 gets the sum of what was written, so that
+    rounding cancels; 1 for the queries behind a text's end, whose scores are left alone.
     """
-    for n in range(scores.shape[0]):
-        for q in range(scores.shape[1]):
-            a, z = first[q % len(first)], last[q % len(last)]
-            scores[n, q, :a] = UNSEEN
-            scores[n, q, z:] = UNSEEN
-            totals[n, q] = _exponentials(scores[n, q])
+    for b in range(scores.shape[0]):
+        for h in range(scores.shape[1]):
+            for q in range(scores.shape[2]):
+                i = q % scores.shape[3]
+                if i >= lengths[b]:
+                    totals[b, h, q] = 1
+                    continue
+                a = max(i - window + 1, 0)
+                z = i + 1 if causal else min(i + window, lengths[b])
+                scores[b, h, q, :a] = UNSEEN
+                scores[b, h, q, z:] = UNSEEN
+                totals[b, h, q] = _exponentials(scores[b, h, q])
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
@@ -149,26 +157,24 @@ def gelu(x, out):
 
 
 @numba.njit(**FLAGS)
-def gather(row, start, length, out):
-    """Texts of `length` tokens from a packed row [T, H, D], from token `start` on, to [B, H, L, D]; L >= length is
-    filled up with zeros."""
+def gather(row, starts, lengths, out):
+    """Texts from a packed row [T, H, D] to [B, H, L, D], the first tokens of each at `starts` [B]; zeros fill it up."""
     for b in range(out.shape[0]):
         for h in range(out.shape[1]):
-            for i in range(length):
+            for i in range(lengths[b]):
                 for d in range(out.shape[3]):
-                    out[b, h, i, d] = row[start + b * length + i, h, d]
-            for i in range(length, out.shape[2]):
+                    out[b, h, i, d] = row[starts[b] + i, h, d]
+            for i in range(lengths[b], out.shape[2]):
                 for d in range(out.shape[3]):
                     out[b, h, i, d] = 0
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
-def scatter(found, totals, start, row):
-    """The way back, each text's vectors [B, H, L, D] divided by totals [B, H, L]."""
+def scatter(found, totals, starts, lengths, row):
+    """The way back, each text's vectors [B, H, L, D] divided by totals [B, H, L]; what filled them up stays behind."""
     for b in range(found.shape[0]):
-        for i in range(found.shape[2]):
-            token = start + b * found.shape[2] + i
+        for i in range(lengths[b]):
             for h in range(found.shape[1]):
                 scale = np.float32(1) / totals[b, h, i]
                 for d in range(found.shape[3]):
-                    row[token, h, d] = narrow(wide(found[b, h, i, d]) * scale)
+                    row[starts[b] + i, h, d] = narrow(wide(found[b, h, i, d]) * scale)

@@ -7,45 +7,55 @@ tokens against 2).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kat.packing.layout import Layout, Run
+from kat.packing.layout import Layout
 
 if TYPE_CHECKING:
     import torch
 
+Texts = tuple[np.ndarray, np.ndarray, int]
+"""First tokens in the row [B], lengths [B], and the length that they are filled up to."""
+
 SCORES = 1 << 19
 """Scores of one product, 1 MB: they stay in the second cache between the product that makes and the one that uses."""
-_LANES = 16
-"""Keys are filled up to a multiple of this, the float32 numbers of the widest registers."""
+LANES = 16
+"""Texts are filled up to a multiple of this, the float32 numbers of the widest registers."""
 
 
 def attend_by_products(q, k, v, layout: Layout, scale: float, causal: bool, window: int | None) -> torch.Tensor:
     """Queries [1, H, T, D], keys and values [1, H', T, D'], all bfloat16 → [T, H, D'], every text for itself."""
     rows = [x[0].transpose(0, 1) for x in (q, k, v)]
     out = rows[0].new_empty(layout.total, q.shape[1], v.shape[-1])
-    for run in layout.runs:
-        seen = seen_keys(run.length, causal, window)
-        step = max(1, SCORES // (q.shape[1] * run.length**2))
-        for first in range(0, run.count, step):
-            count = min(step, run.count - first)
-            part = Run(run.start + first * run.length, count, run.length)
-            _attend(*rows, part, scale, *seen, out)
+    for texts, filled in alike(layout.lengths, q.shape[1]):
+        part = (layout.bounds[texts], layout.lengths[texts], filled)
+        _attend(*rows, part, scale, causal, window or layout.longest, out)
     return out
 
 
-def seen_keys(length: int, causal: bool, window: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """The keys that query i sees are first[i] … last[i] − 1; one number where all queries see the same."""
-    if not causal and (window is None or window >= length):
-        return np.zeros(1, np.int64), np.full(1, length)
-    at, reach = np.arange(length), length if window is None else window
-    return np.maximum(at - reach + 1, 0), at + 1 if causal else np.minimum(at + reach, length)
+def alike(lengths: np.ndarray, heads: int) -> Iterator[tuple[slice, int]]:
+    """Neighbouring texts whose lengths fill up to the same number of tokens, and that number.
+
+    As many as SCORES allows, else a power of two: oneDNN keeps half a megabyte for each shape of product that it has
+    met, and a thousand of them if it meets so many.
+    """
+    filled = -(-lengths // LANES) * LANES
+    cuts = [0, *(np.flatnonzero(np.diff(filled)) + 1).tolist(), len(lengths)]
+    for start, stop in pairwise(cuts):
+        size = int(filled[start])
+        most = max(1, SCORES // (heads * size * size))
+        while start < stop:
+            count = most if most <= stop - start else 1 << (stop - start).bit_length() - 1
+            yield slice(start, start + count), size
+            start += count
 
 
-def _attend(q, k, v, run: Run, scale: float, first: np.ndarray, last: np.ndarray, out: torch.Tensor) -> None:
-    """One run of texts from rows [T, H, D] into `out` [T, H, D'].
+def _attend(q, k, v, texts: Texts, scale: float, causal: bool, window: int, out: torch.Tensor) -> None:
+    """Some texts of rows [T, H, D] into `out` [T, H, D'].
 
     The products see zeros behind a text's keys; the softmax does not. Its sum divides what comes out, not what goes
     into the second product: one pass over the shorter side.
@@ -54,25 +64,26 @@ def _attend(q, k, v, run: Run, scale: float, first: np.ndarray, last: np.ndarray
 
     from kat.packing import kernels
 
-    filled = -(-run.length // _LANES) * _LANES
-    groups = q.shape[1] // k.shape[1]
-    asked, keys, values = (_gathered(x, run, length) for x, length in ((q, run.length), (k, filled), (v, filled)))
+    starts, lengths, filled = texts
+    asked, keys, values = (_gathered(x, texts) for x in (q, k, v))
     # The queries of a group of heads stand one below the other before the keys that they share.
-    asked = asked.view(-1, groups * run.length, asked.shape[-1])
+    shared = keys.shape[:2]
+    asked = asked.view(shared.numel(), -1, asked.shape[-1])
     keys, values = keys.view(len(asked), filled, -1), values.view(len(asked), filled, -1)
     scores = torch.baddbmm(asked.new_empty(1, 1, 1), asked, keys.transpose(1, 2), beta=0, alpha=scale)
-    totals = np.empty(scores.shape[:2], np.float32)
-    kernels.exponentials(_words(scores), first, last, totals)
-    found = torch.bmm(scores, values).view(run.count, q.shape[1], run.length, -1)
-    kernels.scatter(_words(found), totals.reshape(found.shape[:3]), run.start, _words(out))
+    totals = np.empty((*shared, scores.shape[1]), np.float32)
+    kernels.exponentials(_words(scores.view(*totals.shape, filled)), lengths, causal, window, totals)
+    found = torch.bmm(scores, values).view(len(lengths), q.shape[1], filled, -1)
+    kernels.scatter(_words(found), totals.reshape(found.shape[:3]), starts, lengths, _words(out))
 
 
-def _gathered(row: torch.Tensor, run: Run, length: int) -> torch.Tensor:
-    """The run's texts of a row [T, H, D] as [B, H, length, D]."""
+def _gathered(row: torch.Tensor, texts: Texts) -> torch.Tensor:
+    """The texts of a row [T, H, D] as [B, H, filled, D]."""
     from kat.packing import kernels
 
-    found = row.new_empty(run.count, row.shape[1], length, row.shape[2])
-    kernels.gather(_words(row), run.start, run.length, _words(found))
+    starts, lengths, filled = texts
+    found = row.new_empty(len(lengths), row.shape[1], filled, row.shape[2])
+    kernels.gather(_words(row), starts, lengths, _words(found))
     return found
 
 

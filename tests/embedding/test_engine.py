@@ -6,29 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from making import tiny
 
 import kat
 from kat.embedding.engine import Engine, Settings
 from kat.errors import ModelError
 
 LENGTHS = (40, 12, 12, 7, 1, 1, 30, 2)
-
-
-def tiny(folder, family: str, **more):
-    """A random model of a family, saved with a word-level tokenizer."""
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = {w: i for i, w in enumerate(["[UNK]", "[PAD]", *(f"w{i}" for i in range(98))])}
-    backend = Tokenizer(models.WordLevel(words, "[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]")
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(vocab_size=100, **sizes | more)
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def texts(*lengths: int) -> list[str]:

@@ -11,8 +11,15 @@ from kat.packing.layout import Layout, pack
 
 
 def test_windows_cover_all_rows_in_order():
-    assert [(w.start, w.stop) for w in windows(10, 4)] == [(0, 4), (4, 8), (8, 10)]
-    assert list(windows(0)) == []
+    texts = [str(i) for i in range(10)]
+    assert list(windows(iter(texts), 4)) == [texts[:4], texts[4:8], texts[8:]]
+    assert list(windows(texts[:8], 4)) == [texts[:4], texts[4:8]]
+    assert list(windows([])) == []
+
+
+def test_windows_of_long_texts_hold_fewer():
+    texts = ["a" * 6, "b" * 6, "c" * 30, "", "d"]
+    assert list(windows(texts, 4, characters=10)) == [texts[:2], texts[2:3], texts[3:]]
 
 
 @pytest.mark.parametrize("padded", [False, True])

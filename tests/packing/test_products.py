@@ -6,7 +6,7 @@ import torch
 
 from kat.packing import kernels
 from kat.packing.layout import Layout
-from kat.packing.products import SCORES, attend_by_products, seen_keys
+from kat.packing.products import LANES, SCORES, alike, attend_by_products
 
 ROUNDING = 2.0**-8  # of a bfloat16, relative
 
@@ -67,35 +67,42 @@ def test_runs_are_cut_where_their_scores_would_leave_the_cache():
     assert (found.double() - wanted).abs().max() < 0.03
 
 
-@pytest.mark.parametrize("length", [1, 5, 17])
-@pytest.mark.parametrize("window", [None, 1, 3, 17, 40])
+def test_alike_texts_are_taken_together_in_few_shapes():
+    lengths = np.sort(np.random.default_rng(0).integers(1, 200, 700))[::-1]
+    found = list(alike(lengths, 12))
+    assert [i for texts, _ in found for i in range(texts.start, texts.stop)] == list(range(700))
+    for texts, filled in found:
+        assert (-(-lengths[texts] // LANES) * LANES == filled).all()
+        count = texts.stop - texts.start
+        assert count == 1 or 12 * count * filled**2 <= SCORES
+    assert len({(t.stop - t.start, filled) for t, filled in found}) < 40  # of 700 texts of 190 lengths
+    assert list(alike(np.asarray([5000, 1]), 12)) == [(slice(0, 1), 5008), (slice(1, 2), 16)]
+
+
+@pytest.mark.parametrize("window", [1, 3, 17, 40])
 @pytest.mark.parametrize("causal", [False, True])
-def test_seen_keys_are_those_of_the_mask(length, causal, window):
-    first, last = seen_keys(length, causal, window)
-    at = torch.arange(length)
-    for query in range(length):
-        a, z = first[query % len(first)], last[query % len(last)]
-        assert ((at >= a) & (at < z)).tolist() == keep(length, causal, window)[query].tolist()
-
-
-def test_exponentials_sum_to_what_was_written_and_unseen_keys_are_nothing():
-    scores = (torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(0)) * 20).bfloat16()
-    scores[0, 0, :4] = torch.tensor([-torch.inf, 300.0, -300.0, 3e38])
-    before, totals = scores.double(), np.empty((3, 5), np.float32)
-    first, last = np.asarray([0, 0, 3, 4, 7]), np.asarray([32, 4, 32, 5, 20])
-    kernels.exponentials(words(scores), first, last, totals)
-    for q, (a, z) in enumerate(zip(first, last, strict=True)):
-        wanted = torch.zeros(3, 32, dtype=torch.double)
-        wanted[:, a:z] = (before[:, q, a:z] - before[:, q, a:z].amax(-1, keepdim=True)).exp()
-        torch.testing.assert_close(scores[:, q].double(), wanted, rtol=ROUNDING + 4e-6, atol=1e-37)
-    np.testing.assert_allclose(totals, scores.double().sum(-1), rtol=1e-6)
+def test_exponentials_of_the_keys_that_are_seen_sum_to_what_was_written(causal, window):
+    """Two texts of 17 and 5 tokens filled up to 32, two heads of keys, each shared by two of queries."""
+    scores = (torch.randn(2, 2, 64, 32, generator=torch.Generator().manual_seed(0)) * 20).bfloat16()
+    scores[0, 0, 5, :4] = torch.tensor([-torch.inf, 300.0, -300.0, 3e38])
+    before, totals, lengths = scores.double(), np.empty((2, 2, 64), np.float32), np.asarray([17, 5])
+    kernels.exponentials(words(scores), lengths, causal, window, totals)
+    for b, n in enumerate(lengths):
+        for q in [i + g for i in range(n) for g in (0, 32)]:
+            seen = torch.zeros(32, dtype=bool)
+            seen[:n] = keep(n, causal, window)[q % 32]
+            wanted = before[b, :, q].masked_fill(~seen, -torch.inf)
+            wanted = (wanted - wanted.amax(-1, keepdim=True)).exp()
+            torch.testing.assert_close(scores[b, :, q].double(), wanted, rtol=ROUNDING + 4e-6, atol=1e-37)
+            np.testing.assert_allclose(totals[b, :, q], scores[b, :, q].double().sum(-1), rtol=1e-6)
+        assert (totals[b].reshape(2, 2, 32)[..., n:] == 1).all()
 
 
 def test_a_score_that_is_not_a_number_is_not_hidden():
-    scores = torch.tensor([[[0.0, torch.nan, 1.0] + [0.0] * 13]]).bfloat16()
-    totals = np.empty((1, 1), np.float32)
-    kernels.exponentials(words(scores), np.zeros(1, np.int64), np.full(1, 16), totals)
-    assert np.isnan(totals).all()
+    scores = torch.tensor([[[[0.0, torch.nan, 1.0] + [0.0] * 13] * 16]]).bfloat16()
+    totals = np.empty((1, 1, 16), np.float32)
+    kernels.exponentials(words(scores), np.asarray([3]), False, 99, totals)
+    assert np.isnan(totals[0, 0, :3]).all()
 
 
 def test_gelu_of_every_number():
@@ -109,16 +116,15 @@ def test_gelu_of_every_number():
 
 
 def test_texts_go_there_and_back():
-    draw = np.random.default_rng(0)
-    row = torch.from_numpy(draw.normal(size=(30, 2, 6))).bfloat16()
-    out = torch.full((4, 2, 16, 6), torch.nan).bfloat16()
-    kernels.gather(words(row), 3, 5, words(out))
-    texts = row[3:23].unflatten(0, (4, 5)).transpose(1, 2)
-    assert torch.equal(out[:, :, :5], texts)
-    assert (out[:, :, 5:] == 0).all()
-    back = torch.zeros(30, 2, 6).bfloat16()
-    totals = np.full((4, 2, 5), 2, np.float32)
-    kernels.scatter(words(out[:, :, :5].contiguous()), totals, 3, words(back))
-    assert torch.equal(back[3:23], row[3:23] / 2)
+    row = torch.from_numpy(np.random.default_rng(0).normal(size=(30, 2, 6))).bfloat16()
+    starts, lengths = np.asarray([3, 8, 20]), np.asarray([5, 12, 1])
+    out = torch.full((3, 2, 16, 6), torch.nan).bfloat16()
+    kernels.gather(words(row), starts, lengths, words(out))
+    for b, (start, n) in enumerate(zip(starts, lengths, strict=True)):
+        assert torch.equal(out[b, :, :n], row[start : start + n].transpose(0, 1))
+        assert (out[b, :, n:] == 0).all()
+    back, totals = torch.zeros(30, 2, 6).bfloat16(), np.full((3, 2, 16), 2, np.float32)
+    kernels.scatter(words(out), totals, starts, lengths, words(back))
+    assert torch.equal(back[3:21], row[3:21] / 2)
     assert (back[:3] == 0).all()
-    assert (back[23:] == 0).all()
+    assert (back[21:] == 0).all()

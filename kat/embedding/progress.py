@@ -1,0 +1,48 @@
+"""How far an embedding run is: tokens, tokens a second, time left, texts. The longest texts of a window come first,
+so that a share of the texts would promise too late an end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kat.embedding.reading import Reading
+
+
+class Progress:
+    """A bar over the tokens of `texts` texts, from the second second on; those not read yet are taken to be like the
+    others. Silent unless `shown` and on a terminal."""
+
+    def __init__(self, texts: int, shown: bool):
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc="embed", unit=" tokens", unit_scale=True, disable=None if shown else True, delay=1)
+        self._all, self._before, self._pieces = texts, 0, 0  # texts; of windows that are over; pieces of this window
+        self._texts, self._left = 0, 0.0  # texts of this window, and how many of them are still to compute
+        self._known = 0  # tokens to compute in the windows that were read
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def skip(self, texts: int) -> None:
+        """A window that an earlier run finished."""
+        self._all -= texts
+
+    def window(self, reading: Reading, tokens: int) -> None:
+        """A window was read, and `tokens` of it are to be computed."""
+        self._before, self._texts = self._before + self._texts, len(reading.tokens)
+        self._pieces = len(reading.lengths)
+        self._left = self._texts * tokens / max(int(reading.lengths.sum()), 1)
+        self._known += tokens
+        mean = self._known / (self._before + self._texts)
+        self._bar.total = round(self._known + mean * (self._all - self._before - self._texts))
+
+    def advance(self, pieces: int, tokens: int) -> None:
+        """So many pieces were computed."""
+        self._left = max(self._left - pieces * self._texts / self._pieces, 0)
+        done = self._before + self._texts - round(self._left)
+        self._bar.set_postfix_str(f"{done:,} of {self._all:,} texts", refresh=False)
+        self._bar.update(tokens)

@@ -1,0 +1,28 @@
+"""What an embedding run did, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def embedded_lines(lengths: np.ndarray, meta: Mapping[str, Any], made_ids: int) -> list[str]:
+    """For people. `lengths` [N, 2] are tokens of each text and tokens lost, `meta` the facts of `Encoder.meta`."""
+    tokens, lost = lengths.T
+    lines = [
+        f"{len(lengths):,} texts, {int(tokens.sum(dtype=np.int64)):,} tokens with {meta['name']} "
+        f"({meta['dimension']} dimensions, {meta['precision']})"
+    ]
+    if cut := int((lost > 0).sum()):
+        kept = {"tail": "end", "head": "beginning"}.get(meta["long_text"], "all")
+        total = int(lost.sum(dtype=np.int64))
+        lines.append(
+            f"  {cut:,} texts are longer than {meta['max_tokens']} tokens: their {kept} was kept, {total:,} tokens lost"
+        )
+    if (chunked := int((tokens > meta["max_tokens"]).sum())) and meta["long_text"] == "chunk":
+        lines.append(f"  {chunked:,} texts are longer than {meta['max_tokens']} tokens: read in pieces, none lost")
+    if made_ids:
+        lines.append(f"  {made_ids:,} rows had no id; it was computed from the opening")
+    return lines
