@@ -202,7 +202,7 @@ def guarded(command: App, tokens: list[str], *, tables: bool) -> None:
     except (KatError, CycloptsError) as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing half-written is left under a final name", 130)
+        _fail("interrupted; nothing half-written is left under a final name, and the same command goes on", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None

@@ -88,8 +88,10 @@ def embed_file(data: Path, out: Path, embed: EmbedOptions, how: RunOptions) -> N
     with artifacts.whole_files(rejected_path(out), out, manifest_path(out)) as (bad, file, record):
         items = _checked(data, how, bad)
         with _embedded(items, out, wanted, embed, how) as (work, meta):
-            torch.save({"ids": [item.id for item in items], "emb": torch.from_numpy(work.vectors)}, file)
-            record.write(sealed(wanted, {out.name: file}, model=meta))
+            ids, lost = [item.id for item in items], work.lengths[:, 1].tolist()
+            torch.save({"ids": ids, "emb": torch.from_numpy(work.vectors)}, file)
+            cut = {i: n for i, n in zip(ids, lost, strict=True) if n}
+            record.write(sealed(wanted, {out.name: file}, model=meta, tokens_lost=cut))
             lines = embedded_lines(work.lengths, meta, items.made_ids)
     discard(out, wanted)
     _said_embedded(lines, items, out, began)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kat.errors import OptionError
-from kat.packing.budget import halves, packs, windows
+from kat.packing.budget import EVEN, halves, packs, windows
 from kat.packing.layout import Layout, pack
 
 
@@ -33,9 +33,22 @@ def test_every_row_is_in_one_pack_within_the_budget(padded, most):
         assert len(rows) <= (most or 1000)
     assert sorted(np.concatenate(found).tolist()) == list(range(1000))
     assert (np.diff(lengths[np.concatenate(found)]) <= 0).all()  # longest first
-    if not padded and most is None:  # as many as fit: no pack could take the next one's first text
-        for rows, after in pairwise(found):
-            assert lengths[rows].sum() + lengths[after[0]] > 2000
+
+
+def test_many_packs_are_equal_and_divided_by_the_processes():
+    lengths = np.minimum(np.random.default_rng(0).geometric(1 / 60, 2000), 250)
+    sizes = [int(lengths[rows].sum()) for rows in packs(lengths, 4096)]
+    assert len(sizes) % EVEN == 0
+    assert len(sizes) - lengths.sum() / 4096 < EVEN + 1
+    assert max(sizes) - min(sizes) < 2 * 250
+
+
+def test_few_packs_are_full():
+    lengths = np.full(100, 50)
+    found = packs(lengths, 2000)
+    assert [int(lengths[rows].sum()) for rows in found] == [2000, 2000, 1000]
+    for rows, after in pairwise(found):
+        assert lengths[rows].sum() + lengths[after[0]] > 2000
 
 
 def test_a_text_over_the_budget_is_read_alone():
