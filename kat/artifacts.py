@@ -97,7 +97,7 @@ def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            key = next(k for k in [*new, *old] if old.get(k) != new.get(k))
+            key = next(k for k in [*new, *old] if old.get(k, ...) != new.get(k, ...))
             if part == "inputs":
                 return f"was made from another {key}"
             return f"was made with {key} = {old.get(key)!r}, not {new.get(key)!r}"

@@ -16,7 +16,7 @@ import orjson
 from kat import artifacts
 from kat.artifacts import is_done, manifest, manifest_path, seal, sealed, sha256_file, whole_folder
 from kat.config import DensityOptions, EmbedOptions, RunOptions
-from kat.embedding.unfinished import begun_as, discard
+from kat.embedding.unfinished import begun_as, discard, remove, unfinished_path
 from kat.errors import InputError
 from kat.reports.embedding import embedded_lines
 from kat.staging import (
@@ -79,7 +79,8 @@ def embed_file(data: Path, out: Path, embed: EmbedOptions, how: RunOptions) -> N
     """Items → one .pt file {"ids": [str], "emb": float32 [N, D]}. Goes on where a stopped run was."""
     import torch
 
-    check_output(out, data)
+    for made in (out, rejected_path(out), manifest_path(out)):
+        check_output(made, data)
     wanted = _embed_manifest(data, embed, how)
     if is_done(out, wanted, overwrite=how.overwrite):
         discard(out, wanted)
@@ -93,6 +94,7 @@ def embed_file(data: Path, out: Path, embed: EmbedOptions, how: RunOptions) -> N
             cut = {i: n for i, n in zip(ids, lost, strict=True) if n}
             record.write(sealed(wanted, {out.name: file}, model=meta, tokens_lost=cut))
             lines = embedded_lines(work.lengths, meta, items.made_ids)
+            _check_unchanged(data, out, wanted)
     discard(out, wanted)
     _said_embedded(lines, items, out, began)
 
@@ -102,20 +104,24 @@ def embed_folder(data: Path, out: Path, embed: EmbedOptions, how: RunOptions) ->
 
     Goes on where a stopped run was.
     """
+    out = out if out.name not in ("", "..") else out.resolve()  # what stands beside it needs a name
+    check_output(rejected_path(out), data)
     wanted = _embed_manifest(data, embed, how)
     if is_done(out, wanted, EMBEDDING_FILES, overwrite=how.overwrite):
         discard(out, wanted)
         return skipped("embed", out)
     began = time.monotonic()
-    with artifacts.whole_files(rejected_path(out)) as (bad,):
+    # The rejected rows get their name before the folder does: a folder that is whole lacks nothing.
+    with whole_folder(out) as folder, artifacts.whole_files(rejected_path(out)) as (bad,):
         items = _checked(data, how, bad)
-        with _embedded(items, out, wanted, embed, how) as (work, meta), whole_folder(out) as folder:
+        with _embedded(items, out, wanted, embed, how) as (work, meta):
             for name in ("embeddings.npy", "lengths.npy"):
                 artifacts.link_or_copy(work.folder / name, folder / name)
             with (folder / "ids.json").open("wb") as file:
                 file.writelines(artifacts.json_list(item.id for item in items))
             seal(folder, wanted, model=meta, items_path=relative(data, out), bad_rows=items.bad)
             lines = embedded_lines(work.lengths, meta, items.made_ids)
+            _check_unchanged(data, out, wanted)
     discard(out, wanted)
     _said_embedded(lines, items, out, began)
 
@@ -279,13 +285,20 @@ def _checked(data: Path, how: RunOptions, bad: IO[bytes]) -> ItemFile:
     return items
 
 
+def _check_unchanged(data: Path, out: Path, wanted: dict[str, Any]) -> None:
+    """Raise InputError if the items are not those that the run began with; its work cannot be trusted then."""
+    if input_hash(data) != wanted["inputs"]["items"]:
+        remove(unfinished_path(out))
+        raise InputError(f"{data} changed while it was embedded; nothing was written. Give the same command again.")
+
+
 @contextlib.contextmanager
 def _embedded(
     items: ItemFile, out: Path, wanted: dict[str, Any], embed: EmbedOptions, how: RunOptions
 ) -> Iterator[tuple[Unfinished, dict[str, Any]]]:
     """The items' vectors and lengths, all of them computed, in the folder of unfinished work; and the model's facts."""
     from kat.embedding.encoder import kept_encoder
-    from kat.embedding.unfinished import Unfinished, unfinished_path
+    from kat.embedding.unfinished import Unfinished
 
     encoder = kept_encoder(embed, how.device)
     begun = begun_as(wanted, f"{encoder.engine.precision} on {encoder.engine.device.type}")
@@ -300,12 +313,14 @@ def _embedded(
 def _embed_manifest(data: Path, embed: EmbedOptions, how: RunOptions) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from kat.models.loading import weights_digest
+    from kat.models.loading import settings_digest, weights_digest
     from kat.models.sources import resolve
 
+    source = resolve(embed.model, allow_network=embed.allow_network)
     hashes = {
         "items": input_hash(data),
-        "model": weights_digest(resolve(embed.model, allow_network=embed.allow_network)),
+        "model": weights_digest(source),
+        "model_settings": settings_digest(source),
     }
     return manifest("embed", hashes, asdict(embed) | {"max_bad_rows": how.max_bad_rows})
 

@@ -20,6 +20,7 @@ from kat.embedding.reading import Reading, read_texts
 from kat.embedding.texts import Tokens, render
 from kat.embedding.workers import Workers
 from kat.errors import InputError, OptionError
+from kat.models.sources import resolve
 from kat.packing.budget import packs, windows
 from kat.records import Embeddings, Prefix
 
@@ -50,11 +51,18 @@ def encode(
 
 def kept_encoder(options: EmbedOptions, device: str) -> Encoder:
     """The encoder of the last call if its options were the same, else a new one in its place."""
-    key = (options, device)
+    key = (options, device, _stamp(options))
     if key not in _kept:
         close_kept()
         _kept[key] = Encoder(options.model, device=device, **_fields(options, without="model"))
     return _kept[key]
+
+
+def _stamp(options: EmbedOptions) -> tuple:
+    """What tells a model's files from those of the same name that were saved over them."""
+    path = resolve(options.model, allow_network=options.allow_network).path
+    files = ((file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file())
+    return tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in files)
 
 
 def close_kept() -> None:
@@ -194,7 +202,7 @@ class Encoder:
         if bad.any():
             raise InputError(
                 f"The model gave no finite vector for {int(bad.sum()):,} texts, first id {id_of(int(np.argmax(bad)))}. "
-                "Try --precision float32."
+                "Try --precision float32 --overwrite."
             )
 
     def _enough_for_workers(self, tokens: int) -> Workers | None:

@@ -80,6 +80,10 @@ class Engine:
             print(f"embed     out of memory: {self.budget:,} tokens at a time from here on", file=sys.stderr)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+        except RuntimeError as error:
+            if "allocate memory" in str(error):  # torch's word for it on a processor
+                raise MemoryError(str(error)) from error
+            raise
         cut = halves(np.fromiter(map(len, tokens), np.int64))
         return np.concatenate([self.vectors(tokens[:cut]), self.vectors(tokens[cut:])])
 

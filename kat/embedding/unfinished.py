@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,27 +97,27 @@ class Unfinished:
                 f"{self.folder} holds the unfinished work of a run that {difference}. Give the same again to finish "
                 "it, or add --overwrite to begin anew."
             )
+        if found is None and not overwrite and any(_arrays(self.folder)):
+            raise OutputError(f"{self.folder} holds arrays that kat did not begin. Move them, or add --overwrite.")
         if found is None or difference:
-            for pattern in ("embeddings.npy", "lengths.npy", "pooled-*.npy"):
-                for path in self.folder.glob(pattern):
-                    path.unlink()
+            for path in _arrays(self.folder):
+                path.unlink()
             os.truncate(self._journal.fileno(), 0)
             with artifacts.whole_file(self.folder / artifacts.MANIFEST) as file:
                 file.write(artifacts.json_bytes(wanted))
 
     def _array(self, name: str, shape: tuple[int, int], kind: type) -> np.ndarray:
         """A mapped array, the one that is there if it fits."""
-        path = self.folder / name
+        path, found = self.folder / name, None
         with contextlib.suppress(OSError, ValueError):
             found = np.lib.format.open_memmap(path, "r+")
-            if found.shape == shape and found.dtype == kind:
-                return found
         with artifacts.as_output_error(self.folder):
-            found = np.lib.format.open_memmap(path, "w+", kind, shape)
+            if found is None or found.shape != shape or found.dtype != kind:
+                found = np.lib.format.open_memmap(path, "w+", kind, shape)
             if hasattr(os, "posix_fallocate"):  # a disk that is full shall say so now, not kill when a page is written
                 with path.open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            return found
+        return found
 
     def _checksum(self, *arrays: np.ndarray) -> int:
         found = 0
@@ -140,11 +139,25 @@ def begun_as(wanted: Mapping[str, Any], computed: str) -> dict[str, Any]:
 def discard(out: Path, wanted: Mapping[str, Any]) -> None:
     """Remove the work on an output that is whole. Work on something else stays."""
     folder = unfinished_path(out)
-    found = artifacts.read_manifest(folder) if folder.is_dir() else None
-    if found is not None:
-        computed = (found.get("options") or {}).get("computed")
-        if artifacts.first_difference(found, begun_as(wanted, computed)) is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    found = (artifacts.read_manifest(folder) if folder.is_dir() else None) or {}
+    options = found.get("options")
+    if not isinstance(options, dict) or "computed" not in options:
+        return  # not the work of this module, whatever its name
+    if artifacts.first_difference(found, begun_as(wanted, options["computed"])) is None:
+        remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of work, but nothing of anybody else's in it."""
+    with contextlib.suppress(OSError):
+        for path in (*_arrays(folder), folder / "journal", folder / artifacts.MANIFEST):
+            path.unlink(missing_ok=True)
+        os.rmdir(os.path.realpath(folder))
+
+
+def _arrays(folder: Path) -> Iterator[Path]:
+    for pattern in ("embeddings.npy", "lengths.npy", "pooled-*.npy"):
+        yield from folder.glob(pattern)
 
 
 def _read_journal(path: Path) -> tuple[dict[int, dict[int, int]], dict[int, int]]:
@@ -171,6 +184,6 @@ def _lock(file: int, folder: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OutputError(
-            f"{folder} is being written by another process. Wait for it, or name another output."
-        ) from None
+        raise OutputError(f"{folder} is being written by another process. Wait, or name another output.") from None
+    except OSError:  # a file system without locks
+        return

@@ -137,6 +137,15 @@ def weights_digest(source: ModelSource) -> str:
     return digest
 
 
+def settings_digest(source: ModelSource) -> str:
+    """One sha256 for all that decides beside the weights how a text is read: the directory's JSON files."""
+    import hashlib
+
+    files = sorted(source.path.rglob("*.json"))
+    parts = [f"{file.relative_to(source.path)} {sha256_file(file)}" for file in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 def _sentence_transformer(path: Path) -> tuple[Path, dict[str, Any]]:
     """The transformer's folder, and what a sentence-transformers model says of pooling and length."""
     modules_file = path / "modules.json"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kat.packing.layout import Layout, Run
-from kat.packing.products import attend_by_products
+from kat.packing.products import LONGEST, attend_by_products
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,8 @@ def packed_attention(
         from kat.packing.cuda import attend_on_cuda
 
         return attend_on_cuda(query, key, value, layout, scale, causal, window), None
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled():
+    quick = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+    if quick and layout.longest <= LONGEST:
         return attend_by_products(query, key, value, layout, scale, causal, window).unsqueeze(0), None
     out = value.new_empty(layout.total, query.shape[1], value.shape[-1])
     for run in layout.runs:

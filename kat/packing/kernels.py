@@ -157,24 +157,25 @@ def gelu(x, out):
 
 
 @numba.njit(**FLAGS)
-def gather(row, starts, lengths, out):
-    """Texts from a packed row [T, H, D] to [B, H, L, D], the first tokens of each at `starts` [B]; zeros fill it up."""
+def gather(row, head, starts, lengths, out):
+    """Texts from a packed row [T, ·, D] to [B, H, L, D]: H heads from `head` on, the first tokens at `starts` [B].
+    Zeros fill it up."""
     for b in range(out.shape[0]):
         for h in range(out.shape[1]):
             for i in range(lengths[b]):
                 for d in range(out.shape[3]):
-                    out[b, h, i, d] = row[starts[b] + i, h, d]
+                    out[b, h, i, d] = row[starts[b] + i, head + h, d]
             for i in range(lengths[b], out.shape[2]):
                 for d in range(out.shape[3]):
                     out[b, h, i, d] = 0
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
-def scatter(found, totals, starts, lengths, row):
+def scatter(found, totals, head, starts, lengths, row):
     """The way back, each text's vectors [B, H, L, D] divided by totals [B, H, L]; what filled them up stays behind."""
     for b in range(found.shape[0]):
         for i in range(lengths[b]):
             for h in range(found.shape[1]):
                 scale = np.float32(1) / totals[b, h, i]
                 for d in range(found.shape[3]):
-                    row[starts[b] + i, h, d] = narrow(wide(found[b, h, i, d]) * scale)
+                    row[starts[b] + i, head + h, d] = narrow(wide(found[b, h, i, d]) * scale)

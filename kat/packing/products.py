@@ -23,6 +23,8 @@ Texts = tuple[np.ndarray, np.ndarray, int]
 
 SCORES = 1 << 19
 """Scores of one product, 1 MB: they stay in the second cache between the product that makes and the one that uses."""
+LONGEST = 4096
+"""Tokens up to which a text is read so: the scores of a longer one, 32 MB a head, are better never written."""
 LANES = 16
 """Texts are filled up to a multiple of this, the float32 numbers of the widest registers."""
 
@@ -31,9 +33,12 @@ def attend_by_products(q, k, v, layout: Layout, scale: float, causal: bool, wind
     """Queries [1, H, T, D], keys and values [1, H', T, D'], all bfloat16 → [T, H, D'], every text for itself."""
     rows = [x[0].transpose(0, 1) for x in (q, k, v)]
     out = rows[0].new_empty(layout.total, q.shape[1], v.shape[-1])
+    shared = k.shape[1]
     for texts, filled in alike(layout.lengths, q.shape[1]):
         part = (layout.bounds[texts], layout.lengths[texts], filled)
-        _attend(*rows, part, scale, causal, window or layout.longest, out)
+        heads = shared if len(part[1]) > 1 else max(1, SCORES // (q.shape[1] // shared * filled**2))
+        for first in range(0, shared, heads):  # a long text's scores would leave the cache, and any memory
+            _attend(*rows, part, (first, min(first + heads, shared)), scale, causal, window or layout.longest, out)
     return out
 
 
@@ -54,8 +59,8 @@ def alike(lengths: np.ndarray, heads: int) -> Iterator[tuple[slice, int]]:
             start += count
 
 
-def _attend(q, k, v, texts: Texts, scale: float, causal: bool, window: int, out: torch.Tensor) -> None:
-    """Some texts of rows [T, H, D] into `out` [T, H, D'].
+def _attend(q, k, v, texts: Texts, heads: tuple[int, int], scale: float, causal: bool, window: int, out) -> None:
+    """Some texts of rows [T, H, D] into `out` [T, H, D'], for the heads of keys from the first to before the last.
 
     The products see zeros behind a text's keys; the softmax does not. Its sum divides what comes out, not what goes
     into the second product: one pass over the shorter side.
@@ -65,7 +70,10 @@ def _attend(q, k, v, texts: Texts, scale: float, causal: bool, window: int, out:
     from kat.packing import kernels
 
     starts, lengths, filled = texts
-    asked, keys, values = (_gathered(x, texts) for x in (q, k, v))
+    first, count = heads[0], heads[1] - heads[0]
+    groups = q.shape[1] // k.shape[1]
+    asked = _gathered(q, texts, first * groups, count * groups)
+    keys, values = (_gathered(x, texts, first, count) for x in (k, v))
     # The queries of a group of heads stand one below the other before the keys that they share.
     shared = keys.shape[:2]
     asked = asked.view(shared.numel(), -1, asked.shape[-1])
@@ -73,17 +81,17 @@ def _attend(q, k, v, texts: Texts, scale: float, causal: bool, window: int, out:
     scores = torch.baddbmm(asked.new_empty(1, 1, 1), asked, keys.transpose(1, 2), beta=0, alpha=scale)
     totals = np.empty((*shared, scores.shape[1]), np.float32)
     kernels.exponentials(_words(scores.view(*totals.shape, filled)), lengths, causal, window, totals)
-    found = torch.bmm(scores, values).view(len(lengths), q.shape[1], filled, -1)
-    kernels.scatter(_words(found), totals.reshape(found.shape[:3]), starts, lengths, _words(out))
+    found = torch.bmm(scores, values).view(len(lengths), count * groups, filled, -1)
+    kernels.scatter(_words(found), totals.reshape(found.shape[:3]), first * groups, starts, lengths, _words(out))
 
 
-def _gathered(row: torch.Tensor, texts: Texts) -> torch.Tensor:
-    """The texts of a row [T, H, D] as [B, H, filled, D]."""
+def _gathered(row: torch.Tensor, texts: Texts, head: int, heads: int) -> torch.Tensor:
+    """The texts of a row [T, ·, D] as [B, heads, filled, D], from `head` on."""
     from kat.packing import kernels
 
     starts, lengths, filled = texts
-    found = row.new_empty(len(lengths), row.shape[1], filled, row.shape[2])
-    kernels.gather(_words(row), starts, lengths, _words(found))
+    found = row.new_empty(len(lengths), heads, filled, row.shape[2])
+    kernels.gather(_words(row), head, starts, lengths, _words(found))
     return found
 
 

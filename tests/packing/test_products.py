@@ -79,6 +79,20 @@ def test_alike_texts_are_taken_together_in_few_shapes():
     assert list(alike(np.asarray([5000, 1]), 12)) == [(slice(0, 1), 5008), (slice(1, 2), 16)]
 
 
+@pytest.mark.parametrize("heads", [4, 2])
+def test_a_long_text_is_read_some_heads_at_a_time(heads, monkeypatch):
+    monkeypatch.setattr("kat.packing.products.SCORES", 40 * 40)
+    torch.manual_seed(0)
+    layout = Layout(np.asarray([60, 33, 5]))
+    q, k, v = (torch.randn(1, n, layout.total, 8).bfloat16() for n in (4, heads, heads))
+    with torch.inference_mode():
+        found = attend_by_products(q, k, v, layout, 0.35, True, None).transpose(0, 1)
+    for a, n in zip(layout.bounds.tolist(), layout.lengths.tolist(), strict=False):
+        one = slice(a, a + n)
+        wanted = softmax_attention(*(x[0][:, one] for x in (q, k, v)), 0.35, keep(n, True, None))
+        assert (found[:, one].double() - wanted).abs().max() < 0.03
+
+
 @pytest.mark.parametrize("window", [1, 3, 17, 40])
 @pytest.mark.parametrize("causal", [False, True])
 def test_exponentials_of_the_keys_that_are_seen_sum_to_what_was_written(causal, window):
@@ -119,12 +133,12 @@ def test_texts_go_there_and_back():
     row = torch.from_numpy(np.random.default_rng(0).normal(size=(30, 2, 6))).bfloat16()
     starts, lengths = np.asarray([3, 8, 20]), np.asarray([5, 12, 1])
     out = torch.full((3, 2, 16, 6), torch.nan).bfloat16()
-    kernels.gather(words(row), starts, lengths, words(out))
+    kernels.gather(words(row), 0, starts, lengths, words(out))
     for b, (start, n) in enumerate(zip(starts, lengths, strict=True)):
         assert torch.equal(out[b, :, :n], row[start : start + n].transpose(0, 1))
         assert (out[b, :, n:] == 0).all()
     back, totals = torch.zeros(30, 2, 6).bfloat16(), np.full((3, 2, 16), 2, np.float32)
-    kernels.scatter(words(out), totals, starts, lengths, words(back))
+    kernels.scatter(words(out), totals, 0, starts, lengths, words(back))
     assert torch.equal(back[3:21], row[3:21] / 2)
     assert (back[:3] == 0).all()
     assert (back[21:] == 0).all()
