@@ -7,13 +7,18 @@ import random
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+from making import tiny
 
+from kat import pipeline
 from kat.artifacts import MANIFEST, manifest
+from kat.config import EmbedOptions, RunOptions
+from kat.embedding import encoder as encoders
 from kat.embedding.unfinished import Unfinished, begun_as, discard, unfinished_path
-from kat.errors import OutputError
+from kat.errors import InputError, OutputError
 
 KILLS = 30
 FILES = ("embeddings.npy", "ids.json", "lengths.npy", MANIFEST)
@@ -252,3 +257,92 @@ def test_a_full_disk_is_said_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OutputError, match="No space left"):
         begin(tmp_path / "o.unfinished")
+
+
+def embed(data, model, out, **how) -> None:
+    pipeline.embed_folder(data, out, EmbedOptions(str(model), precision="float32"), RunOptions(device="cpu", **how))
+
+
+def test_an_input_named_like_an_output_is_never_lost(tmp_path, tiny_llama):
+    data = items(tmp_path / "o.rejected.jsonl", 3)
+    before = data.read_bytes()
+    with pytest.raises(OutputError, match="is the input"):
+        embed(data, tiny_llama, tmp_path / "o")
+    for name in ("p.pt.rejected.jsonl", "p.pt.manifest.json"):
+        data = data.rename(tmp_path / name)
+        with pytest.raises(OutputError, match="is the input"):
+            pipeline.embed_file(data, tmp_path / "p.pt", EmbedOptions(tiny_llama), RunOptions(device="cpu"))
+        assert data.read_bytes() == before
+
+
+def test_items_that_change_under_way_make_nothing(tmp_path, tiny_llama, monkeypatch):
+    data, encode_into = items(tmp_path / "d.jsonl", 5), encoders.Encoder.encode_into
+
+    def change(self, work, found, **more):
+        encode_into(self, work, found, **more)
+        data.write_bytes(b"".join(reversed(data.read_bytes().splitlines(keepends=True))))
+
+    monkeypatch.setattr(encoders.Encoder, "encode_into", change)
+    with pytest.raises(InputError, match=r"d\.jsonl changed"):
+        embed(data, tiny_llama, tmp_path / "o")
+    assert not (tmp_path / "o" / MANIFEST).exists()
+    assert not unfinished_path(tmp_path / "o").exists()
+
+
+def test_weights_saved_over_a_model_are_read_again(tmp_path):
+    data, model = items(tmp_path / "d.jsonl", 5), tmp_path / "model"
+    vectors = []
+    for size in (64, 96):
+        tiny(model, "Llama", pad_token_id=1, intermediate_size=size)
+        embed(data, model, tmp_path / str(size))
+        vectors.append(np.load(tmp_path / str(size) / "embeddings.npy"))
+        found = json.loads((tmp_path / str(size) / MANIFEST).read_bytes())
+        assert found["model"]["sha256"] == found["inputs"]["model"]
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
+
+
+def test_work_with_another_tokenizer_is_not_gone_on_with(tmp_path):
+    data, model = items(tmp_path / "d.jsonl", 5), tmp_path / "model"
+    tiny(model, "Llama", pad_token_id=1)
+    embed(data, model, tmp_path / "o")
+    (model / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(OutputError, match="another model_settings"):
+        embed(data, model, tmp_path / "o")
+
+
+def test_a_finished_output_is_no_work(tmp_path, tiny_llama):
+    data = items(tmp_path / "d.jsonl", 5)
+    for name in ("o", "o.unfinished", "o"):
+        embed(data, tiny_llama, tmp_path / name)
+    assert (tmp_path / "o.unfinished" / MANIFEST).exists()
+
+
+def test_what_others_keep_in_the_folder_stays(tmp_path):
+    folder = unfinished_path(tmp_path / "o")
+    begin(folder, wanted=begun_as(WANTED, "float32 on cpu")).__exit__()
+    (folder / "mine.txt").write_text("kept")
+    discard(tmp_path / "o", WANTED)
+    assert [p.name for p in folder.iterdir()] == ["mine.txt"]
+    (folder / "embeddings.npy").write_text("theirs")
+    with pytest.raises(OutputError, match="did not begin"):
+        begin(folder)
+    assert (folder / "embeddings.npy").read_text() == "theirs"
+    (folder / MANIFEST).write_text('{"options": [1]}')
+    discard(tmp_path / "o", WANTED)
+
+
+def test_a_disk_that_was_full_is_looked_at_again(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda *given: asked.append(given[2]))
+    begin(tmp_path / "o.unfinished").__exit__()
+    begin(tmp_path / "o.unfinished").__exit__()
+    assert len(asked) == 4  # two arrays, twice
+
+
+def test_the_current_folder_can_be_the_output(tmp_path, tiny_llama, monkeypatch):
+    data = items(tmp_path / "d.jsonl", 5)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    embed(data, tiny_llama, Path("."))
+    assert (tmp_path / "here" / MANIFEST).exists()
+    assert not list(tmp_path.glob("*.unfinished"))
