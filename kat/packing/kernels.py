@@ -123,18 +123,23 @@ def exponentials(scores, lengths, causal, window, totals):
     than `window` away. The rest become 0. `totals` [B, H', G·K] float32 gets the sum of what was written, so that
     rounding cancels; 1 for the queries behind a text's end, whose scores are left alone.
     """
+    keys = scores.shape[3]
     for b in range(scores.shape[0]):
+        length = lengths[b]
         for h in range(scores.shape[1]):
             for q in range(scores.shape[2]):
-                i = q % scores.shape[3]
-                if i >= lengths[b]:
+                i = q % keys
+                if i >= length:
                     totals[b, h, q] = 1
                     continue
+                row = scores[b, h, q]
                 a = max(i - window + 1, 0)
-                z = i + 1 if causal else min(i + window, lengths[b])
-                scores[b, h, q, :a] = UNSEEN
-                scores[b, h, q, z:] = UNSEEN
-                totals[b, h, q] = _exponentials(scores[b, h, q])
+                z = i + 1 if causal else min(i + window, length)
+                for key in range(a):
+                    row[key] = UNSEEN
+                for key in range(z, keys):
+                    row[key] = UNSEEN
+                totals[b, h, q] = _exponentials(row)
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
@@ -161,11 +166,13 @@ def gather(row, head, starts, lengths, out):
     """Texts from a packed row [T, ·, D] to [B, H, L, D]: H heads from `head` on, the first tokens at `starts` [B].
     Zeros fill it up."""
     for b in range(out.shape[0]):
+        start, length = starts[b], lengths[b]  # read once: the compiler cannot know that `out` is not where they are
         for h in range(out.shape[1]):
-            for i in range(lengths[b]):
+            for i in range(length):
+                token, column = start + i, head + h
                 for d in range(out.shape[3]):
-                    out[b, h, i, d] = row[starts[b] + i, head + h, d]
-            for i in range(lengths[b], out.shape[2]):
+                    out[b, h, i, d] = row[token, column, d]
+            for i in range(length, out.shape[2]):
                 for d in range(out.shape[3]):
                     out[b, h, i, d] = 0
 
@@ -174,8 +181,10 @@ def gather(row, head, starts, lengths, out):
 def scatter(found, totals, head, starts, lengths, row):
     """The way back, each text's vectors [B, H, L, D] divided by totals [B, H, L]; what filled them up stays behind."""
     for b in range(found.shape[0]):
-        for i in range(lengths[b]):
+        start, length = starts[b], lengths[b]
+        for i in range(length):
+            token = start + i
             for h in range(found.shape[1]):
-                scale = np.float32(1) / totals[b, h, i]
+                scale, column = np.float32(1) / totals[b, h, i], head + h
                 for d in range(found.shape[3]):
-                    row[starts[b] + i, head + h, d] = narrow(wide(found[b, h, i, d]) * scale)
+                    row[token, column, d] = narrow(wide(found[b, h, i, d]) * scale)

@@ -36,8 +36,8 @@ def attend_by_products(q, k, v, layout: Layout, scale: float, causal: bool, wind
     shared = k.shape[1]
     for texts, filled in alike(layout.lengths, q.shape[1]):
         part = (layout.bounds[texts], layout.lengths[texts], filled)
-        heads = shared if len(part[1]) > 1 else max(1, SCORES // (q.shape[1] // shared * filled**2))
-        for first in range(0, shared, heads):  # a long text's scores would leave the cache, and any memory
+        heads = shared if len(part[1]) > 1 else max(1, 4 * SCORES // (q.shape[1] // shared * filled**2))
+        for first in range(0, shared, heads):  # a long text's scores would leave any memory
             _attend(*rows, part, (first, min(first + heads, shared)), scale, causal, window or layout.longest, out)
     return out
 
