@@ -94,7 +94,8 @@ class Engine:
     def _forward(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
         import torch
 
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+        # Not inference mode: it does not count a tensor's changes, which `kat.packing.norms.low` relies on.
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             if self.unpacked is None:
                 hidden, layout = hidden_states(self.loaded.model, [*tokens, *self._filler(tokens)])
                 found = pool_packed(hidden, layout, self.pooling)[: len(tokens)]

@@ -13,11 +13,11 @@ FLAGS = {"cache": True, "nogil": True, "error_model": "numpy"}
 LOOSE = {"reassoc", "contract", "nsz"}  # sums in any order; NaN and infinity keep their meaning
 
 LOG2_E = np.float32(np.log2(np.e))
-LOWEST = np.float32(-127)  # what `power_of_two` makes 0 of
+LOWEST = np.float32(-127)  # what `scaled` makes 0 of
 UNSEEN = np.uint16(0xFF80)  # minus infinity
-# 2^f on [-1/2, 1/2] to 3e-6, and (Φ(x) - 1/2) / x in (x/4)², so that x·Φ(x) is right to 1e-5 for |x| up to 4: fitted
-# by weighted least squares at Chebyshev nodes. A bfloat16 is right to 4e-3.
-EXP2 = tuple(np.float32(c) for c in (0.9999992, 0.693122, 0.24024981, 0.05591704, 0.00956051))
+# 2^f = 1 + f·(…) on [-1/2, 1/2] to 1e-4, and (Φ(x) - 1/2) / x in (x/4)², so that x·Φ(x) is right to 1e-5 for |x| up
+# to 4: fitted by weighted least squares at Chebyshev nodes. A bfloat16 is right to 4e-3.
+EXP2 = tuple(np.float32(c) for c in (0.69328293, 0.24221096, 0.05500893))
 PHI = tuple(
     np.float32(c)
     for c in (
@@ -80,24 +80,24 @@ def narrow(_, value):
 
 
 @intrinsic
-def power_of_two(_, exponent):
-    """2^n as float32, for whole n from -126 to 127; 0 for -127."""
+def scaled(_, value, exponent):
+    """value · 2^n of float32 numbers, for whole n that leave it a normal number; exactly 0 for 1 · 2^-127."""
 
     def emit(context, builder, signature, args):
-        number = builder.fptosi(args[0], ir.IntType(32))
-        word = builder.shl(builder.add(number, ir.Constant(ir.IntType(32), 127)), ir.Constant(ir.IntType(32), 23))
+        exponent = builder.shl(builder.fptosi(args[1], ir.IntType(32)), ir.Constant(ir.IntType(32), 23))
+        word = builder.add(builder.bitcast(args[0], ir.IntType(32)), exponent)
         return builder.bitcast(word, ir.FloatType())
 
-    return types.float32(types.float32), emit
+    return types.float32(types.float32, types.float32), emit
 
 
 @numba.njit(fastmath=LOOSE, inline="always", **{k: v for k, v in FLAGS.items() if k != "cache"})
-def exp(x):
-    """e^x for x ≤ 0, to 4e-6, and 0 below 2^-126."""
-    y = max(x * LOG2_E, LOWEST)
+def exp(x, largest):
+    """e^(x - largest) for x ≤ largest, to 1e-4, and 0 or a number below 2^-125 where that is below 2^-126."""
+    y = max(x * LOG2_E - largest * LOG2_E, LOWEST)
     n = np.floor(y + np.float32(0.5))
     f = y - n
-    return power_of_two(n) * (EXP2[0] + f * (EXP2[1] + f * (EXP2[2] + f * (EXP2[3] + f * EXP2[4]))))
+    return scaled(np.float32(1) + f * (EXP2[0] + f * (EXP2[1] + f * EXP2[2])), n)
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
@@ -108,7 +108,7 @@ def _exponentials(row):
         top = max(top, rank(row[i]))
     largest, total = wide(unrank(top)), np.float32(0)
     for i in range(len(row)):
-        half = narrow(exp(wide(row[i]) - largest))
+        half = narrow(exp(wide(row[i]), largest))
         row[i] = half
         total += wide(half)
     return total
@@ -159,6 +159,45 @@ def gelu(x, out):
         p = PHI[0] + t * p
         inside = v * (np.float32(0.5) + v * p)
         out[i] = narrow(inside if t < np.float32(1) else max(v, np.float32(0)))
+
+
+@numba.njit(fastmath=LOOSE, **FLAGS)
+def _normalised(row, weight, bias, eps, centred, low):
+    """One row, in place; its bfloat16 numbers into `low`."""
+    size = np.float32(len(row))
+    mean, square = np.float32(0), np.float32(0)
+    if centred:
+        for d in range(len(row)):
+            mean += row[d]
+        mean /= size
+    for d in range(len(row)):
+        off = row[d] - mean
+        square += off * off
+    scale = np.float32(1) / np.sqrt(square / size + eps)
+    for d in range(len(row)):
+        value = (row[d] - mean) * scale * weight[d] + bias[d]
+        row[d] = value
+        low[d] = narrow(value)
+
+
+@numba.njit(fastmath=LOOSE, **FLAGS)
+def norm(x, weight, bias, eps, centred, out, low):
+    """Layer norm (`centred`) or root mean square norm of x [N, D] into `out` [N, D] float32 and `low` [N, D] uint16."""
+    for i in range(len(x)):
+        row, found = x[i], out[i]
+        for d in range(len(row)):
+            found[d] = row[d]
+        _normalised(found, weight, bias, eps, centred, low[i])
+
+
+@numba.njit(fastmath=LOOSE, **FLAGS)
+def norm_of_sum(x, half, weight, bias, eps, centred, out, low):
+    """The norm of x [N, D] float32 + half [N, D] uint16, as `norm` gives it."""
+    for i in range(len(x)):
+        row, other, found = x[i], half[i], out[i]
+        for d in range(len(row)):
+            found[d] = row[d] + wide(other[d])
+        _normalised(found, weight, bias, eps, centred, low[i])
 
 
 @numba.njit(**FLAGS)

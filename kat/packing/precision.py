@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kat.packing.norms import in_one_pass, low
+
 if TYPE_CHECKING:
     import torch
 
@@ -34,6 +36,8 @@ def to_bfloat16(model: torch.nn.Module) -> torch.nn.Module:
                 setattr(parent, name, kind(child.weight.detach().t(), child.bias))
             elif (isinstance(child, torch.nn.GELU) and child.approximate == "none") or type(child) is GELUActivation:
                 setattr(parent, name, _gelu_class()())
+    for stack in stacks:
+        in_one_pass(stack)
     return model
 
 
@@ -75,7 +79,7 @@ def _linear_class() -> type[torch.nn.Module]:
                 self.weight = torch.nn.Parameter(laid, requires_grad=False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = x.to(torch.bfloat16)
+            x = low(x)
             if self.laid_out:
                 return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
             return torch.nn.functional.linear(x, self.weight, self.bias)

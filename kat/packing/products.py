@@ -80,9 +80,9 @@ def _attend(q, k, v, texts: Texts, heads: tuple[int, int], scale: float, causal:
     keys, values = keys.view(len(asked), filled, -1), values.view(len(asked), filled, -1)
     scores = torch.baddbmm(asked.new_empty(1, 1, 1), asked, keys.transpose(1, 2), beta=0, alpha=scale)
     totals = np.empty((*shared, scores.shape[1]), np.float32)
-    kernels.exponentials(_words(scores.view(*totals.shape, filled)), lengths, causal, window, totals)
+    kernels.exponentials(as_words(scores.view(*totals.shape, filled)), lengths, causal, window, totals)
     found = torch.bmm(scores, values).view(len(lengths), count * groups, filled, -1)
-    kernels.scatter(_words(found), totals.reshape(found.shape[:3]), first * groups, starts, lengths, _words(out))
+    kernels.scatter(as_words(found), totals.reshape(found.shape[:3]), first * groups, starts, lengths, as_words(out))
 
 
 def _gathered(row: torch.Tensor, texts: Texts, head: int, heads: int) -> torch.Tensor:
@@ -91,11 +91,11 @@ def _gathered(row: torch.Tensor, texts: Texts, head: int, heads: int) -> torch.T
 
     starts, lengths, filled = texts
     found = row.new_empty(len(lengths), heads, filled, row.shape[2])
-    kernels.gather(_words(row), head, starts, lengths, _words(found))
+    kernels.gather(as_words(row), head, starts, lengths, as_words(found))
     return found
 
 
-def _words(x: torch.Tensor) -> np.ndarray:
+def as_words(x: torch.Tensor) -> np.ndarray:
     """The same memory as uint16."""
     import torch
 
