@@ -14,6 +14,7 @@ _HOMES = {
     "KatError": "kat.errors",
     "Neighbors": "kat.records",
     "Pair": "kat.records",
+    "PairWeights": "kat.density.pair_storage",
     "Prefix": "kat.records",
     "Weights": "kat.records",
     "encode": "kat.embedding.encoder",
@@ -22,9 +23,11 @@ _HOMES = {
     "load_density_mapping": "kat.density.mapping",
     "open_prefixes": "kat.data.openings",
     "opening_id": "kat.data.openings",
+    "read_pair_weights": "kat.density.pair_storage",
     "read_pairs": "kat.data.pairs",
     "unique_prefixes": "kat.data.openings",
     "weigh": "kat.density.weights",
+    "weigh_pairs": "kat.density.pair_weights",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]

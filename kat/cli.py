@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from kat import __version__
-from kat.config import DensityOptions, EmbedOptions, RunOptions, whole
+from kat.config import DensityOptions, EmbedOptions, PairOptions, RunOptions, whole
 from kat.errors import KatError, MismatchError, OptionError
 
 PairsFile = Annotated[Path, Parameter(help="Preference pairs: .jsonl, .jsonl.gz, .jsonl.zst or .parquet.")]
@@ -110,6 +110,24 @@ def sample(
     from kat import pipeline
 
     pipeline.sample_folder(folder, out, budget, seed, overwrite)
+
+
+@app.command
+def weigh_pairs(
+    run: Annotated[Path, Parameter(help="A folder of `kat run`, or of weights.")],
+    *,
+    out: Annotated[
+        Path | None, Parameter(help="The .parquet file to write [default: RUN/pair_weights.parquet].")
+    ] = None,
+    pairs_path: Annotated[Path | None, Parameter(help="The pairs [default: those that the run was made from].")] = None,
+    pairs: PairOptions = PairOptions(),
+    how: RunOptions = RunOptions(),
+) -> None:
+    """Weights of openings to one weight a pair, for any trainer, with a split that near-duplicates do not cross."""
+    from kat import weighing
+
+    made = weighing.weigh_pairs(run, out, pairs_path, pairs, how)
+    print(f"next      every column is explained by: kat.read_pair_weights({str(made)!r})")
 
 
 @app.command

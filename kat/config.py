@@ -178,3 +178,44 @@ class DensityOptions:
         one_of("metric", self.metric, ("cosine", "euclidean"))
         one_of("search", self.search, ("exact", "approximate"))
         check_weighting(self.ess, self.cap, self.temperature, self.max_temperature)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PairOptions:
+    """How weights of openings become weights of pairs, and which pairs train."""
+
+    multiplicity: Annotated[
+        Literal["pair", "sqrt", "opening"],
+        _help("What an opening of m pairs counts with: m, √m or 1 (times its density weight)."),
+    ] = "sqrt"
+    cap: Annotated[float, _help("Largest pair weight allowed; the mean over the training pairs is 1.")] = 10.0
+    split: Annotated[
+        Literal["group", "opening", "none"],
+        _help("What stays on one side of the split: groups of near-duplicate openings, or single openings."),
+    ] = "group"
+    validation_share: Annotated[float, _help("Share of the pairs that validate.")] = 0.1
+    group_cosine: Annotated[float, _help("Openings at this cosine or more are near-duplicates.")] = 0.95
+    missing_weight: Annotated[
+        Literal["error", "one", "drop"], _help("What a pair gets whose opening has no density weight.")
+    ] = "error"
+    duplicates: Annotated[Literal["keep", "drop"], _help("Whether exact copies of an earlier pair stay.")] = "keep"
+    control: Annotated[
+        Literal["uniform", "permuted", "multiplicity", "length"] | None,
+        _help("Instead of density weights, what they are to be compared with; the split stays the same."),
+    ] = None
+    seed: Annotated[int, whole("Of the split and of --control permuted.")] = 0
+
+    def __post_init__(self):
+        one_of("multiplicity", self.multiplicity, ("pair", "sqrt", "opening"))
+        one_of("split", self.split, ("group", "opening", "none"))
+        one_of("missing_weight", self.missing_weight, ("error", "one", "drop"))
+        one_of("duplicates", self.duplicates, ("keep", "drop"))
+        one_of("control", self.control, (None, "uniform", "permuted", "multiplicity", "length"))
+        whole_number("seed", self.seed, least=0)
+        for name, low, high in (("validation_share", 0, 1), ("group_cosine", 0, 1), ("cap", 1, math.inf)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
+                raise OptionError(f"{name} is {value!r}; expected a number from {low} to {high:g}.")
+        if self.control == "multiplicity" and self.multiplicity == "pair":
+            raise OptionError("control is multiplicity, and multiplicity pair does nothing; use sqrt or opening.")

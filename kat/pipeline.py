@@ -69,7 +69,8 @@ def make_prefixes(pairs_path: Path, out: Path, how: RunOptions) -> None:
         file.writelines(map(prefix_line, prefixes))
         stats = prefix_stats(reader.stats, openings)
         beside.write(artifacts.json_bytes(stats))
-        record.write(sealed(wanted, {out.name: file, stats_path.name: beside}))
+        files = {out.name: file, stats_path.name: beside}
+        record.write(sealed(wanted, files, pairs_path=relative(pairs_path, out.parent)))
     said_rejected(out, reader.stats.bad)
     said("prefixes", f"{stats['pairs']:,} pairs → {stats['openings']:,} openings", out, began)
     print("\n".join(prefix_lines(stats)))

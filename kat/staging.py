@@ -28,14 +28,19 @@ def rejected_path(out: Path) -> Path:
     return out.with_name(out.name + ".rejected.jsonl")
 
 
-def check_output(out: Path, *inputs: Path) -> None:
-    """Raise OutputError for an output that is its own input, or that is named like what kat does not write."""
+def check_output(out: Path, *inputs: Path, suffix: str = "") -> None:
+    """Raise OutputError for an output that is its own input, or that is named like another format.
+
+    `suffix` is that of the output's format, if it needs one.
+    """
     if not out.name:
         raise OutputError(f"{out} is not a file that can be written. Name another output.")
     for source in inputs:
         if source.exists() and out.exists() and out.samefile(source):
             raise OutputError(f"{out} is the input, which is never overwritten. Name another output.")
-    if out.suffix in (".gz", ".zst", ".parquet"):
+    if suffix and out.suffix != suffix:
+        raise OutputError(f"{out} is written as {suffix[1:]}; give it a name that ends in {suffix}.")
+    if out.suffix in (".gz", ".zst", ".parquet") and out.suffix != suffix:
         raise OutputError(f"{out} would be written uncompressed; name it without {out.suffix}.")
 
 

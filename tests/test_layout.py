@@ -25,6 +25,7 @@ FLOORS = {
     "kat.staging": 5,
     "kat.pipeline": 6,
     "kat.verify": 6,
+    "kat.weighing": 6,
     "kat.cli": 7,
     "kat.doors": 7,
 }

@@ -51,6 +51,20 @@ def estimate_density(
     )
 
 
+def query_log_density(queries: Neighbors, among: Density) -> np.ndarray:
+    """Log density [M] of queries, on the scale of the density of the rows that they were searched among.
+
+    Same k, estimator and intrinsic dimension; a row that equals a query is a copy of it. Raises OptionError for
+    "inverse_cosine" with Euclidean distances.
+    """
+    if among.k == 0:
+        return np.zeros(len(queries))
+    if among.estimator == "inverse_cosine" and queries.metric != "cosine":
+        raise OptionError("inverse_cosine of queries needs cosine neighbours: search with metric='cosine'.")
+    spacing = queries.spacing[:, : among.k]
+    return ESTIMATORS[among.estimator](spacing, among.intrinsic_dimension, queries.multiplicity)
+
+
 Copies = np.ndarray | int
 """Rows that share a row's vector, itself included: [N], or 1 for all."""
 

@@ -1,0 +1,111 @@
+"""`pair_weights.parquet`: one row for every pair of a source, in its order, for any trainer to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from kat.errors import InputError, MismatchError
+
+
+@dataclass(frozen=True)
+class PairWeights:
+    """The columns of the file, [P] each; strings as Python objects.
+
+    `pair_id` is unique and `row` the pair's line in the source. `m` counts the pairs of its opening in its own part of
+    the split, and `multiplicity_factor` is m^(a−1). `log_density` is the run's, which made the density weight `w` of
+    the opening. `v` is the final weight: mean 1 over the training pairs, and NaN elsewhere. `train_log_density` is
+    measured among the openings that train, of which one that validates is a query, and `bin` the fifth of those that
+    it falls in: 0 is the rarest. `group` numbers the groups of near-duplicates.
+
+    In Python NaN, "" and −1 stand where the file has nulls: of what is unknown, and of pairs that are left out.
+    """
+
+    pair_id: np.ndarray
+    row: np.ndarray
+    opening_id: np.ndarray
+    src: np.ndarray
+    m: np.ndarray
+    log_density: np.ndarray
+    w: np.ndarray
+    multiplicity_factor: np.ndarray
+    v: np.ndarray
+    split: np.ndarray
+    group: np.ndarray
+    train_log_density: np.ndarray
+    bin: np.ndarray
+    chosen_chars: np.ndarray
+    rejected_chars: np.ndarray
+    left_out: np.ndarray
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.pair_id)
+
+    def training_weights(self) -> dict[str, float]:
+        """{pair id: v} of the pairs that train."""
+        rows = self.split == "train"
+        return dict(zip(self.pair_id[rows].tolist(), self.v[rows].tolist(), strict=True))
+
+
+COLUMNS = tuple(f.name for f in fields(PairWeights) if f.name != "path")
+_TEXT = ("pair_id", "opening_id", "src", "split", "left_out")
+_WHOLE = {"row": "int64", "m": "int32", "group": "int64", "bin": "int8", "chosen_chars": "int32"}
+_WHOLE["rejected_chars"] = "int32"
+_NULLS = {"split": "", "left_out": "", "bin": -1, "group": -1}
+"""Of whole numbers and strings; of float columns it is NaN."""
+
+
+def write_pair_weights(weights: PairWeights, file: IO[bytes], facts: str) -> None:
+    """Write the file; `facts`, a JSON report, stands in its metadata under "kat"."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {}
+    for name in COLUMNS:
+        values = getattr(weights, name)
+        if name in _TEXT:
+            columns[name] = pa.array([v if v or name not in _NULLS else None for v in values], pa.string())
+        elif name in _WHOLE:
+            mask = values == _NULLS[name] if name in _NULLS else None
+            columns[name] = pa.array(values.astype(_WHOLE[name]), mask=mask)
+        else:
+            columns[name] = pa.array(values.astype(np.float64), mask=np.isnan(values))
+    table = pa.table(columns).replace_schema_metadata({"kat": facts})
+    pq.write_table(table, file, compression="zstd")
+
+
+def read_pair_weights(path: str | Path) -> PairWeights:
+    """The columns of a file of `kat weigh-pairs`.
+
+    Raises InputError if it is not there or no such file, MismatchError if an id stands twice in it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    remedy = "Make it with: kat weigh-pairs RUN"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. {remedy}")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is no parquet file: {error}. {remedy}") from error
+    if missing := [name for name in COLUMNS if name not in table.column_names]:
+        raise InputError(f"{path} has no column {', '.join(missing)}. {remedy}")
+    found = {name: _column(table[name], name) for name in COLUMNS}
+    ids, counts = np.unique(found["pair_id"].astype(str), return_counts=True)
+    if len(ids) < len(table):
+        raise MismatchError(f"{path} holds the pair id {ids[np.argmax(counts)]} {counts.max()} times. {remedy}")
+    return PairWeights(**found, path=path)
+
+
+def _column(column, name: str) -> np.ndarray:
+    if name in _NULLS:
+        column = column.fill_null(_NULLS[name])
+    if name in _TEXT:
+        return np.asarray(column.to_pylist(), object)
+    return np.asarray(column.to_numpy(), None if name in _WHOLE else np.float64)

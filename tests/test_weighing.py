@@ -1,0 +1,117 @@
+"""`kat weigh-pairs` on a demo run: what it writes, what it refuses, and that it starts from the right pairs."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import kat
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A demo run, read only."""
+    from kat import cli
+
+    folder = tmp_path_factory.mktemp("weighed")
+    for argv in (
+        ["demo-data", "--out", folder / "pairs.jsonl", "--pairs", 600],
+        ["run", folder / "pairs.jsonl", "--out", folder / "run", "--device", "cpu"],
+    ):
+        cli.main([str(a) for a in argv])
+    return folder
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of it to change."""
+    for path in made.iterdir():
+        (shutil.copytree if path.is_dir() else shutil.copyfile)(path, tmp_path / path.name)
+    return tmp_path / "run"
+
+
+def test_a_run_becomes_pair_weights(run, kat_cli):
+    ran = kat_cli("weigh-pairs", run, "--validation_share", 0.2)
+    assert ran.rc == 0, ran.stderr
+    found = kat.read_pair_weights(run / "pair_weights.parquet")
+    pairs = list(kat.read_pairs(run.parent / "pairs.jsonl"))
+    assert found.pair_id.tolist() == [p.id for p in pairs]
+    assert found.opening_id.tolist() == [p.prefix.id for p in pairs]
+    weights = kat.load_density_mapping(run / "prefixes_all.jsonl", run / "density" / "density_weights.npy")
+    assert found.w == pytest.approx([weights[p.prefix.id] for p in pairs])
+    stats = json.loads((run / "pair_weights.stats.json").read_text())
+    assert stats["weights"]["pairs"] == (found.split == "train").sum()
+    assert stats["split"]["validation"]["pairs"] == (found.split == "validation").sum() > 0
+    assert np.nanmean(found.v) == pytest.approx(1)
+    heaviest = stats["heaviest"][0]
+    assert heaviest["v"] == pytest.approx(np.nanmax(found.v))
+    opening = next(p.prefix.opening for p in pairs if p.prefix.id == heaviest["id"])
+    assert heaviest["id"] in ran.stdout
+    assert " ".join(opening.split())[:40] in ran.stdout
+    for name in ("near-duplicates", "effective sample size", "rarest", "mean 1", "pair_weights.parquet"):
+        assert name in ran.stdout
+    again = kat_cli("weigh-pairs", run, "--validation_share", 0.2)
+    assert "skipped" in again.stdout
+    other = kat_cli("weigh-pairs", run)
+    assert other.rc == 2
+    assert "validation_share = 0.2, not 0.1" in other.stderr
+
+
+def test_controls_stand_beside_the_weights(run, kat_cli):
+    kat_cli("weigh-pairs", run)
+    plain = kat.read_pair_weights(run / "pair_weights.parquet")
+    for control in ("uniform", "permuted", "multiplicity", "length"):
+        ran = kat_cli("weigh-pairs", run, "--control", control)
+        assert f"CONTROL {control}" in ran.stdout
+        other = kat.read_pair_weights(run / f"pair_weights.{control}.parquet")
+        assert other.split.tolist() == plain.split.tolist()
+        assert not np.array_equal(other.v, plain.v, equal_nan=True)
+
+
+def test_the_pairs_are_those_of_the_run(run, kat_cli):
+    moved = run.parent.rename(run.parent.with_name(run.parent.name + "-moved")) / "run"
+    assert kat_cli("weigh-pairs", moved).rc == 0  # both moved together
+    pairs = moved.parent / "pairs.jsonl"
+    with pairs.open("ab") as file:
+        file.write(pairs.read_bytes().splitlines()[0] + b"\n")
+    ran = kat_cli("weigh-pairs", moved, "--overwrite")
+    assert ran.rc == 2
+    assert "changed since" in ran.stderr
+    ran = kat_cli("weigh-pairs", moved, "--overwrite", "--pairs_path", pairs)
+    assert ran.rc == 0  # said to be right
+    assert "exact duplicates           1" in ran.stdout
+    assert '"#2"' in ran.stdout
+    pairs.unlink()
+    ran = kat_cli("weigh-pairs", moved, "--overwrite")
+    assert ran.rc == 2
+    assert "is not there; name the pairs with --pairs_path" in ran.stderr
+
+
+def test_other_folders_and_files(run, kat_cli, tmp_path):
+    assert "holds no weights. Make them with: kat run" in kat_cli("weigh-pairs", tmp_path / "none").stderr
+    ran = kat_cli("weigh-pairs", run / "density")
+    assert "name them with --pairs_path" in ran.stderr
+    ran = kat_cli(
+        "weigh-pairs", run / "density", "--pairs_path", run.parent / "pairs.jsonl", "--out", tmp_path / "o.parquet"
+    )
+    assert ran.rc == 0
+    assert len(kat.read_pair_weights(tmp_path / "o.parquet")) == 600
+    assert "give it a name that ends in .parquet" in kat_cli("weigh-pairs", run, "--out", tmp_path / "o.csv").stderr
+    for option, value in (("--validation_share", 1.5), ("--group_cosine", -1), ("--cap", 0.5), ("--split", "pair")):
+        ran = kat_cli("weigh-pairs", run, option, value)
+        assert ran.rc == 2, option
+        assert option.strip("-") in ran.stderr.replace("-", "_")
+    ran = kat_cli("weigh-pairs", run, "--control", "multiplicity", "--multiplicity", "pair")
+    assert "use sqrt or opening" in ran.stderr
+
+
+def test_an_interrupted_run_leaves_nothing(run, kat_cli, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kat.density.pair_storage.write_pair_weights", stop)
+    ran = kat_cli("weigh-pairs", run)
+    assert ran.rc == 130
+    assert not list(run.glob("pair_weights*"))
+    assert not list(run.glob(".kat*"))
