@@ -54,7 +54,41 @@ def _verify_run(folder: Path) -> list[str]:
     lines = [f"{prefixes}: hashes to what its manifest says"]
     for part in ("embeddings", "density"):
         lines += verify(folder / part, prefixes)
+    for path in sorted(folder.glob("pair_weights*.parquet")):
+        lines += _verify_pair_weights(path, folder / "density")
     return lines
+
+
+def _verify_pair_weights(path: Path, density: Path) -> list[str]:
+    """What `pair_weights.parquet` promises: mean and multiplicity, a split that no group crosses, the run's weights."""
+    from kat.density.pair_storage import read_pair_weights
+
+    found, table = read_manifest(path), read_pair_weights(path)
+    remedy = "Make it again: kat weigh-pairs RUN --overwrite"
+    if found is None:
+        raise MismatchError(f"{path} has no manifest: the run that wrote it did not finish. {remedy}")
+    if found["inputs"]["weights"] != sha256_file(density / "density_weights.npy"):
+        raise MismatchError(f"{path} was made from other weights than those of {density}. {remedy}")
+    kept, train = table.split != "", table.split == "train"
+    if not (np.isfinite(table.v) == train).all() or not (table.v[train] > 0).all():
+        row = int(np.argmax((np.isfinite(table.v) & (table.v > 0)) != train))
+        raise MismatchError(
+            f"{path}: row {row} (pair {table.pair_id[row]}, {table.split[row]}) has v = {table.v[row]}."
+        )
+    if abs((mean := float(table.v[train].mean())) - 1) > 1e-6:
+        raise MismatchError(f"{path}: the mean of v over the training pairs is {mean:.6g}, not 1. {remedy}")
+    _, opening, counts = np.unique(table.opening_id[kept].astype(str), return_inverse=True, return_counts=True)
+    if wrong := int((table.m[kept] != counts[opening]).sum()):
+        raise MismatchError(f"{path}: {wrong:,} pairs have an m that is not the number of their opening's pairs.")
+    for name in ("opening_id", "group"):
+        values = getattr(table, name)
+        both = set(values[train].tolist()) & set(values[kept & ~train].tolist())
+        if both and (name != "group" or found["options"]["split"] == "group"):
+            raise MismatchError(f"{path}: {len(both):,} values of {name} train and validate, first {min(both)}.")
+    if bad := first_damage(path, found):
+        raise MismatchError(f"{path}: {bad}. {remedy}")
+    sides = f"{int(train.sum()):,} train, {int((kept & ~train).sum()):,} validate"
+    return [f"{path}", f"  {len(table):,} pairs: {sides}; v has mean 1, m is counted, no opening is on both sides"]
 
 
 def _half_done(folder: Path) -> bool:

@@ -36,7 +36,7 @@ def command(line: str) -> list[str]:
     return [sys.executable, *words[1:]] if words[0] == "python" else [sys.executable, "-m", "kat.cli", *words[1:]]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md", "docs/how-to.md"])  # how-to reads README's run
+@pytest.mark.parametrize("name", ["README.md", "docs/pair-weights.md", "docs/tutorial.md", "docs/how-to.md"])  # how-to reads README's run
 def test_examples_run(name, workshop):
     assert run_blocks(ROOT / name, workshop) > 0
 

@@ -115,3 +115,33 @@ def test_an_interrupted_run_leaves_nothing(run, kat_cli, monkeypatch):
     assert ran.rc == 130
     assert not list(run.glob("pair_weights*"))
     assert not list(run.glob(".kat*"))
+
+
+def test_verify_finds_what_is_wrong_with_pair_weights(run, kat_cli):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kat_cli("weigh-pairs", run)
+    ran = kat_cli("verify", run)
+    assert ran.rc == 0, ran.stderr
+    assert "v has mean 1, m is counted, no opening is on both sides" in ran.stdout
+    path = run / "pair_weights.parquet"
+    table = pq.read_table(path)
+
+    def changed(name, change) -> str:
+        values = table[name].to_pylist()
+        change(values)
+        place = table.column_names.index(name)
+        pq.write_table(table.set_column(place, name, pa.array(values, table.schema.field(name).type)), path)
+        ran = kat_cli("verify", run)
+        assert ran.rc == 1
+        return ran.stderr
+
+    train = table["split"].to_pylist().index("train")
+    other = table["split"].to_pylist().index("validation")
+    assert "the mean of v" in changed("v", lambda v: v.__setitem__(train, v[train] * 2))
+    assert f"row {train} (pair " in changed("v", lambda v: v.__setitem__(train, -1.0))
+    assert f"row {other} (pair " in changed("v", lambda v: v.__setitem__(other, 1.0))
+    assert "1 pairs have an m" in changed("m", lambda m: m.__setitem__(train, 99))
+    assert "values of group train and validate" in changed("group", lambda g: g.__setitem__(train, g[other]))
+    assert "does not hash" in changed("src", lambda src: src.__setitem__(0, "elsewhere"))
