@@ -43,13 +43,21 @@ def resolve(name: str, *, allow_network: bool = False) -> ModelSource:
     """Find the directory of a model. Raises ModelError (or MissingExtraError) saying what was looked for."""
     if name == "minilm":
         return ModelSource(name, _bundled_minilm(), MINILM_SHA256)
+    if name == "smollm2":
+        from kat.models.gguf import SMOLLM2_SHA256, bundled_smollm2, dequantised
+
+        return ModelSource(name, dequantised(bundled_smollm2(), SMOLLM2_SHA256))
     if name in NANOCHAT:
         raise ModelError(_nanochat_message(name))
     path = Path(name).expanduser()
     if path.is_dir():
         return _local(name, path)
+    if path.is_file() and path.suffix == ".gguf":
+        from kat.models.gguf import dequantised
+
+        return ModelSource(name, dequantised(path))
     if path.exists():
-        raise ModelError(f"{name} is a file; a model directory with a config.json was expected.")
+        raise ModelError(f"{name} is a file; a model directory with a config.json, or a .gguf file, was expected.")
     if _HUB_NAME.fullmatch(name):
         return ModelSource(name, _from_hub(name, allow_network))
     raise ModelError(_unknown_message(name))
@@ -97,9 +105,10 @@ def _near(name: str) -> str:
 
 
 def _unknown_message(name: str) -> str:
-    near = difflib.get_close_matches(name, ["minilm", *NANOCHAT], n=1)
+    known = ["minilm", "smollm2", *NANOCHAT]
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"No model {name}: no such directory{_near(name)}, and no known name (minilm, {', '.join(NANOCHAT)}).{hint}"
+    return f"No model {name}: no such directory{_near(name)}, and no known name ({', '.join(known)}).{hint}"
 
 
 def _nanochat_message(name: str) -> str:

