@@ -14,7 +14,7 @@ from kat.artifacts import is_done, load_array, manifest, manifest_path, read_man
 from kat.config import DensityOptions, PairOptions, RunOptions
 from kat.density.pair_table import OpeningWeights, pair_table
 from kat.errors import InputError
-from kat.staging import check_output, input_hash, relative, said, skipped, with_progress
+from kat.staging import check_output, input_hash, rejected_path, relative, said, said_rejected, skipped, with_progress
 
 NAME = "pair_weights.parquet"
 
@@ -31,31 +31,34 @@ def weigh_pairs(run: Path, out: Path | None, pairs: Path | None, options: PairOp
     from kat.reports.pair_weights import pair_weight_lines
 
     density = density_folder(run)
-    pairs = pairs or source_of(run)
+    allowed = how.max_bad_rows
+    if pairs is None:
+        pairs, tolerated = source_of(run)
+        allowed = allowed or tolerated  # the run met them, and was allowed to
     out = out or run / (NAME if options.control is None else f"pair_weights.{options.control}.parquet")
     stats_path = out.with_suffix(".stats.json")
-    for made, suffix in ((out, ".parquet"), (stats_path, "")):
+    for made, suffix in ((out, ".parquet"), (stats_path, ""), (rejected_path(out), "")):
         check_output(made, pairs, *density.iterdir(), suffix=suffix)
     inputs = {"pairs": input_hash(pairs), "weights": sha256_file(density / "density_weights.npy")}
     inputs["density"] = sha256_file(density / "log_density.npy")
-    wanted = manifest("pair-weights", inputs, vars(options) | {"max_bad_rows": how.max_bad_rows})
+    wanted = manifest("pair-weights", inputs, vars(options) | {"max_bad_rows": allowed})
     if is_done(out, wanted, overwrite=how.overwrite):
         skipped("pairs", out)
         return out
     began = time.monotonic()
-    # Bad rows were set aside, and listed, when the prefixes were made.
-    reader = PairReader(pairs, how.max_bad_rows)
-    judged = collect_judged(with_progress(reader, "pairs"))
-    opened, search = read_run(density)
-    table, facts = pair_table(judged, opened, options, search, how.device)
-    facts["bad_rows"] = reader.stats.bad
-    with artifacts.whole_files(stats_path, out, manifest_path(out)) as (beside, file, record):
+    with artifacts.whole_files(rejected_path(out), stats_path, out, manifest_path(out)) as (bad, beside, file, record):
+        reader = PairReader(pairs, allowed, bad.write)
+        judged = collect_judged(with_progress(reader, "pairs"))
+        opened, search = read_run(density)
+        table, facts = pair_table(judged, opened, options, search, how.device)
+        facts["bad_rows"] = reader.stats.bad
         write_pair_weights(table, file, orjson.dumps(facts).decode())
         beside.write(artifacts.json_bytes(facts))
         files = {out.name: file, stats_path.name: beside}
         record.write(sealed(wanted, files, pairs_path=relative(pairs, out.parent)))
+    said_rejected(out, reader.stats.bad)
     said("pairs", f"{len(table):,} pairs, {facts['weights']['pairs']:,} of them weighed", out, began)
-    print("\n".join(pair_weight_lines(facts, _texts(pairs, facts, how))))
+    print("\n".join(pair_weight_lines(facts, _texts(pairs, facts))))
     return out
 
 
@@ -67,8 +70,8 @@ def density_folder(run: Path) -> Path:
     raise InputError(f"{run} holds no weights. Make them with: kat run PAIRS --out {run}")
 
 
-def source_of(run: Path) -> Path:
-    """The pairs that a run was made from, unchanged since. Raises InputError."""
+def source_of(run: Path) -> tuple[Path, int | str]:
+    """The pairs that a run was made from, unchanged since, and how many bad rows it was allowed. Raises InputError."""
     found = read_manifest(run / "prefixes_all.jsonl") or {}
     where = found.get("pairs_path")
     if not where:
@@ -78,7 +81,7 @@ def source_of(run: Path) -> Path:
         raise InputError(f"{run} was made from {path}, which is not there; name the pairs with --pairs_path.")
     if input_hash(path) != found["inputs"]["pairs"]:
         raise InputError(f"{path} changed since {run} was made. Run again: kat run {path} --out {run} --overwrite")
-    return path
+    return path, found["options"]["max_bad_rows"]
 
 
 def read_run(density: Path) -> tuple[OpeningWeights, DensityOptions]:
@@ -97,7 +100,7 @@ def read_run(density: Path) -> tuple[OpeningWeights, DensityOptions]:
     return OpeningWeights(embeddings, found, w), options
 
 
-def _texts(pairs: Path, facts: dict[str, Any], how: RunOptions) -> dict[str, str]:
+def _texts(pairs: Path, facts: dict[str, Any]) -> dict[str, str]:
     """The openings of the heaviest pairs."""
     from itertools import islice
 

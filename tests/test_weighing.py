@@ -145,3 +145,16 @@ def test_verify_finds_what_is_wrong_with_pair_weights(run, kat_cli):
     assert "1 pairs have an m" in changed("m", lambda m: m.__setitem__(train, 99))
     assert "values of group train and validate" in changed("group", lambda g: g.__setitem__(train, g[other]))
     assert "does not hash" in changed("src", lambda src: src.__setitem__(0, "elsewhere"))
+
+
+def test_bad_rows_that_the_run_was_allowed_are_counted_again(made, tmp_path, kat_cli):
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_bytes((made / "pairs.jsonl").read_bytes() + b"{broken\n")
+    assert kat_cli("run", pairs, "--out", tmp_path / "run", "--device", "cpu", "--max_bad_rows", 1).rc == 0
+    ran = kat_cli("weigh-pairs", tmp_path / "run")
+    assert ran.rc == 0, ran.stderr
+    assert "rejected  1 bad rows" in ran.stdout
+    assert b"broken" in (tmp_path / "run" / "pair_weights.parquet.rejected.jsonl").read_bytes()
+    other = kat_cli("weigh-pairs", tmp_path / "run", "--pairs_path", pairs, "--out", tmp_path / "o.parquet")
+    assert "1 row is unusable and 0 allowed" in other.stderr
+    assert not list(tmp_path.glob("o.*"))
