@@ -1,0 +1,97 @@
+"""What an evaluation finds: dataclasses that carry their evidence, and become JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+VIEWS = ("unweighted", "balanced")
+LONGER = "longer_wins"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval, which is None where there are too few openings to say."""
+
+    value: float
+    interval: tuple[float, float] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"value": _plain(self.value), "interval": None if self.interval is None else list(self.interval)}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some pairs: how many, of how many openings, and estimates by view and metric.
+
+    "unweighted" counts every pair once; "balanced" weighs it by 1 / m, m the pairs of its opening in this part, so
+    that every opening counts once. Metrics are accuracy (ties ½), margin, log_loss (nats), ece, and longer_wins: the
+    accuracy of the guess that the longer completion wins, where lengths are known.
+    """
+
+    pairs: int
+    openings: int
+    estimates: Mapping[str, Mapping[str, Estimate]]
+
+    def as_dict(self) -> dict[str, Any]:
+        views = {v: {m: e.as_dict() for m, e in metrics.items()} for v, metrics in self.estimates.items()}
+        return {"pairs": self.pairs, "openings": self.openings, **views}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`all` pairs, then `macro`: the mean over the density bins of the balanced values, each bin counting alike; then
+    `bins` (0 is the rarest) and `sources` by name."""
+
+    all: Part
+    macro: Mapping[str, Estimate] | None
+    bins: Mapping[str, Part]
+    sources: Mapping[str, Part]
+    replicates: int
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        macro = None if self.macro is None else {m: e.as_dict() for m, e in self.macro.items()}
+        parts = {kind: {n: p.as_dict() for n, p in getattr(self, kind).items()} for kind in ("bins", "sources")}
+        how = {"replicates": self.replicates, "seed": self.seed}
+        return {"all": self.all.as_dict(), "macro": macro, **parts, "bootstrap": how}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First minus second on the same pairs: the difference with its interval, the p-value of the sign-flip test over
+    openings, and the smallest difference that this many openings would show four times in five."""
+
+    value: float
+    interval: tuple[float, float] | None
+    p: float
+    detectable: float
+
+    def as_dict(self) -> dict[str, Any]:
+        found = {"difference": _plain(self.value), "interval": None if self.interval is None else list(self.interval)}
+        return found | {"p": self.p, "minimum_detectable_effect": _plain(self.detectable)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences by view and metric, of all pairs, of each density bin and of each source."""
+
+    all: Mapping[str, Mapping[str, Difference]]
+    bins: Mapping[str, Mapping[str, Mapping[str, Difference]]]
+    sources: Mapping[str, Mapping[str, Mapping[str, Difference]]]
+    replicates: int
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        def plain(views):
+            return {v: {m: d.as_dict() for m, d in metrics.items()} for v, metrics in views.items()}
+
+        parts = {kind: {n: plain(p) for n, p in getattr(self, kind).items()} for kind in ("bins", "sources")}
+        return {"all": plain(self.all), **parts, "bootstrap": {"replicates": self.replicates, "seed": self.seed}}
+
+
+def _plain(number: float) -> float | None:
+    return float(number) if np.isfinite(number) else None
