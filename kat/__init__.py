@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Density": "kat.records",
     "Embeddings": "kat.records",
+    "EvalPairs": "kat.evaluation.pairs",
     "Encoder": "kat.embedding.encoder",
     "KatError": "kat.errors",
     "Neighbors": "kat.records",
@@ -17,8 +18,10 @@ _HOMES = {
     "PairWeights": "kat.density.pair_storage",
     "Prefix": "kat.records",
     "Weights": "kat.records",
+    "compare": "kat.evaluation.evaluate",
     "encode": "kat.embedding.encoder",
     "estimate_density": "kat.density.estimators",
+    "evaluate": "kat.evaluation.evaluate",
     "find_neighbors": "kat.density.neighbors",
     "load_density_mapping": "kat.density.mapping",
     "open_prefixes": "kat.data.openings",

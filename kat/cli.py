@@ -5,17 +5,18 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from kat import __version__
-from kat.config import DensityOptions, EmbedOptions, PairOptions, RunOptions, whole
+from kat.config import DensityOptions, EmbedOptions, PairOptions, RunOptions, whole, whole_or_all
 from kat.errors import KatError, MismatchError, OptionError
 
 PairsFile = Annotated[Path, Parameter(help="Preference pairs: .jsonl, .jsonl.gz, .jsonl.zst or .parquet.")]
 PromptsPath = Annotated[Path | None, Parameter(help="The file that was embedded [default: the one the folder names].")]
+WholeOrAll = Annotated[int | Literal["all"], whole_or_all('Pairs that may lack a reward, or "all".')]
 Overwrite = Annotated[bool, Parameter(help="Replace an output made otherwise.", negative="")]
 
 app = App(
@@ -128,6 +129,31 @@ def weigh_pairs(
 
     made = weighing.weigh_pairs(run, out, pairs_path, pairs, how)
     print(f"next      every column is explained by: kat.read_pair_weights({str(made)!r})")
+
+
+@app.command
+def evaluate_rm(
+    scores: Annotated[list[Path], Parameter(help="One file of rewards, or two to compare: first minus second.")],
+    /,
+    *,
+    out: Annotated[
+        Path | None, Parameter(help="Folder for evaluation.json and evaluation.png [default: SCORES.evaluation].")
+    ] = None,
+    pair_weights: Annotated[
+        Path | None, Parameter(help="The file of `kat weigh-pairs`: openings, density bins, lengths.")
+    ] = None,
+    split: Annotated[Literal["validation", "train", "all"], Parameter(help="Which of its pairs.")] = "validation",
+    missing_scores: WholeOrAll = 0,
+    replicates: Annotated[int, whole("Of the bootstrap.")] = 2000,
+    seed: Annotated[int, whole("Of the bootstrap and the sign flips.")] = 0,
+    how: RunOptions = RunOptions(),
+) -> None:
+    """Judge a reward model by density bin, with intervals over openings; or compare two on the same pairs."""
+    from kat import appraisal
+
+    out = out or appraisal.default_out(scores)
+    appraisal.evaluate_scores(scores, out, pair_weights, split, missing_scores, replicates, seed, how)
+    print(f"next      look at {out / 'evaluation.png'}; every number is in {out / 'evaluation.json'}")
 
 
 @app.command

@@ -31,6 +31,11 @@ def whole(text: str, **more) -> Parameter:
     return Parameter(help=text, converter=_whole, n_tokens=1, **more)
 
 
+def whole_or_all(text: str) -> Parameter:
+    """A parameter for a whole number or the word "all", with its help."""
+    return Parameter(help=text, metavar="N|all", show_choices=False, converter=_whole_or_all, n_tokens=1)
+
+
 def base_directory() -> Path:
     """`$KAT_BASE_DIR`, else `$NANOCHAT_BASE_DIR`, else `~/.cache/nanochat`: where default paths start."""
     for name in ("KAT_BASE_DIR", "NANOCHAT_BASE_DIR"):
@@ -99,13 +104,7 @@ class RunOptions:
 
     max_bad_rows: Annotated[
         int | Literal["all"],
-        _help(
-            'Bad rows to tolerate, or "all"; those met go to OUT.rejected.jsonl.',
-            metavar="N|all",
-            show_choices=False,
-            converter=_whole_or_all,
-            n_tokens=1,
-        ),
+        whole_or_all('Bad rows to tolerate, or "all"; those met go to OUT.rejected.jsonl.'),
     ] = 0
     overwrite: Annotated[bool, _help("Replace an output made from other input or options.", negative="")] = False
     device: Annotated[str, _help("auto, cpu, cuda or mps.")] = "auto"

@@ -1,0 +1,75 @@
+"""Figures, drawn by matplotlib without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kat.reports.evaluation import parts_of
+
+COLOURS = ("#0072B2", "#D55E00")
+"""Blue and vermilion of Okabe & Ito (2008), told apart without red and green."""
+GREY = "#6b6b6b"
+
+
+def draw_evaluation(facts: Mapping[str, Any], path: Path) -> None:
+    """Accuracy with 95 % intervals: all pairs, every opening, every bin, then bins and sources; a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tables = [_rows(one) for one in facts["evaluations"]]
+    titles = [title for title, _ in tables[0]]
+    figure = Figure(figsize=(7.2, 1.5 + 0.36 * len(titles)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    step = 0.26 if len(tables) > 1 else 0.0
+    for number, (table, name) in enumerate(zip(tables, facts["files"], strict=True)):
+        _draw_model(axes, table, (number - (len(tables) - 1) / 2) * step, COLOURS[number], _short(name))
+    _draw_longer(axes, tables[0])
+    axes.axvline(50, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(titles)), titles)
+    axes.set_ylim(len(titles) - 0.5, -0.5)
+    for border in (row - 0.5 for row, title in enumerate(titles) if row and _kind(title) != _kind(titles[row - 1])):
+        axes.axhline(border, color="#d0d0d0", linewidth=0.8)
+    axes.set_xlabel("accuracy, % (ties ½), 95 % intervals over openings")
+    axes.grid(axis="x", color="#ececec")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def _rows(one: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    found = [("every pair", one["all"]["unweighted"]), ("every opening", one["all"]["balanced"])]
+    if one["macro"] is not None:
+        found.append(("every density bin", one["macro"]))
+    for title, part in parts_of(one):
+        found.append((f"{title.strip()}  (n = {part['openings']:,})", part["balanced"]))
+    return found
+
+
+def _kind(title: str) -> int:
+    return 0 if title.startswith("every") else 1 if title.startswith(("bin ", "no density")) else 2
+
+
+def _draw_model(axes, table: list[tuple[str, Mapping[str, Any]]], shift: float, colour: str, name: str) -> None:
+    for row, (_, estimates) in enumerate(table):
+        value, interval = 100 * estimates["accuracy"]["value"], estimates["accuracy"]["interval"]
+        label = name if row == 0 else None
+        if interval is not None:
+            axes.plot(
+                [100 * x for x in interval], [row + shift] * 2, color=colour, linewidth=1.6, solid_capstyle="butt"
+            )
+        axes.plot(value, row + shift, "o", color=colour, markersize=5, label=label)
+
+
+def _draw_longer(axes, table: list[tuple[str, Mapping[str, Any]]]) -> None:
+    longer = [(row, e["longer_wins"]["value"]) for row, (_, e) in enumerate(table) if "longer_wins" in e]
+    for i, (row, value) in enumerate(longer):
+        label = "longer completion wins" if i == 0 else None
+        axes.plot([100 * value] * 2, [row - 0.32, row + 0.32], color=GREY, linewidth=1.6, label=label)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:27]}…"
