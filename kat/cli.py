@@ -128,7 +128,23 @@ def weigh_pairs(
     from kat import weighing
 
     made = weighing.weigh_pairs(run, out, pairs_path, pairs, how)
-    print(f"next      every column is explained by: kat.read_pair_weights({str(made)!r})")
+    print(f"next      kat export-weights {made} --to trl --out {made.with_name('trl')}")
+
+
+@app.command
+def export_weights(
+    run: Annotated[Path, Parameter(help="A folder with pair_weights.parquet, or such a file.")],
+    *,
+    to: Annotated[Literal["trl", "openrlhf", "verl", "parquet", "jsonl"], Parameter(help="Whose shape.")],
+    out: Annotated[Path, Parameter(help="Folder to write.")],
+    pairs_path: Annotated[Path | None, Parameter(help="The pairs [default: those that were weighed].")] = None,
+    seed: Annotated[int, whole("Of weighted passes that are drawn beforehand.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pairs with their weights in the shape that a trainer reads."""
+    from kat import exporting
+
+    exporting.export_weights(run, to, out, pairs_path, seed, overwrite)
 
 
 @app.command

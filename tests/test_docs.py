@@ -37,7 +37,14 @@ def command(line: str) -> list[str]:
 
 
 # The README's run is read by the others.
-DOCUMENTS = ["README.md", "docs/pair-weights.md", "docs/evaluation.md", "docs/tutorial.md", "docs/how-to.md"]
+DOCUMENTS = [
+    "README.md",
+    "docs/pair-weights.md",
+    "docs/evaluation.md",
+    "docs/integrations.md",
+    "docs/tutorial.md",
+    "docs/how-to.md",
+]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -27,6 +27,7 @@ FLOORS = {
     "kat.verify": 6,
     "kat.weighing": 6,
     "kat.appraisal": 6,
+    "kat.exporting": 6,
     "kat.cli": 7,
     "kat.doors": 7,
 }

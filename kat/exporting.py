@@ -1,0 +1,228 @@
+"""The stage that hands over: pair weights and the pairs they were made of → a folder that a trainer reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from kat.artifacts import is_done, manifest, read_manifest, seal, whole_folder
+from kat.config import one_of
+from kat.errors import InputError
+from kat.integrations import export
+from kat.staging import input_hash, said, skipped
+from kat.weighing import NAME
+
+_BATCH = 1024
+Row = dict[str, Any]
+
+
+def export_weights(run: Path, to: str, out: Path, pairs: Path | None, seed: int, overwrite: bool) -> None:
+    """RUN/pair_weights.parquet (or such a file itself) and its pairs → OUT, in the shape of `to`.
+
+    `seed` is that of drawn passes. Raises InputError for a source that changed since the weights were made.
+    """
+    from kat.data.pairs import PairReader
+    from kat.density.pair_storage import read_pair_weights
+
+    one_of("to", to, export.FORMATS)
+    path = run if run.suffix == ".parquet" else run / NAME
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Make it with: kat weigh-pairs {run}")
+    source, digest = _source(path, pairs)
+    inputs = {"pair_weights": input_hash(path), "pairs": digest}
+    wanted = manifest("export", inputs, {"to": to, "seed": seed})
+    if is_done(out, wanted, (FIRST[to],), overwrite=overwrite):
+        return skipped("export", out)
+    began = time.monotonic()
+    table = read_pair_weights(path)
+
+    def weighed() -> Iterator[export.Weighed]:
+        return export.weighed_pairs(PairReader(source, "all"), table)
+
+    with whole_folder(out) as folder:
+        WRITERS[to](weighed, table, folder, seed)
+        files = sorted(p.name for p in folder.iterdir())
+        seal(folder, wanted)
+    trains, validates = (int((table.split == part).sum()) for part in export.PARTS)
+    said("export", f"{trains:,} training and {validates:,} validation pairs for {to}", out, began)
+    for name in files:
+        print(f"  {out / name}")
+    print(USES[to].format(out=out))
+
+
+def _source(path: Path, pairs: Path | None) -> tuple[Path, str]:
+    """The pairs that the weights were made from, and their hash. Raises InputError if they are others."""
+    found = read_manifest(path)
+    if found is None:
+        raise InputError(f"{path} has no manifest: the run that wrote it did not finish. Run kat weigh-pairs again.")
+    source = pairs or path.parent / found["pairs_path"]
+    if not source.is_file():
+        raise InputError(f"{path} was made from {source}, which is not there; name the pairs with --pairs_path.")
+    digest = input_hash(source)
+    if digest != found["inputs"]["pairs"]:
+        raise InputError(f"{source} is not the file that {path} was made from. Run kat weigh-pairs again.")
+    return source, digest
+
+
+def _write_trl(weighed: Callable, table, folder: Path, seed: int) -> None:
+    """Explicit, implicit and prompt-only, for training and validation."""
+    shapes = {"explicit": export.explicit_row, "implicit": export.implicit_row}
+    with ExitStack() as stack:
+        writers = {
+            (shape, part): stack.enter_context(_ParquetRows(folder / f"{shape}.{part}.parquet"))
+            for shape in shapes
+            for part in export.PARTS
+        }
+        for one in weighed():
+            for shape, row in shapes.items():
+                writers[shape, one.part].add(row(one))
+    for part in export.PARTS:
+        prefixes, w = export.prompts_of(weighed(), part)
+        rows = (export.prompt_row(p, float(x)) for p, x in zip(prefixes, w, strict=True))
+        _parquet(folder / f"prompts.{part}.parquet", rows)
+
+
+def _write_openrlhf(weighed: Callable, table, folder: Path, seed: int) -> None:
+    """A weighted pass of pairs and one of prompts, in an order of their own, and the validation pairs as they are."""
+    v = table.v[table.split == "train"]
+    counts = iter(export.drawn_counts(v, seed).tolist())
+    training, held = [], []
+    for one in weighed():
+        line = orjson.dumps(export.explicit_row(one)) + b"\n"
+        if one.part == "train":
+            training += [line] * next(counts)
+        else:
+            held.append(line)
+    order = np.random.default_rng(seed).permutation(len(training))
+    _lines(folder / "pairs.train.jsonl", (training[i] for i in order))
+    _lines(folder / "pairs.validation.jsonl", held)
+    for part in export.PARTS:
+        prefixes, w = export.prompts_of(weighed(), part)
+        if not len(prefixes):
+            continue
+        share = (w / w.sum()).tolist()
+        lines = [orjson.dumps(export.openrlhf_row(p, x)) + b"\n" for p, x in zip(prefixes, share, strict=True)]
+        if part == "train":
+            counts_of = export.drawn_counts(w, seed)
+            rows = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(lines)), counts_of))
+            _lines(folder / "prompts.train.jsonl", (lines[i] for i in rows))
+            _lines(folder / "prompts.train.all.jsonl", lines)
+        else:
+            _lines(folder / f"prompts.{part}.jsonl", lines)
+
+
+def _write_verl(weighed: Callable, table, folder: Path, seed: int) -> None:
+    """Every prompt once, with its weight; and a weighted pass of them."""
+    for part in export.PARTS:
+        prefixes, w = export.prompts_of(weighed(), part)
+        rows = [export.verl_row(p, float(x), i, part) for i, (p, x) in enumerate(zip(prefixes, w, strict=True))]
+        if rows:
+            _parquet(folder / f"{part}.parquet", rows)
+        if rows and part == "train":
+            counts = export.drawn_counts(w, seed)
+            order = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(rows)), counts))
+            _parquet(folder / "train.drawn.parquet", (rows[i] for i in order))
+
+
+def _plain_rows(table) -> Iterator[Row]:
+    for i in np.flatnonzero(table.split != ""):
+        v = float(table.v[i]) if table.split[i] == "train" else None
+        yield {"pair_id": table.pair_id[i], "weight": v, "split": table.split[i]}
+
+
+def _write_parquet(weighed: Callable, table, folder: Path, seed: int) -> None:
+    _check(weighed)
+    _parquet(folder / "weights.parquet", _plain_rows(table))
+
+
+def _write_jsonl(weighed: Callable, table, folder: Path, seed: int) -> None:
+    _check(weighed)
+    _lines(folder / "weights.jsonl", (orjson.dumps(row) + b"\n" for row in _plain_rows(table)))
+
+
+def _check(weighed: Callable) -> None:
+    """Walk through the join, so that weights of other pairs are noticed where no pair is written too."""
+    for _ in weighed():
+        pass
+
+
+WRITERS: dict[str, Callable[..., None]] = {
+    "trl": _write_trl,
+    "openrlhf": _write_openrlhf,
+    "verl": _write_verl,
+    "parquet": _write_parquet,
+    "jsonl": _write_jsonl,
+}
+FIRST = {
+    "trl": "explicit.train.parquet",
+    "openrlhf": "pairs.train.jsonl",
+    "verl": "train.parquet",
+    "parquet": "weights.parquet",
+    "jsonl": "weights.jsonl",
+}
+"""A file that is always there."""
+USES = {
+    "trl": 'next      datasets.load_dataset("parquet", data_files="{out}/explicit.train.parquet") and '
+    "kat.integrations.trl.WeightedRewardTrainer",
+    "openrlhf": "next      python -m openrlhf.cli.train_rm --data.dataset {out}/pairs.train.jsonl --data.prompt_key "
+    "prompt --data.chosen_key chosen --data.rejected_key rejected --data.apply_chat_template",
+    "verl": "next      data.train_files={out}/train.drawn.parquet data.shuffle=False; or, up to verl 0.7, "
+    "train.parquet with data.sampler.class_path=pkg://kat.integrations.verl data.sampler.class_name=DensitySampler",
+    "parquet": "next      join {out}/weights.parquet with your pairs by pair_id; do not normalise inside a batch",
+    "jsonl": "next      join {out}/weights.jsonl with your pairs by pair_id; do not normalise inside a batch",
+}
+
+
+class _ParquetRows:
+    """Rows to a parquet file, some at a time; a file without rows is not made."""
+
+    def __init__(self, path: Path):
+        self._path, self._held, self._writer = path, [], None
+
+    def __enter__(self) -> _ParquetRows:
+        return self
+
+    def add(self, row: Row) -> None:
+        self._held.append(row)
+        if len(self._held) == _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not self._held:
+            return
+        table = pa.Table.from_pylist(self._held, schema=self._writer.schema if self._writer else None)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
+        self._writer.write_table(table)
+        self._held = []
+
+    def __exit__(self, kind, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _parquet(path: Path, rows: Iterable[Row]) -> None:
+    rows = iter(rows)
+    first = next(rows, None)
+    if first is None:
+        return
+    with _ParquetRows(path) as writer:
+        for row in chain([first], rows):
+            writer.add(row)
+
+
+def _lines(path: Path, lines: Iterable[bytes]) -> None:
+    with path.open("wb") as file:
+        file.writelines(lines)

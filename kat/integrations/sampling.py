@@ -1,0 +1,75 @@
+"""The order in which prompts are asked: openings by systematic sampling in proportion to weight, groups together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from kat.density.sampling import draw_pass
+from kat.errors import MismatchError, OptionError
+
+
+class OpeningOrder:
+    """Draws rows of a data set whose openings have weights: an opening with weight w is drawn ⌊n·w/Σw⌋ or ⌈n·w/Σw⌉
+    times in a pass of n rows, whatever the number of its rows, which take turns.
+
+    `opening` [N] names each row's opening. Same seed and pass, same draw, on every rank. Raises MismatchError naming
+    the first opening without a weight.
+    """
+
+    def __init__(self, opening: Sequence[str], weights: Mapping[str, float], seed: int = 0):
+        names, place = np.unique(np.asarray(opening, str), return_inverse=True)
+        missing = [name for name in names.tolist() if name not in weights]
+        if missing:
+            raise MismatchError(f"{len(missing):,} openings of the data set have no weight, first {missing[0]}.")
+        self.names = names.tolist()
+        self.weights = np.asarray([weights[name] for name in self.names], np.float64)
+        self._rows = np.argsort(place, kind="stable")
+        self._counts = np.bincount(place)
+        self._first = np.concatenate([[0], np.cumsum(self._counts)])
+        self._seed = seed
+
+    def rows(self, draws: int, number: int = 0) -> np.ndarray:
+        """The rows [draws] of pass `number`, shuffled. An opening's rows take turns over the passes."""
+        chosen = draw_pass(self.weights, draws, seed=self._seed + number)
+        order = np.argsort(chosen, kind="stable")
+        ordered = chosen[order]
+        turn = np.arange(draws) - np.searchsorted(ordered, ordered)  # how often the opening was drawn before
+        start = np.random.default_rng((self._seed, number)).integers(0, 1 << 31, len(self.names))
+        found = np.empty(draws, np.int64)
+        found[order] = self._rows[self._first[ordered] + (start[ordered] + turn) % self._counts[ordered]]
+        return found
+
+
+class DensityRepeatSampler:
+    """Row numbers in the structure that TRL's GRPO wants of its RepeatSampler: batches of `batch_size` draws, each row
+    `mini_repeat_count` times in a row, the batch `repeat_count` times over.
+
+    A group of generations is one draw's copies: they stay together, which a plain weighted sampler does not keep. A
+    pass has as many draws as the data set has rows; like TRL's, it leaves out a last incomplete batch.
+    """
+
+    def __init__(
+        self, order: OpeningOrder, rows: int, mini_repeat_count: int, batch_size: int = 1, repeat_count: int = 1
+    ):
+        if rows < batch_size:
+            raise OptionError(f"{rows:,} prompts do not fill a generation batch of {batch_size:,}; make it smaller.")
+        self.order, self.epoch = order, 0
+        self.mini_repeat_count, self.batch_size, self.repeat_count = mini_repeat_count, batch_size, repeat_count
+        self._draws = rows // batch_size * batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which pass comes next; each is another draw."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self._draws * self.mini_repeat_count * self.repeat_count
+
+    def __iter__(self) -> Iterator[int]:
+        rows = self.order.rows(self._draws, self.epoch).tolist()
+        self.epoch += 1
+        for start in range(0, self._draws, self.batch_size):
+            for _ in range(self.repeat_count):
+                for row in rows[start : start + self.batch_size]:
+                    yield from [row] * self.mini_repeat_count

@@ -1,0 +1,368 @@
+"""TRL's trainers with weights, against the plain ones and against gradients taken by hand."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from making import tiny
+
+pytest.importorskip("trl", reason='TRL is not installed: pip install "kat[trl]"')
+
+from datasets import Dataset, disable_progress_bars
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from trl import GRPOConfig, RewardConfig, RewardTrainer
+
+from kat.errors import InputError, MismatchError, OptionError
+from kat.integrations.sampling import DensityRepeatSampler, OpeningOrder
+from kat.integrations.trl import DensityGRPOTrainer, WeightedRewardTrainer
+
+disable_progress_bars()
+N = 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("tiny"), "Llama", pad_token_id=1)
+
+
+@pytest.fixture
+def tokenizer(folder):
+    found = AutoTokenizer.from_pretrained(folder)
+    found.eos_token = "w97"
+    return found
+
+
+def model_of(folder):
+    torch.manual_seed(1)
+    found = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+    torch.nn.init.normal_(found.score.weight, generator=torch.Generator().manual_seed(0))
+    return found
+
+
+def words(rng, n: int) -> str:
+    return " ".join(f"w{i}" for i in rng.integers(0, 96, n))
+
+
+def pairs(seed: int = 0, n: int = N) -> Dataset:
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"prompt": f"{words(rng, 4)} ", "chosen": words(rng, rng.integers(2, 9)), "rejected": words(rng, 5)}
+        for _ in range(n)
+    ]
+    return Dataset.from_list([row | {"pair_id": f"p{i}"} for i, row in enumerate(rows)])
+
+
+def drawn(seed: int = 0, n: int = N) -> dict[str, float]:
+    values = np.exp(np.random.default_rng(seed).normal(size=n))
+    return {f"p{i}": float(v) for i, v in enumerate(values / values.mean())}
+
+
+def config(tmp_path, **more) -> RewardConfig:
+    how = {"per_device_train_batch_size": 8, "report_to": [], "use_cpu": True, "bf16": False, "save_strategy": "no"}
+    how |= {"learning_rate": 0.1, "lr_scheduler_type": "constant", "logging_steps": 1, "optim": "sgd"}
+    how |= {"max_grad_norm": 0.0, "gradient_checkpointing": False, "weight_decay": 0.0, "disable_tqdm": True}
+    return RewardConfig(str(tmp_path), **how | more)
+
+
+def trained(trainer):
+    """Losses as logged, and the parameters after it."""
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return losses, {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def weighted(folder, tokenizer, tmp_path, weights, dataset=None, **more):
+    how = {"allow_dropped": more.pop("allow_dropped")} if "allow_dropped" in more else {}
+    data = pairs() if dataset is None else dataset
+    return WeightedRewardTrainer(
+        model_of(folder),
+        config(tmp_path, **more),
+        train_dataset=data,
+        processing_class=tokenizer,
+        pair_weights=weights,
+        **how,
+    )
+
+
+def test_weights_of_one_are_the_plain_trainer(folder, tokenizer, tmp_path):
+    plain = RewardTrainer(model_of(folder), config(tmp_path), train_dataset=pairs(), processing_class=tokenizer)
+    ones = weighted(folder, tokenizer, tmp_path, {f"p{i}": 1.0 for i in range(N)})
+    (one, after), (other, theirs) = trained(ones), trained(plain)
+    assert one == other
+    for name in after:
+        assert torch.equal(after[name], theirs[name]), name
+
+
+@pytest.mark.parametrize(("size", "steps"), [(8, 1), (2, 4)])
+def test_the_step_is_the_sum_of_weighed_gradients(folder, tokenizer, tmp_path, size, steps):
+    weights = drawn()
+    trainer = weighted(
+        folder,
+        tokenizer,
+        tmp_path,
+        weights,
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=steps,
+        max_steps=1,
+    )
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    seen = []
+    plain = trainer.get_train_dataloader()
+    torch.manual_seed(0)
+    inner = trainer.data_collator.inner
+    trainer.data_collator.inner = lambda rows: seen.extend(rows) or inner(rows)
+    data = {tuple(row["chosen_ids"]): row for row in trainer.train_dataset}
+    _, after = trained(trainer)
+    assert len(plain) >= 1
+    batch = seen[:8]
+    by_hand = model_of(folder)
+    by_hand.config.pad_token_id = tokenizer.pad_token_id
+    by_hand.eval()
+    gradient = {name: torch.zeros_like(p) for name, p in by_hand.named_parameters()}
+    for row in batch:
+        by_hand.zero_grad()
+        chosen, rejected = (by_hand(torch.tensor([row[key]])).logits[0, 0] for key in ("chosen_ids", "rejected_ids"))
+        (-torch.nn.functional.logsigmoid(chosen - rejected)).backward()
+        v = weights[data[tuple(row["chosen_ids"])]["pair_id"]]
+        for name, p in by_hand.named_parameters():
+            if p.grad is not None:
+                gradient[name] += v * p.grad / 8
+    for name, start in before.items():
+        torch.testing.assert_close(after[name], start - 0.1 * gradient[name], rtol=1e-4, atol=1e-6)
+
+
+def test_scaling_all_weights_changes_nothing(folder, tokenizer, tmp_path):
+    weights = drawn()
+    (one, after), (other, theirs) = (
+        trained(weighted(folder, tokenizer, tmp_path, {k: s * v for k, v in weights.items()}, learning_rate=1e-3))
+        for s in (1.0, 250.0)
+    )
+    assert one == pytest.approx(other, rel=1e-4)
+    for name in after:
+        torch.testing.assert_close(after[name], theirs[name], rtol=1e-4, atol=1e-6)
+
+
+def test_weights_follow_their_pairs_when_rows_are_shuffled(folder, tokenizer, tmp_path):
+    weights, order = drawn(), np.random.default_rng(3).permutation(N)
+    trainer = weighted(folder, tokenizer, tmp_path, weights, pairs().select(order))
+    assert trainer.train_dataset["weight"] == [weights[one] for one in trainer.train_dataset["pair_id"]]
+    own = pairs().add_column("weight", [weights[f"p{i}"] for i in range(N)])
+    again = weighted(folder, tokenizer, tmp_path, None, own)
+    assert again.train_dataset["weight"] == list(weights.values())
+    batch = next(iter(again.get_train_dataloader()))
+    assert batch["weight"].shape == (8,)
+
+
+def test_evaluation_is_unweighted(folder, tokenizer, tmp_path):
+    held = pairs(seed=9, n=8)
+    trainer = weighted(folder, tokenizer, tmp_path, drawn())
+    plain = RewardTrainer(
+        model_of(folder), config(tmp_path), train_dataset=pairs(), eval_dataset=held, processing_class=tokenizer
+    )
+    found = trainer.evaluate(held.add_column("weight", [5.0] * 8))
+    assert found["eval_loss"] == plain.evaluate()["eval_loss"]
+
+
+def test_pairs_that_do_not_train_are_named(folder, tokenizer, tmp_path, capsys):
+    rows = pairs().to_list()
+    rows[5]["chosen"] = "w1 " * 60
+    long = Dataset.from_list(rows)
+    with pytest.raises(MismatchError, match=r"1 weighed pairs do not train: p5\. .*max_length"):
+        weighted(folder, tokenizer, tmp_path, drawn(), long, max_length=40)
+    trainer = weighted(folder, tokenizer, tmp_path, drawn(), long, max_length=40, allow_dropped=1)
+    assert trainer.dropped == ["p5"]
+    assert "1 weighed pairs do not train" in capsys.readouterr().out
+    kept = np.asarray(trainer.train_dataset["weight"])
+    assert (kept * trainer.weight_scale).mean() == pytest.approx(1)
+    with pytest.raises(MismatchError, match="4 weighed pairs do not train: p20, p21, p22 …"):
+        weighted(folder, tokenizer, tmp_path, drawn(), pairs().select(range(20)))
+    own = long.add_column("weight", [1.0] * N)
+    with pytest.raises(MismatchError, match="p5"):
+        weighted(folder, tokenizer, tmp_path, None, own, max_length=40)
+
+
+def test_what_cannot_be_joined_is_refused(folder, tokenizer, tmp_path):
+    def error(kind, match, data=None, weights=None, **more):
+        with pytest.raises(kind, match=match):
+            weighted(folder, tokenizer, tmp_path, weights, data, **more)
+
+    few = {f"p{i}": 1.0 for i in range(N) if i != 3}
+    error(MismatchError, "1 rows of the data set have no weight, first row 3 with pair id p3", weights=few)
+    error(InputError, "no column pair_id", pairs().remove_columns("pair_id"), drawn())
+    error(InputError, "no column weight, and no pair_weights")
+    twice = Dataset.from_list([*pairs().to_list(), pairs()[0]])
+    error(MismatchError, "holds a pair id twice", twice, drawn())
+    error(InputError, "weight of pair p1 is nan", weights=drawn() | {"p1": float("nan")})
+    error(InputError, "expected a finite number from 0 up", weights=drawn() | {"p1": -1.0})
+    error(InputError, "All weights are 0", weights=dict.fromkeys(drawn(), 0.0))
+    with pytest.raises(OptionError, match="train_dataset"):
+        WeightedRewardTrainer(model_of(folder), config(tmp_path), processing_class=tokenizer, pair_weights=drawn())
+    with pytest.raises(OptionError, match="not an iterable one"):
+        weighted(folder, tokenizer, tmp_path, drawn(), pairs().to_iterable_dataset())
+
+
+def test_margins_and_centring_go_with_weights_of_one(folder, tokenizer, tmp_path):
+    data = pairs().add_column("margin", np.linspace(0, 1, N).tolist())
+    more = {"center_rewards_coefficient": 0.01}
+    plain = RewardTrainer(model_of(folder), config(tmp_path, **more), train_dataset=data, processing_class=tokenizer)
+    ones = weighted(folder, tokenizer, tmp_path, {f"p{i}": 1.0 for i in range(N)}, data, **more)
+    assert trained(ones)[0] == trained(plain)[0]
+
+
+# Sampling
+
+
+def order_of(seed: int = 0, n: int = 60, openings: int = 20):
+    rng = np.random.default_rng(seed)
+    opening = [f"o{i}" for i in rng.integers(0, openings, n)]
+    weights = {f"o{i}": float(w) for i, w in enumerate(np.exp(rng.normal(size=openings)))}
+    return OpeningOrder(opening, weights, seed), opening, weights
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_openings_are_drawn_as_often_as_their_weights_say(number):
+    order, opening, weights = order_of()
+    rows = order.rows(600, number)
+    counts = Counter(opening[row] for row in rows)
+    total = sum(weights[one] for one in set(opening))
+    for one in set(opening):
+        expected = 600 * weights[one] / total
+        assert np.floor(expected - 1e-9) <= counts[one] <= np.ceil(expected + 1e-9)
+        used = [counts_of for row, counts_of in Counter(rows.tolist()).items() if opening[row] == one]
+        assert max(used) - min(used) <= 1  # an opening's rows take turns
+    np.testing.assert_array_equal(rows, order.rows(600, number))
+    assert (rows != order.rows(600, number + 1)).any()
+
+
+def test_over_many_passes_frequencies_are_the_weights():
+    order, opening, weights = order_of()
+    counts = Counter(opening[row] for number in range(400) for row in order.rows(60, number))
+    total = sum(weights[one] for one in set(opening))
+    for one in set(opening):
+        assert counts[one] / (400 * 60) == pytest.approx(weights[one] / total, abs=0.004)
+
+
+@pytest.mark.parametrize(
+    ("generations", "batch", "repeats", "ranks", "size"),
+    [(4, 3, 2, 1, 6), (2, 8, 6, 2, 4), (8, 1, 1, 4, 2), (3, 4, 4, 2, 6)],
+)
+def test_groups_stay_together_on_every_rank(generations, batch, repeats, ranks, size):
+    order, _, _ = order_of()
+    sampler = DensityRepeatSampler(order, 60, generations, batch, repeats)
+    rows = list(sampler)
+    assert len(rows) == len(sampler) == 60 // batch * batch * generations * repeats
+    block = batch * generations
+    blocks = [rows[i : i + block] for i in range(0, len(rows), block)]
+    for start in range(0, len(blocks), repeats):
+        assert all(one == blocks[start] for one in blocks[start : start + repeats])
+    for one in blocks:
+        for start in range(0, block, generations):
+            assert len(set(one[start : start + generations])) == 1
+    drawn_rows = [one[start] for one in blocks[::repeats] for start in range(0, block, generations)]
+    np.testing.assert_array_equal(drawn_rows, order.rows(60 // batch * batch, 0))
+    # Ranks take consecutive slices of each step: together they see every group whole.
+    for step in range(0, len(rows), ranks * size):
+        seen = Counter(rows[step : step + ranks * size])
+        if (ranks * size) % generations == 0:
+            assert all(count % generations == 0 for count in seen.values())
+
+
+def test_every_pass_is_another_draw_and_every_rank_makes_the_same():
+    one, other = (DensityRepeatSampler(order_of()[0], 60, 2, 3) for _ in range(2))
+    first, second = list(one), list(one)
+    assert first != second
+    assert (list(other), list(other)) == (first, second)
+    other.set_epoch(0)
+    assert list(other) == first
+
+
+def test_openings_without_weights_are_named():
+    with pytest.raises(MismatchError, match="1 openings of the data set have no weight, first b"):
+        OpeningOrder(["a", "b"], {"a": 1.0})
+    with pytest.raises(OptionError, match="do not fill a generation batch"):
+        DensityRepeatSampler(OpeningOrder(["a"], {"a": 1.0}), 1, 2, 4)
+
+
+@pytest.fixture
+def chatty(tokenizer):
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    return tokenizer
+
+
+def grpo(folder, tokenizer, tmp_path, data, weights, **more):
+    torch.manual_seed(0)
+    how = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 4, "max_steps": 12}
+    how |= {"report_to": [], "use_cpu": True, "bf16": False, "save_strategy": "no", "disable_tqdm": True}
+    how |= {"learning_rate": 1e-3, "gradient_checkpointing": False, "logging_steps": 1}
+    asked = []
+
+    def reward(prompts, completions, **_):
+        asked.extend(prompts)
+        return [float(len(str(c))) for c in completions]
+
+    trainer = DensityGRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder),
+        reward_funcs=reward,
+        args=GRPOConfig(str(tmp_path), **how | more),
+        train_dataset=data,
+        processing_class=tokenizer,
+        opening_weights=weights,
+    )
+    return trainer, asked
+
+
+def prompts(n: int = 12) -> Dataset:
+    return Dataset.from_list([{"prompt": f"w{i} w{i + 20}", "opening_id": f"o{i}"} for i in range(n)])
+
+
+def test_grpo_asks_what_the_draw_says(folder, chatty, tmp_path):
+    weights = {f"o{i}": float(w) for i, w in enumerate([8.0, 4.0, *[0.5] * 10])}
+    trainer, asked = grpo(folder, chatty, tmp_path, prompts(), weights)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    assert any(not torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
+    wanted = trainer.order.rows(12, 0).tolist()
+    assert [p for i, p in enumerate(asked) if i % 4 == 0] == [f"w{i} w{i + 20}" for i in wanted]
+    for start in range(0, len(asked), 4):
+        assert len(set(asked[start : start + 4])) == 1
+    counts = Counter(wanted)
+    assert counts[0] in (5, 6)  # 12 · 8 / 17 = 5.6
+    assert counts[1] in (2, 3)
+
+
+def test_grpo_in_reused_batches(folder, chatty, tmp_path):
+    trainer, asked = grpo(
+        folder,
+        chatty,
+        tmp_path,
+        prompts(),
+        {f"o{i}": 1.0 for i in range(12)},
+        num_iterations=2,
+        steps_per_generation=2,
+        max_steps=4,
+    )
+    trainer.train()
+    assert len(asked) == 8  # two prompts of four generations, used in four steps
+    assert len(set(asked[:4])) == len(set(asked[4:])) == 1
+
+
+def test_grpo_knows_openings_by_their_prompts(folder, chatty, tmp_path):
+    from kat import opening_id
+
+    data = Dataset.from_list([{"prompt": [{"role": "user", "content": f"w{i}"}]} for i in range(8)])
+    weights = {opening_id(f"w{i}"): 1.0 + i for i in range(8)}
+    trainer, _ = grpo(folder, chatty, tmp_path, data, weights)
+    assert sorted(trainer.order.names) == sorted(weights)
+    with pytest.raises(MismatchError, match="1 openings"):
+        grpo(folder, chatty, tmp_path, data, dict(list(weights.items())[1:]))
+
+
+def test_classes_can_be_named_and_pickled():
+    import pickle
+
+    assert pickle.loads(pickle.dumps(WeightedRewardTrainer)) is WeightedRewardTrainer
+    import kat.integrations.trl as module
+
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = module.Nothing
