@@ -24,6 +24,7 @@ _HOMES = {
     "evaluate": "kat.evaluation.evaluate",
     "find_neighbors": "kat.density.neighbors",
     "load_density_mapping": "kat.density.mapping",
+    "load_model": "kat.models.load",
     "open_prefixes": "kat.data.openings",
     "opening_id": "kat.data.openings",
     "read_pair_weights": "kat.density.pair_storage",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kat.artifacts import sha256_file
 from kat.errors import ModelError, OptionError
+from kat.models.chat import Chat
 from kat.models.sources import ModelSource, resolve
 
 if TYPE_CHECKING:
@@ -28,6 +31,11 @@ class LoadedModel:
     most: int | None
     pooling: str
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def chat(self) -> Chat:
+        """How conversations are written for this model."""
+        return Chat(self.tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -96,26 +104,48 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most
     return min((n for n in limits if n), default=8192)
 
 
-def _load(source: ModelSource, folder: Path):
+@contextlib.contextmanager
+def load_errors(folder: Path) -> Iterator[None]:
+    """What transformers raises at damaged files becomes a ModelError; what it says of missing heads is not said."""
+    import pickle
+
     from safetensors import SafetensorError
-    from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     before = logging.get_verbosity()
-    logging.set_verbosity_error()  # missing poolers and heads are of no concern to an encoder
+    logging.set_verbosity_error()
     try:
-        import torch
-
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32, weights_only=True
-        )
+        yield
+    except pickle.UnpicklingError as error:  # its own words advise to run what is in the file
+        raise ModelError(
+            f"The weights in {folder} are damaged, or a pickle of more than tensors, which is never run. "
+            "Save them as safetensors where you trust them."
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"The model in {folder} cannot be loaded: {first}") from error
     finally:
         logging.set_verbosity(before)
+
+
+def _load(source: ModelSource, folder: Path):
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    with load_errors(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model, report = AutoModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            weights_only=True,
+            output_loading_info=True,
+        )
+    if missing := sorted(name for name in report["missing_keys"] if "pooler" not in name.split(".")):
+        names = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        raise ModelError(f"{folder} lacks {len(missing)} of the model's weights, first {names}: it is not whole.")
     if model.config.is_encoder_decoder:
         raise ModelError(f"The model in {folder} is an encoder with a decoder; kat embeds with one or the other.")
     if not tokenizer.is_fast:
