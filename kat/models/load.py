@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kat.artifacts import read_manifest
 from kat.config import one_of
 from kat.errors import ModelError
 from kat.models.loading import (
@@ -16,6 +17,7 @@ from kat.models.loading import (
     token_limit,
     weights_digest,
 )
+from kat.models.nanochat import round_rotations
 from kat.models.sources import ModelSource, resolve
 
 if TYPE_CHECKING:
@@ -63,11 +65,12 @@ def load_model(
 
 def _facts(place: ModelSource, model) -> dict[str, Any]:
     stored = "safetensors" if any(place.path.rglob("*.safetensors")) else "pytorch"
+    made = read_manifest(place.path) or {}
     return {
         "source": place.name,
         "path": str(place.path),
-        "format": stored,
-        "age": None,
+        "format": made["stage"] if made.get("stage") in ("gguf", "nanochat") else stored,
+        "age": made.get("age"),
         "dimension": model.config.hidden_size,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
@@ -92,6 +95,7 @@ def _read(place: ModelSource, kind: str):
         model, report = getattr(transformers, KINDS[kind]).from_pretrained(
             place.path, dtype=torch.float32, weights_only=True, output_loading_info=True, **how, **more
         )
+    round_rotations(model)
     return model, tokenizer, report["missing_keys"]
 
 

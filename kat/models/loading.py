@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kat.artifacts import sha256_file
 from kat.errors import ModelError, OptionError
 from kat.models.chat import Chat
+from kat.models.nanochat import round_rotations
 from kat.models.sources import ModelSource, resolve
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def _load(source: ModelSource, folder: Path):
             weights_only=True,
             output_loading_info=True,
         )
+    round_rotations(model)
     if missing := sorted(name for name in report["missing_keys"] if "pooler" not in name.split(".")):
         names = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
         raise ModelError(f"{folder} lacks {len(missing)} of the model's weights, first {names}: it is not whole.")

@@ -48,7 +48,7 @@ def resolve(name: str, *, allow_network: bool = False) -> ModelSource:
 
         return ModelSource(name, dequantised(bundled_smollm2(), SMOLLM2_SHA256))
     if name in NANOCHAT:
-        raise ModelError(_nanochat_message(name))
+        return ModelSource(name, _from_nanochat(name))
     path = Path(name).expanduser()
     if path.is_dir():
         return _local(name, path)
@@ -111,14 +111,11 @@ def _unknown_message(name: str) -> str:
     return f"No model {name}: no such directory{_near(name)}, and no known name ({', '.join(known)}).{hint}"
 
 
-def _nanochat_message(name: str) -> str:
-    folder = base_directory() / NANOCHAT[name]
-    found = sorted(str(p.relative_to(folder)) for p in folder.glob("d*/model_*.pt")) if folder.is_dir() else []
-    if found:
-        state = f"it holds {', '.join(found[:4])}, a nanochat checkpoint, which this version of kat cannot load yet"
-    elif folder.is_dir():
-        state = "it holds no d<depth>/model_<step>.pt"
-    else:
-        state = "it does not exist"
-    remedy = "Add --ckpt_source minilm to use the bundled model."
-    return f"The nanochat model {name} was looked for in {folder}: {state}. {remedy}"
+def _from_nanochat(name: str) -> Path:
+    from kat.models.nanochat import converted, find_checkpoint
+
+    base = base_directory()
+    try:
+        return converted(find_checkpoint(base / NANOCHAT[name], base / "tokenizer" / "tokenizer.pkl"))
+    except ModelError as error:
+        raise ModelError(f"The nanochat model {name}: {error} Or use the bundled one: --ckpt_source minilm.") from error

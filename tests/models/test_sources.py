@@ -96,7 +96,7 @@ def test_nanochat_names_say_what_was_looked_for(name, tmp_path, monkeypatch):
         folder = tmp_path / folders[name] / "d12"
         folder.mkdir(parents=True)
         (folder / "model_000100.pt").touch()
-        with pytest.raises(ModelError, match=r"d12/model_000100\.pt.*cannot load yet"):
+        with pytest.raises(ModelError, match=r"d12/meta_000100\.json is not there.*model_000100\.pt"):
             resolve(name)
 
 
