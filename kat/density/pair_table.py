@@ -216,7 +216,7 @@ def _split_facts(openings: _Openings, group: np.ndarray, validates: np.ndarray, 
     there = openings.pairs > 0
     names, place, sizes = np.unique(group[there], return_inverse=True, return_counts=True)
     pairs = np.bincount(place, openings.pairs[there])
-    largest = int(np.argmax(pairs))
+    largest = int(np.lexsort((pairs, sizes))[-1])
     parts = {
         name: {"pairs": int(openings.pairs[some].sum()), "openings": int((there & some).sum())}
         for name, some in (("train", ~validates), ("validation", validates))
