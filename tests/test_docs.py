@@ -42,6 +42,7 @@ DOCUMENTS = [
     "docs/pair-weights.md",
     "docs/evaluation.md",
     "docs/integrations.md",
+    "docs/models.md",
     "docs/tutorial.md",
     "docs/how-to.md",
 ]
