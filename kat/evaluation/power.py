@@ -25,6 +25,11 @@ def cluster_error(values: np.ndarray, weights: np.ndarray, cluster: np.ndarray) 
 
 
 def detectable(error: float, level: float = LEVEL, power: float = POWER) -> float:
-    """The minimum detectable effect of a two-sided test: (z₁₋α/₂ + z_power) · standard error (Bloom 1995)."""
+    """The minimum detectable effect of a two-sided test: (z₁₋α/₂ + z_power) · standard error (Bloom 1995).
+
+    NaN for an error of 0: where nothing was seen to vary, nothing is known of what could be seen.
+    """
+    if error == 0:
+        return float("nan")
     normal = NormalDist()
     return (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) * error

@@ -17,7 +17,7 @@ from kat.models.loading import (
     token_limit,
     weights_digest,
 )
-from kat.models.nanochat import round_rotations
+from kat.models.nanochat import know, round_rotations
 from kat.models.sources import ModelSource, resolve
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def _read(place: ModelSource, kind: str):
 
     more: dict[str, Any] = {"num_labels": 1} if kind == "reward" else {}
     how = {"local_files_only": True, "trust_remote_code": False}
+    know(place.path)
     with load_errors(place.path):
         tokenizer = transformers.AutoTokenizer.from_pretrained(place.path, **how)
         model, report = getattr(transformers, KINDS[kind]).from_pretrained(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kat.artifacts import sha256_file
 from kat.errors import ModelError, OptionError
 from kat.models.chat import Chat
-from kat.models.nanochat import round_rotations
+from kat.models.nanochat import know, round_rotations
 from kat.models.sources import ModelSource, resolve
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def _load(source: ModelSource, folder: Path):
     import torch
     from transformers import AutoModel, AutoTokenizer
 
+    know(folder)
     with load_errors(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model, report = AutoModel.from_pretrained(

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 from kat.artifacts import first_difference, manifest, read_manifest, seal, sha256_file, whole_folder
 from kat.config import base_directory
 from kat.errors import ModelError
+from kat.models.nanochat_next import GATE, MODEL_TYPE, SMEAR, has_value_embedding, register, window_of
 from kat.models.nanochat_tokenizer import SPECIAL, fast_tokenizer, read_encoding
 
 if TYPE_CHECKING:
     import torch
 
-ORIGIN = "2025-10"
-"""The age of the project's origin."""
+ORIGIN, NEXT = "2025-10", "2026-03"
+"""The age of the project's origin, and the one of `kat.models.nanochat_next`."""
 _FIELDS = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd")
 _LAYER = {
     "attn.c_q.weight": "self_attn.q_proj.weight",
@@ -33,6 +34,7 @@ _LAYER = {
     "attn.c_proj.weight": "self_attn.o_proj.weight",
     "mlp.c_fc.weight": "mlp.fc1.weight",
     "mlp.c_proj.weight": "mlp.fc2.weight",
+    "attn.ve_gate.weight": "self_attn.ve_gate.weight",
 }
 _NEWER = ("resid_lambdas", "x0_lambdas", "value_embeds", "smear_gate", "smear_lambda", "backout_lambda")
 _MADE = ("config.json", "model.safetensors", "tokenizer.json")
@@ -106,7 +108,7 @@ def converted(checkpoint: Checkpoint) -> Path:
         )
     print(f"models    converts {checkpoint.model} (nanochat of {age}) once → {folder}", file=sys.stderr)
     with whole_folder(folder) as scratch:
-        _write(state, config, encoding, scratch)
+        _write(state, config, age, encoding, scratch)
         seal(scratch, wanted, age=age, step=checkpoint.step, source=str(checkpoint.model))
     return folder
 
@@ -116,8 +118,8 @@ def _digest(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)
 
 
-def read_config(path: Path) -> dict[str, int]:
-    """The six numbers of a meta's model_config. Raises ModelError."""
+def read_config(path: Path) -> dict[str, Any]:
+    """The six numbers of a meta's model_config, and its window_pattern, "L" where it has none. Raises ModelError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["model_config"]
         config = {name: found[name] for name in _FIELDS}
@@ -125,7 +127,10 @@ def read_config(path: Path) -> dict[str, int]:
         raise ModelError(f"{path} is no meta of a nanochat model: {type(error).__name__} {error}.") from error
     if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in config.values()):
         raise ModelError(f"{path}: {config} are not all whole numbers above 0.")
-    return config
+    pattern = found.get("window_pattern", "L")
+    if not isinstance(pattern, str) or not re.fullmatch("[SLsl]+", pattern):
+        raise ModelError(f"{path}: window_pattern is {pattern!r}; expected letters S and L.")
+    return config | {"window_pattern": pattern}
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -146,34 +151,37 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix("_orig_mod."): tensor.float() for name, tensor in found.items()}
 
 
-def age_of(state: dict[str, torch.Tensor], config: dict[str, int], path: Path) -> str:
-    """Which nanochat a state dict is of. Raises ModelError for keys that are unknown, missing or of a wrong shape."""
-    if newer := [name for name in state if name.split(".")[0] in _NEWER or ".ve_gate." in name]:
-        raise ModelError(
-            f"{path} is of a later nanochat than {ORIGIN}: it holds {', '.join(sorted(newer)[:3])} …. "
-            "This version of kat does not read it."
-        )
-    shapes = _shapes(config)
+def age_of(state: dict[str, torch.Tensor], config: dict[str, Any], path: Path) -> str:
+    """Which nanochat a state dict is of, by its keys and shapes. Raises ModelError for any other than the ages known,
+    naming keys that are strange, missing or of a wrong shape."""
+    age = NEXT if any(name.split(".")[0] in _NEWER or ".ve_gate." in name for name in state) else ORIGIN
+    shapes = _shapes(config) if age == ORIGIN else _shapes(config) | _more_shapes(config)
     if strange := sorted(set(state) - set(shapes)):
         raise ModelError(
-            f"{path} is of no age that kat knows: {len(strange)} unknown keys, first {', '.join(strange[:3])}."
+            f"{path} is of no age that kat knows: nearest to {age}, with {len(strange)} unknown keys, "
+            f"first {', '.join(strange[:3])}."
         )
     if missing := sorted(set(shapes) - set(state)):
         raise ModelError(
-            f"{path} lacks {len(missing)} of its weights, first {missing[0]}; is the meta of another model?"
+            f"{path}, nearest to nanochat of {age}, lacks {len(missing)} of its weights, first {missing[0]}; "
+            "is it of another age, or the meta of another model?"
         )
     for name, shape in shapes.items():
         have, rows = tuple(state[name].shape), shape[0]
-        padded = name in _VOCABULARY and have[1:] == shape[1:] and have[0] == -(-rows // 64) * 64
+        padded = _of_vocabulary(name) and have[1:] == shape[1:] and have[0] == -(-rows // 64) * 64
         if have != shape and not padded:
-            raise ModelError(f"{path}: {name} is {list(have)}, and the meta says {list(shape)}.")
-    return ORIGIN
+            raise ModelError(f"{path}: {name} is {list(have)}, and nanochat of {age} with its meta has {list(shape)}.")
+    return age
+
+
+def _of_vocabulary(name: str) -> bool:
+    return name in _VOCABULARY or name.startswith("value_embeds.")
 
 
 _VOCABULARY = ("transformer.wte.weight", "lm_head.weight")
 
 
-def _shapes(config: dict[str, int]) -> dict[str, tuple[int, int]]:
+def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor of the origin's architecture."""
     d, head = config["n_embd"], config["n_embd"] // config["n_head"]
     queries, keys = config["n_head"] * head, config["n_kv_head"] * head
@@ -185,37 +193,56 @@ def _shapes(config: dict[str, int]) -> dict[str, tuple[int, int]]:
         "mlp.c_fc.weight": (4 * d, d),
         "mlp.c_proj.weight": (d, 4 * d),
     }
-    found = dict.fromkeys(_VOCABULARY, (config["vocab_size"], d))
+    found: dict[str, tuple[int, ...]] = dict.fromkeys(_VOCABULARY, (config["vocab_size"], d))
     for i in range(config["n_layer"]):
         found |= {f"transformer.h.{i}.{name}": shape for name, shape in layer.items()}
     return found
 
 
-def _write(state: dict[str, torch.Tensor], config: dict[str, int], encoding: dict[str, Any], folder: Path) -> None:
-    """Save as transformers' NanoChat, rows of the vocabulary's padding left out."""
+def _more_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What the next age has besides."""
+    n, keys = config["n_layer"], config["n_kv_head"] * (config["n_embd"] // config["n_head"])
+    found: dict[str, tuple[int, ...]] = {"resid_lambdas": (n,), "x0_lambdas": (n,), "smear_gate.weight": (1, SMEAR)}
+    found |= {"smear_lambda": (1,), "backout_lambda": (1,)}
+    for i in (i for i in range(n) if has_value_embedding(i, n)):
+        found[f"value_embeds.{i}.weight"] = (config["vocab_size"], keys)
+        found[f"transformer.h.{i}.attn.ve_gate.weight"] = (config["n_kv_head"], GATE)
+    return found
+
+
+def _write(state: dict[str, torch.Tensor], config: dict[str, Any], age: str, encoding: dict, folder: Path) -> None:
+    """Save for transformers, rows of the vocabulary's padding left out."""
     from transformers import NanoChatConfig, NanoChatForCausalLM
 
-    special = encoding["special_tokens"]
-    made = NanoChatConfig(
-        vocab_size=config["vocab_size"],
-        hidden_size=config["n_embd"],
-        intermediate_size=4 * config["n_embd"],
-        num_hidden_layers=config["n_layer"],
-        num_attention_heads=config["n_head"],
-        num_key_value_heads=config["n_kv_head"],
-        max_position_embeddings=config["sequence_len"],
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        rms_norm_eps=_EPS,
-        bos_token_id=special[SPECIAL[0]],
-        eos_token_id=special["<|assistant_end|>"],
-        pad_token_id=special[SPECIAL[0]],
-        kat_rope_rounding="bfloat16",
-    )
-    model = NanoChatForCausalLM(made)
-    renamed = {_renamed(name): tensor for name, tensor in state.items()}
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        renamed[name] = renamed[name][: config["vocab_size"]].clone()
-    model.load_state_dict(renamed, strict=True)
+    special, theta = encoding["special_tokens"], 10_000.0 if age == ORIGIN else 100_000.0
+    common = {
+        "vocab_size": config["vocab_size"],
+        "hidden_size": config["n_embd"],
+        "intermediate_size": 4 * config["n_embd"],
+        "num_hidden_layers": config["n_layer"],
+        "num_attention_heads": config["n_head"],
+        "num_key_value_heads": config["n_kv_head"],
+        "max_position_embeddings": config["sequence_len"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "rms_norm_eps": _EPS,
+        "bos_token_id": special[SPECIAL[0]],
+        "eos_token_id": special["<|assistant_end|>"],
+        "pad_token_id": special[SPECIAL[0]],
+        "kat_rope_rounding": "bfloat16",
+    }
+    if age == ORIGIN:
+        model = NanoChatForCausalLM(NanoChatConfig(**common))
+    else:
+        classes = register()
+        made = classes.config(**common, window_pattern=config["window_pattern"])
+        windows = [window_of(i, made) for i in range(config["n_layer"])]
+        made.sliding_window = next((w for w in windows if w is not None), None)
+        # What a cache forgets, layer by layer.
+        made.layer_types = ["full_attention" if w is None else "sliding_attention" for w in windows]
+        model = classes.causal(made)
+    rows = config["vocab_size"]
+    cut = {name: tensor[:rows].clone() if _of_vocabulary(name) else tensor for name, tensor in state.items()}
+    model.load_state_dict({_renamed(name): tensor for name, tensor in cut.items()}, strict=True)
     model.save_pretrained(folder)
     fast_tokenizer(encoding).save_pretrained(folder)
 
@@ -225,7 +252,17 @@ def _renamed(name: str) -> str:
         return "model.embed_tokens.weight"
     if match := re.fullmatch(r"transformer\.h\.(\d+)\.(.+)", name):
         return f"model.layers.{match[1]}.{_LAYER[match[2]]}"
-    return name
+    return name if name == "lm_head.weight" else f"model.{name}"
+
+
+def know(folder: Path) -> None:
+    """Make the classes of a folder's model known to transformers, if they are kat's own."""
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return  # whoever loads it will say so
+    if kind == MODEL_TYPE:
+        register()
 
 
 def round_rotations(model: torch.nn.Module) -> None:

@@ -151,7 +151,8 @@ def test_differences_are_of_the_two_models():
             assert found.bins[str(b)][view]["accuracy"].value == pytest.approx(wanted)
     assert found.all["unweighted"]["log_loss"].p < 0.01
     same = compare(pairs, better, better, replicates=20).all["balanced"]["accuracy"]
-    assert (same.value, same.p, same.interval, same.detectable) == (0.0, 1.0, (0.0, 0.0), 0.0)
+    assert (same.value, same.p, same.interval) == (0.0, 1.0, (0.0, 0.0))
+    assert same.as_dict()["minimum_detectable_effect"] is None  # nothing varied: nothing is known
     back = compare(pairs, (chosen, rejected), better, replicates=100).all["balanced"]["accuracy"]
     assert back.value == pytest.approx(-found.all["balanced"]["accuracy"].value)
     longer = compare_with_longer(pairs, chosen, rejected, replicates=10).all["unweighted"]["accuracy"].value

@@ -41,6 +41,69 @@ def random_state(config=CONFIG, padded: bool = False, seed: int = 0) -> dict[str
     return state
 
 
+LATER = CONFIG | {"window_pattern": "SSSL", "n_layer": 6, "sequence_len": 512}
+
+
+def later_state(config=CONFIG, padded: bool = False) -> dict[str, torch.Tensor]:
+    """The same with what 2026-03 has besides."""
+    draw = torch.Generator().manual_seed(7)
+    n, keys = config["n_layer"], config["n_kv_head"] * config["n_embd"] // config["n_head"]
+    rows = -(-config["vocab_size"] // 64) * 64 if padded else config["vocab_size"]
+
+    def made(*shape):
+        return torch.randn(*shape, generator=draw)
+
+    state = random_state(config, padded) | {"resid_lambdas": 1 + 0.2 * made(n), "x0_lambdas": 0.3 * made(n)}
+    state |= {"smear_gate.weight": made(1, 24), "smear_lambda": made(1), "backout_lambda": torch.tensor([0.3])}
+    for i in range(n):
+        if i % 2 == (n - 1) % 2:
+            state[f"value_embeds.{i}.weight"] = made(rows, keys).bfloat16()
+            state[f"transformer.h.{i}.attn.ve_gate.weight"] = made(config["n_kv_head"], 12)
+    return state
+
+
+def later_logits(state, config, ids: torch.Tensor, *, hidden: bool = False) -> torch.Tensor:
+    """The published architecture of 2026-03, one text, straight."""
+    d, heads, shared, n = config["n_embd"], config["n_head"], config["n_kv_head"], config["n_layer"]
+    size, t = d // heads, len(ids)
+    angle = torch.outer(torch.arange(t).float(), 100_000.0 ** (-torch.arange(0, size, 2).float() / size))
+    cos, sin = angle.cos().bfloat16().float()[:, None], angle.sin().bfloat16().float()[:, None]
+    w = {name: tensor.float() for name, tensor in state.items()}
+
+    def norm(x):
+        return F.rms_norm(x, (x.shape[-1],))
+
+    def turned(x):
+        a, b = x[..., : size // 2], x[..., size // 2 :]
+        return 1.2 * norm(torch.cat([a * cos + b * sin, b * cos - a * sin], -1))
+
+    x = norm(w["transformer.wte.weight"][ids])
+    gate = w["smear_lambda"] * torch.sigmoid(x[1:, :24] @ w["smear_gate.weight"].T)
+    x = torch.cat([x[:1], x[1:] + gate * x[:-1]])
+    first, residuals = x, []
+    for i in range(n):
+        at, pattern = f"transformer.h.{i}", config.get("window_pattern", "L")
+        x = w["resid_lambdas"][i] * x + w["x0_lambdas"][i] * first
+        y = norm(x)
+        q, k = (turned((y @ w[f"{at}.attn.c_{c}.weight"].T).view(t, -1, size)) for c in "qk")
+        v = (y @ w[f"{at}.attn.c_v.weight"].T).view(t, shared, size)
+        if f"value_embeds.{i}.weight" in w:
+            open_ = 3 * torch.sigmoid(y[:, :12] @ w[f"{at}.attn.ve_gate.weight"].T)
+            v = v + open_[..., None] * w[f"value_embeds.{i}.weight"][ids].view(t, shared, size)
+        k, v = (part.repeat_interleave(heads // shared, 1) for part in (k, v))
+        apart = torch.arange(t)[:, None] - torch.arange(t)
+        short = pattern[i % len(pattern)] == "S" and i < n - 1
+        seen = (apart >= 0) & (apart <= -(-config["sequence_len"] // 512) * 128 if short else apart >= 0)
+        scores = (torch.einsum("qhd,khd->hqk", q, k) / size**0.5).masked_fill(~seen, -torch.inf)
+        x = x + torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).reshape(t, d) @ w[f"{at}.attn.c_proj.weight"].T
+        x = x + F.relu(norm(x) @ w[f"{at}.mlp.c_fc.weight"].T).square() @ w[f"{at}.mlp.c_proj.weight"].T
+        residuals.append(x)
+    x = norm(x - w["backout_lambda"] * residuals[n // 2])
+    if hidden:
+        return x
+    return 15 * torch.tanh(x @ w["lm_head.weight"][: config["vocab_size"]].T / 15)
+
+
 def plain_logits(state, config, ids: torch.Tensor, *, hidden: bool = False) -> torch.Tensor:
     """The published architecture, straight: rotations then QK norm, relu², norm after the embedding, soft cap 15."""
     d, heads, shared = config["n_embd"], config["n_head"], config["n_kv_head"]
@@ -124,6 +187,78 @@ def test_padding_and_packing_change_nothing(base_dir):
         packed, layout = hidden_states(model, texts)
         for start, one in zip(layout.bounds.tolist(), wanted, strict=False):
             torch.testing.assert_close(packed[start : start + len(one)], one, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("length", [1, 8, 300])
+def test_the_next_age_gives_what_its_plain_model_gives(base_dir, padded, length):
+    """At 300 tokens the short windows of 129 leave keys out."""
+    state = later_state(LATER, padded)
+    save(base_dir, state, LATER)
+    found = load_model("sft", kind="causal", device="cpu")
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 267, length))
+    with torch.no_grad():
+        logits = found.model(ids[None]).logits[0]
+    wanted = later_logits(state, LATER, ids)
+    off = (logits - wanted).abs().max().item()
+    print(f"{length} tokens: largest difference of a logit {off:.1e}, of {wanted.abs().max():.1f}")
+    assert off < 1e-4
+    assert found.meta["age"] == "2026-03"
+
+
+def test_the_next_age_padded_packed_and_cached(base_dir):
+    state = later_state(LATER)
+    save(base_dir, state, LATER)
+    rng = np.random.default_rng(1)
+    texts = [rng.integers(0, 267, n) for n in (200, 7, 1, 64)]
+    wanted = [later_logits(state, LATER, torch.from_numpy(t), hidden=True) for t in texts]
+    causal = load_model("sft", kind="causal", device="cpu").model
+    model = load_model("sft", device="cpu").model
+    with torch.no_grad():
+        for side in ("right", "left"):
+            ids, mask = torch.zeros(4, 200, dtype=torch.long), torch.zeros(4, 200, dtype=torch.long)
+            for row, text in enumerate(texts):
+                place = slice(0, len(text)) if side == "right" else slice(200 - len(text), 200)
+                ids[row, place], mask[row, place] = torch.from_numpy(text), 1
+            padded = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            placed = model(input_ids=ids, attention_mask=mask, position_ids=positions).last_hidden_state
+            for row, one in enumerate(wanted):
+                place = slice(0, len(one)) if side == "right" else slice(200 - len(one), 200)
+                torch.testing.assert_close(placed[row, place], one, rtol=0, atol=1e-4)
+                if side == "right":
+                    torch.testing.assert_close(padded[row, place], one, rtol=0, atol=1e-4)
+        ids = torch.from_numpy(texts[0])[None]
+        whole = causal(ids, use_cache=False).logits
+        step = causal(ids[:, :150], use_cache=True)
+        parts = [step.logits]
+        for i in range(150, 200):
+            step = causal(ids[:, i : i + 1], past_key_values=step.past_key_values, use_cache=True)
+            parts.append(step.logits)
+        torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-4)
+        assert switch_over(model, 512) is None
+        packed, layout = hidden_states(model, texts)
+        for start, one in zip(layout.bounds.tolist(), wanted, strict=False):
+            torch.testing.assert_close(packed[start : start + len(one)], one, rtol=0, atol=1e-4)
+
+
+def test_the_next_age_embeds_rewards_and_saves(base_dir, tmp_path):
+    save(base_dir, later_state(LATER), LATER)
+    found = kat.encode(["the prompt", "another, longer prompt " * 9], model="sft", precision="float32", device="cpu")
+    assert found.vectors.shape == (2, 48)
+    ids = torch.tensor([load_model("sft", device="cpu").tokenizer("the prompt", add_special_tokens=False)["input_ids"]])
+    mean = later_logits(later_state(LATER), LATER, ids[0], hidden=True).mean(0)
+    np.testing.assert_allclose(found.vectors[0], (mean / mean.norm()).numpy(), atol=1e-4)
+    low = kat.encode(["the prompt", "another, longer prompt " * 9], model="sft", precision="bfloat16", device="cpu")
+    assert (low.vectors * found.vectors).sum(1).min() > 0.99
+    reward = load_model("sft", kind="reward", device="cpu")
+    assert reward.meta["head"] == "new"
+    reward.model.save_pretrained(tmp_path / "rm")
+    reward.tokenizer.save_pretrained(tmp_path / "rm")
+    again = load_model(str(tmp_path / "rm"), kind="reward", device="cpu")
+    assert again.meta["head"] == "loaded"
+    with torch.no_grad():
+        torch.testing.assert_close(again.model(ids).logits, reward.model(ids).logits)
 
 
 def test_the_deepest_model_and_the_last_step_by_number(base_dir):
@@ -224,7 +359,7 @@ def test_what_is_wrong_is_named(base_dir):
     meta.write_text(json.dumps({"model_config": CONFIG | {"n_layer": 0}}))
     refused("not all whole numbers above 0")
     meta.write_text(json.dumps({"model_config": CONFIG | {"n_embd": 64}}))
-    refused(r"model_000010\.pt: .* and the meta says")
+    refused(r"model_000010\.pt: transformer\.wte\.weight is \[300, 48\], and .* has \[300, 64\]")
     meta.write_text(json.dumps({"model_config": CONFIG | {"n_layer": 4}}))
     refused("lacks 6 of its weights, first transformer.h.3")
     meta.write_text(json.dumps({"model_config": CONFIG | {"vocab_size": 260}}))
@@ -234,9 +369,16 @@ def test_what_is_wrong_is_named(base_dir):
     model.write_bytes(whole[: len(whole) // 2])
     refused(r"model_000010\.pt (cannot be read|is damaged)")
     save(base_dir, state | {"transformer.h.0.attn.rope": torch.ones(2)})
-    refused("no age that kat knows: 1 unknown keys, first transformer.h.0.attn.rope")
-    save(base_dir, state | {"resid_lambdas": torch.ones(3), "value_embeds.1.weight": torch.ones(2, 2)})
-    refused("a later nanochat than 2025-10: it holds resid_lambdas, value_embeds.1.weight")
+    refused("no age that kat knows: nearest to 2025-10, with 1 unknown keys, first transformer.h.0.attn.rope")
+    save(base_dir, state | {"resid_lambdas": torch.ones(3), "value_embeds.0.weight": torch.ones(300, 24)})
+    refused("nearest to nanochat of 2026-03, lacks .* first backout_lambda; is it of another age")
+    between = later_state() | {"transformer.h.0.attn.ve_gate.weight": torch.ones(2, 32)}
+    save(base_dir, between, CONFIG)
+    refused(r"ve_gate\.weight is \[2, 32\], and nanochat of 2026-03 with its meta has \[2, 12\]")
+    save(base_dir, later_state() | {"mtp_heads.0.mlp.c_fc.weight": torch.ones(2, 2)}, CONFIG)
+    refused("no age that kat knows: nearest to 2026-03, with 1 unknown keys, first mtp_heads")
+    save(base_dir, later_state(), CONFIG | {"window_pattern": "SXL"})
+    refused("window_pattern is 'SXL'; expected letters S and L")
     save(base_dir, state)
     os.remove(base_dir / "tokenizer" / "tokenizer.pkl")
     refused(r"tokenizer\.pkl is not there")
