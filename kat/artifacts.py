@@ -25,6 +25,8 @@ from kat.errors import MismatchError, OutputError
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".kat-tmp-"
+_NO_OPTIONS = ("overwrite", "allow_network", "model_tag", "step")
+"""What changes no result, or stands in another option already."""
 _HOST = re.sub(r"\W", "_", platform.node()) or "here"
 
 
@@ -41,7 +43,7 @@ def manifest(stage: str, inputs: Mapping[str, str], options: Any) -> dict[str, A
         "stage": stage,
         "kat_version": kat.__version__,
         "inputs": dict(inputs),
-        "options": {k: plain[k] for k in sorted(plain) if k not in ("overwrite", "allow_network")},
+        "options": {k: plain[k] for k in sorted(plain) if k not in _NO_OPTIONS},
     }
 
 
@@ -190,12 +192,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             scratch.mkdir()
             yield scratch
             made = sorted(scratch.iterdir(), key=lambda path: (path.name == MANIFEST, path.name))
-            for path in made:
+            for path in (p for p in scratch.rglob("*") if p.is_file()):
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
             old = (read_manifest(folder) or {}).get("outputs") or {}
             (folder / MANIFEST).unlink(missing_ok=True)
             for path in made:
+                if path.is_dir():
+                    shutil.rmtree(folder / path.name, ignore_errors=True)
                 path.replace(folder / path.name)
             for name in set(old) - {p.name for p in made}:
                 (folder / Path(name).name).unlink(missing_ok=True)

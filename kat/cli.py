@@ -148,6 +148,30 @@ def export_weights(
 
 
 @app.command
+def models() -> None:
+    """What models are here: bundled ones, and nanochat's checkpoints with age, dimension and step."""
+    from kat.config import base_directory
+    from kat.models.catalog import found_models, model_lines
+
+    print("\n".join(model_lines(found_models())))
+    print(f"  nanochat's checkpoints are looked for in {base_directory()}; any local directory does as well.")
+
+
+@app.command
+def export(
+    source: Annotated[str, Parameter(help="A model's name: see kat models.")],
+    out: Annotated[Path, Parameter(help="Folder to write.")],
+    *,
+    allow_network: Annotated[bool, Parameter(help="Let a hub name be downloaded.", negative="")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """A model of any source as a Hugging Face folder with safetensors and tokenizer."""
+    from kat import exporting
+
+    exporting.export_model(source, out, allow_network, overwrite)
+
+
+@app.command
 def evaluate_rm(
     scores: Annotated[list[Path], Parameter(help="One file of rewards, or two to compare: first minus second.")],
     /,

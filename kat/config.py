@@ -136,8 +136,15 @@ class EmbedOptions:
         int | None, whole("Processes that read texts [default: one a core or GPU; this one for little work].")
     ] = None
     allow_network: Annotated[bool, _help("Let a hub name be downloaded.", negative="")] = False
+    model_tag: Annotated[str | None, _help("Of a nanochat name: which d<depth> [default: the deepest].")] = None
+    step: Annotated[int | None, whole("Of a nanochat name: which checkpoint [default: the last].")] = None
 
     def __post_init__(self):
+        if self.model_tag is not None or self.step is not None:
+            # One name says it all from here on: manifests and workers know no other.
+            name = "/".join([self.model, self.model_tag or "*", *([] if self.step is None else [str(self.step)])])
+            for field, value in (("model", name), ("model_tag", None), ("step", None)):
+                object.__setattr__(self, field, value)
         one_of("long_text", self.long_text, ("tail", "head", "chunk"))
         one_of("pooling", self.pooling, (None, "mean", "last", "cls"))
         one_of("precision", self.precision, ("auto", "float32", "bfloat16"))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from kat.artifacts import is_done, manifest, read_manifest, seal, whole_folder
+from kat.artifacts import is_done, json_bytes, manifest, read_manifest, seal, sha256_file, whole_folder
 from kat.config import one_of
 from kat.errors import InputError
 from kat.integrations import export
@@ -55,6 +55,49 @@ def export_weights(run: Path, to: str, out: Path, pairs: Path | None, seed: int,
     for name in files:
         print(f"  {out / name}")
     print(USES[to].format(out=out))
+
+
+def export_model(source: str, out: Path, allow_network: bool, overwrite: bool) -> None:
+    """A model's files as safetensors, with its tokenizer and settings → OUT. Weights in pickles are read and saved."""
+    import shutil
+
+    from kat.models.loading import settings_digest, weights_digest
+    from kat.models.nanochat_next import MODEL_TYPE
+    from kat.models.sources import resolve
+
+    place = resolve(source, allow_network=allow_network)
+    if out.exists() and out.samefile(place.path):
+        raise InputError(f"{out} is the model itself. Name another folder.")
+    hashes = {"model": weights_digest(place), "model_settings": settings_digest(place)}
+    wanted = manifest("model", hashes, {})
+    if is_done(out, wanted, ("config.json",), overwrite=overwrite):
+        return skipped("export", out)
+    began = time.monotonic()
+    with whole_folder(out) as folder:
+        if any(place.path.glob("*.safetensors")):
+            for path in (p for p in place.path.iterdir() if p.name != "manifest.json"):
+                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, folder / path.name)
+        else:
+            from kat.models.load import load_model
+
+            kind = "causal" if "CausalLM" in (place.path / "config.json").read_text() else "encoder"
+            loaded = load_model(source, kind=kind, device="cpu", dtype="float32", allow_network=allow_network)
+            loaded.model.save_pretrained(folder)
+            loaded.tokenizer.save_pretrained(folder)
+        own = MODEL_TYPE in (folder / "config.json").read_text() if (folder / "config.json").is_file() else False
+        # Not sealed: a sentence-transformers model has folders, and its files are their own proof.
+        (folder / "manifest.json").write_bytes(json_bytes(wanted | {"outputs": _hashes(folder)}))
+    said("export", f"{source} as a Hugging Face folder", out, began)
+    if own:
+        print("next      import kat.models.nanochat_next and call register() before AutoModel reads it")
+    else:
+        print(f'next      transformers.AutoModel.from_pretrained("{out}")')
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """The hashes of all files below a folder, by their places in it."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+    return {str(p.relative_to(folder)): sha256_file(p) for p in files}
 
 
 def _source(path: Path, pairs: Path | None) -> tuple[Path, str]:

@@ -66,7 +66,7 @@ def find_checkpoint(folder: Path, tokenizer: Path, tag: str | None = None, step:
     if tag is None or not (folder / tag).is_dir():
         there = ", ".join(tags) or "nothing"
         raise ModelError(f"{folder} holds no model {tag or 'd<depth>'}; it holds {there}.")
-    steps = {int(m[1]): p for p in (folder / tag).iterdir() if (m := re.fullmatch(r"model_(\d+)\.pt", p.name))}
+    steps = steps_of(folder / tag)
     if step is None and steps:
         step = max(steps)
     if step not in steps:
@@ -78,6 +78,11 @@ def find_checkpoint(folder: Path, tokenizer: Path, tag: str | None = None, step:
         others = ", ".join(sorted(p.name for p in model.parent.glob("meta_*.json"))) or "no meta"
         raise ModelError(f"{meta} is not there, without which {model.name} cannot be read; there is {others}.")
     return Checkpoint(model, meta, tokenizer, step)
+
+
+def steps_of(folder: Path) -> dict[int, Path]:
+    """The checkpoints of one model by their steps."""
+    return {int(m[1]): p for p in folder.iterdir() if (m := re.fullmatch(r"model_(\d+)\.pt", p.name))}
 
 
 def converted(checkpoint: Checkpoint) -> Path:
@@ -133,14 +138,24 @@ def read_config(path: Path) -> dict[str, Any]:
     return config | {"window_pattern": pattern}
 
 
+def peeked_age(path: Path, config: dict[str, Any]) -> str:
+    """The age of a checkpoint, by its names and shapes alone. Raises ModelError."""
+    return age_of(_loaded(path), config, path)
+
+
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint in float32, their names without torch.compile's prefix. Runs nothing in the file."""
+    """The tensors of a checkpoint in float32, their names without torch.compile's prefix."""
+    return {name: tensor.float() for name, tensor in _loaded(path).items()}
+
+
+def _loaded(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, mapped, not read. Runs nothing in the file."""
     import pickle
 
     import torch
 
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise ModelError(f"{path} is damaged, or a pickle of more than tensors, which is never run.") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -148,7 +163,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{path} cannot be read: {first} Copy it again.") from error
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
         raise ModelError(f"{path} is no state dict of tensors.")
-    return {name.removeprefix("_orig_mod."): tensor.float() for name, tensor in found.items()}
+    return {name.removeprefix("_orig_mod."): tensor for name, tensor in found.items()}
 
 
 def age_of(state: dict[str, torch.Tensor], config: dict[str, Any], path: Path) -> str:

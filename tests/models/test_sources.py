@@ -71,7 +71,7 @@ def test_damaged_bundled_weights_are_noticed(local, monkeypatch):
     raw = bytearray(weights.read_bytes())
     raw[-1] ^= 1
     weights.write_bytes(raw)
-    monkeypatch.setattr(sources, "_bundled_minilm", lambda: local)
+    monkeypatch.setattr(sources, "bundled_minilm", lambda: local)
     from kat.models.loading import weights_digest
 
     with pytest.raises(ModelError, match="not the file expected"):
