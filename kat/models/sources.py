@@ -48,7 +48,7 @@ def resolve(name: str, *, allow_network: bool = False) -> ModelSource:
 
         return ModelSource(name, dequantised(bundled_smollm2(), SMOLLM2_SHA256))
     path = Path(name).expanduser()
-    if name.split("/")[0] in NANOCHAT and not path.exists():
+    if name in NANOCHAT or (name.split("/")[0] in NANOCHAT and not path.exists()):  # ./base is a directory
         return ModelSource(name, _from_nanochat(name))
     if path.is_dir():
         return _local(name, path)

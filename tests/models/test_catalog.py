@@ -52,6 +52,15 @@ def test_a_tag_and_a_step_name_one_checkpoint(base_dir, tmp_path, python):
     assert not torch.equal(one, other)
 
 
+def test_a_folder_of_a_checkpoints_name_is_named_by_its_place(base_dir, tmp_path, monkeypatch):
+    save(base_dir, random_state(), family="base_checkpoints")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    assert "d3-10" in str(resolve("base").path)
+    with pytest.raises(ModelError, match="base is no model directory"):
+        resolve("./base")
+
+
 @pytest.mark.parametrize("age", ["2025-10", "2026-03"])
 def test_a_checkpoint_becomes_a_folder_for_transformers(base_dir, tmp_path, kat_cli, age):
     from transformers import AutoModelForCausalLM, AutoTokenizer
