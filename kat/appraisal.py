@@ -10,7 +10,7 @@ import numpy as np
 
 from kat import artifacts
 from kat.artifacts import is_done, manifest, seal, whole_folder
-from kat.config import RunOptions, one_of
+from kat.config import RunOptions, one_of, whole_number
 from kat.errors import MismatchError, OptionError
 from kat.evaluation.evaluate import compare, compare_with_longer, evaluate
 from kat.evaluation.pairs import EvalPairs
@@ -39,6 +39,7 @@ def evaluate_scores(
     from kat.reports.evaluation import evaluation_lines
 
     one_of("split", split, PARTS)
+    whole_number("replicates", replicates)
     if not 1 <= len(scores) <= 2:
         raise OptionError(f"{len(scores)} files of rewards were given; expected one, or two to compare.")
     for made in (out / name for name in FILES):

@@ -115,6 +115,7 @@ def test_what_is_missing_is_said(table, tmp_path, kat_cli):
     assert "rejected  1 bad rows" in ran.stdout
     assert "No density bins" in ran.stdout
     assert "opening of its own" in ran.stdout
+    assert "replicates is 0" in kat_cli("evaluate-rm", bad, "--max_bad_rows", 1, "--replicates", 0).failed()
     assert "expected one, or two" in kat_cli("evaluate-rm", bad, bad, bad).failed()
 
 

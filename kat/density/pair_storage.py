@@ -93,7 +93,7 @@ def read_pair_weights(path: str | Path) -> PairWeights:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is no parquet file: {error}. {remedy}") from error
+        raise InputError(f"{path} is no parquet file, or damaged. {remedy}") from error
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise InputError(f"{path} has no column {', '.join(missing)}. {remedy}")
     found = {name: _column(table[name], name) for name in COLUMNS}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from kat.config import whole_number
 from kat.errors import InputError, MismatchError
 from kat.evaluation.intervals import REPLICATES, effective_clusters, interval, replicate
 from kat.evaluation.metrics import ECE_BINS, confidences, ece, ece_cells, log_losses, margins, wins
@@ -13,6 +14,7 @@ from kat.evaluation.paired import sign_flip
 from kat.evaluation.pairs import EvalPairs
 from kat.evaluation.power import cluster_error, detectable
 from kat.evaluation.results import LONGER, VIEWS, Comparison, Difference, Estimate, Evaluation, Part
+from kat.evaluation.scores import LARGEST
 
 _NAMES = ("accuracy", "margin", "log_loss", LONGER, "ece")
 """In the order of `_statistics`."""
@@ -26,6 +28,7 @@ def evaluate(
     Intervals by cluster bootstrap over openings. Raises MismatchError for other lengths than P, InputError for a
     reward that is not finite.
     """
+    whole_number("replicates", replicates)
     margin = _margins(pairs, chosen, rejected)
     columns = _columns(pairs, margin)
     cluster, subsets = pairs.clusters(), pairs.subsets()
@@ -55,6 +58,7 @@ def compare(
 
     Raises what `evaluate` raises.
     """
+    whole_number("replicates", replicates)
     one, other = (_margins(pairs, *rewards) for rewards in (first, second))
     values = {"accuracy": wins(one) - wins(other), "log_loss": log_losses(one) - log_losses(other)}
     return _compared(pairs, values, replicates, seed)
@@ -79,8 +83,9 @@ def _margins(pairs: EvalPairs, chosen: np.ndarray, rejected: np.ndarray) -> np.n
     for name, values in (("chosen", chosen), ("rejected", rejected)):
         if values.shape != (len(pairs),):
             raise MismatchError(f"Rewards of {name} have shape {values.shape}; there are {len(pairs):,} pairs.")
-        if not np.isfinite(values).all():
-            row = int(np.argmin(np.isfinite(values)))
+        usable = np.abs(values) < LARGEST
+        if not usable.all():
+            row = int(np.argmin(usable))
             raise InputError(f"The reward of {name} of pair {pairs.ids[row]} is {values[row]}, not a finite number.")
     return margins(chosen, rejected)
 

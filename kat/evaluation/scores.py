@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,8 @@ NAMES = (
     ("scores_chosen", "scores_rejected"),
 )
 """Columns that hold the two rewards; the first two that a row has, with numbers in them, are taken."""
+LARGEST = 1e100
+"""Rewards are smaller: sums of what follows from them must stay numbers."""
 _IDS = ("pair_id", "id")
 _SOURCES = ("src", "source", "subset")
 
@@ -177,8 +178,8 @@ def _numeric(value: Any) -> bool:
 
 def _number(value: Any) -> float:
     found = float(value[0] if isinstance(value, list) else value)
-    if not math.isfinite(found):
-        raise BadRow("a reward that is not finite")
+    if not abs(found) < LARGEST:
+        raise BadRow(f"a reward that is not finite, or {LARGEST:g} and more")
     return found
 
 

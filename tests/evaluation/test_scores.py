@@ -108,7 +108,7 @@ BAD = {
     "a reward that is not a number": {"id": "x", "chosen": "1.5", "rejected": 0},
     "not JSON": "{",
     "NaN or Infinity, which is not JSON": '{"id": "x", "chosen": NaN, "rejected": 0}',
-    "a reward that is not finite": '{"id": "x", "chosen": 1e999, "rejected": 0}',
+    "a reward that is not finite, or 1e+100 and more": '{"id": "x", "chosen": 1e308, "rejected": 0}',
     "an id that stood before": {"id": "a", "chosen": 1, "rejected": 0},
     "an id that is neither text nor a whole number": {"id": 1.5, "chosen": 1, "rejected": 0},
     "scores of which num_correct does not say which are chosen": {"id": "x", "scores": [1.0, 2.0], "num_correct": 2},
