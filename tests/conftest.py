@@ -126,3 +126,14 @@ def python(process: Callable[..., subprocess.Popen]) -> Callable[..., Ran]:
         return Ran(child.returncode, *texts)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with demo pairs (pairs.jsonl) and their run (run), to be copied before it is changed."""
+    from kat import cli
+
+    folder = tmp_path_factory.mktemp("demo")
+    cli.main(["demo-data", "--out", str(folder / "pairs.jsonl"), "--pairs", "600"])
+    cli.main(["run", str(folder / "pairs.jsonl"), "--out", str(folder / "run"), "--device", "cpu"])
+    return folder

@@ -9,24 +9,10 @@ import pytest
 import kat
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A demo run, read only."""
-    from kat import cli
-
-    folder = tmp_path_factory.mktemp("weighed")
-    for argv in (
-        ["demo-data", "--out", folder / "pairs.jsonl", "--pairs", 600],
-        ["run", folder / "pairs.jsonl", "--out", folder / "run", "--device", "cpu"],
-    ):
-        cli.main([str(a) for a in argv])
-    return folder
-
-
 @pytest.fixture
-def run(made, tmp_path):
+def run(demo_run, tmp_path):
     """A copy of it to change."""
-    for path in made.iterdir():
+    for path in demo_run.iterdir():
         (shutil.copytree if path.is_dir() else shutil.copyfile)(path, tmp_path / path.name)
     return tmp_path / "run"
 
@@ -147,9 +133,9 @@ def test_verify_finds_what_is_wrong_with_pair_weights(run, kat_cli):
     assert "does not hash" in changed("src", lambda src: src.__setitem__(0, "elsewhere"))
 
 
-def test_bad_rows_that_the_run_was_allowed_are_counted_again(made, tmp_path, kat_cli):
+def test_bad_rows_that_the_run_was_allowed_are_counted_again(demo_run, tmp_path, kat_cli):
     pairs = tmp_path / "pairs.jsonl"
-    pairs.write_bytes((made / "pairs.jsonl").read_bytes() + b"{broken\n")
+    pairs.write_bytes((demo_run / "pairs.jsonl").read_bytes() + b"{broken\n")
     assert kat_cli("run", pairs, "--out", tmp_path / "run", "--device", "cpu", "--max_bad_rows", 1).rc == 0
     ran = kat_cli("weigh-pairs", tmp_path / "run")
     assert ran.rc == 0, ran.stderr

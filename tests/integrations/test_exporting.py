@@ -1,6 +1,7 @@
 """Exports: every row back to its pair, its weight and its part; drawn passes as often as weights say."""
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -13,17 +14,12 @@ from kat.integrations.verl import DensitySampler
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A demo run with pair weights, read only."""
+def made(demo_run, tmp_path_factory):
+    """The demo's run with pair weights, read only."""
     from kat import cli
 
-    folder = tmp_path_factory.mktemp("exported")
-    for argv in (
-        ["demo-data", "--out", folder / "pairs.jsonl", "--pairs", 500],
-        ["run", folder / "pairs.jsonl", "--out", folder / "run", "--device", "cpu"],
-        ["weigh-pairs", folder / "run", "--validation_share", 0.2],
-    ):
-        cli.main([str(a) for a in argv])
+    folder = shutil.copytree(demo_run, tmp_path_factory.mktemp("exported") / "demo")
+    cli.main(["weigh-pairs", str(folder / "run"), "--validation_share", "0.2"])
     return folder
 
 
@@ -181,8 +177,6 @@ def test_verl_sampler_draws_by_weight_and_goes_on_where_it_was():
 
 
 def test_another_source_is_refused(made, tmp_path, kat_cli):
-    import shutil
-
     run = shutil.copytree(made / "run", tmp_path / "run")
     pairs = tmp_path / "pairs.jsonl"
     shutil.copyfile(made / "pairs.jsonl", pairs)
@@ -213,9 +207,9 @@ def test_weights_of_other_pairs_are_noticed(made, table):
     read = list(kat.read_pairs(made / "pairs.jsonl"))
     with pytest.raises(MismatchError, match=r"Row 2 of the pairs is not row 0"):
         list(weighed_pairs(read[1:], table))
-    with pytest.raises(MismatchError, match="end after 499 rows"):
+    with pytest.raises(MismatchError, match="end after 599 rows"):
         list(weighed_pairs(read[:-1], table))
-    with pytest.raises(MismatchError, match="is not row 500"):
+    with pytest.raises(MismatchError, match="is not row 600"):
         list(weighed_pairs([*read, read[0]], table))
 
 
