@@ -1,5 +1,6 @@
 """TRL's trainers with weights, against the plain ones and against gradients taken by hand."""
 
+import sys
 from collections import Counter
 
 import numpy as np
@@ -366,3 +367,28 @@ def test_classes_can_be_named_and_pickled():
 
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = module.Nothing
+
+
+def test_two_processes_take_the_step_of_one(folder, tokenizer, tmp_path, python):
+    """The weighed loss is divided by the pairs of the global batch: eight in one process, or four in each of two."""
+    script = tmp_path / "step.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = {[p for p in sys.path if 'tests' in p]!r}\n"
+        "import os, pathlib, torch, test_trl as t\n"
+        "from transformers import AutoTokenizer\n"
+        "size, out = int(sys.argv[1]), pathlib.Path(sys.argv[2])\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({folder!r}); tokenizer.eos_token = 'w97'\n"
+        f"made = t.weighted({folder!r}, tokenizer, out.parent / 'trained', t.drawn(n=8), t.pairs(n=8),\n"
+        "                  per_device_train_batch_size=size, max_steps=1)\n"
+        "made.train()\n"
+        "if os.environ.get('RANK', '0') == '0':\n"
+        "    torch.save({n.removeprefix('module.'): p.detach() for n, p in made.model.named_parameters()}, out)\n"
+    )
+    alone = python(script, 8, tmp_path / "one.pt")
+    assert alone.rc == 0, alone.stderr
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
+    both = python(*launch, script, 4, tmp_path / "two.pt", env={"OMP_NUM_THREADS": "1"})
+    assert both.rc == 0, both.stderr
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+    for name, parameter in one.items():
+        torch.testing.assert_close(two[name], parameter, rtol=1e-5, atol=2e-6)
