@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def _write_trl(weighed: Callable, table, folder: Path, seed: int) -> None:
     shapes = {"explicit": export.explicit_row, "implicit": export.implicit_row}
     with ExitStack() as stack:
         writers = {
-            (shape, part): stack.enter_context(_ParquetRows(folder / f"{shape}.{part}.parquet"))
+            (shape, part): stack.enter_context(_ParquetRows(folder / f"{shape}.{part}.parquet", _columns(shape, part)))
             for shape in shapes
             for part in export.PARTS
         }
@@ -129,23 +129,28 @@ def _write_trl(weighed: Callable, table, folder: Path, seed: int) -> None:
     for part in export.PARTS:
         prefixes, w = export.prompts_of(weighed(), part)
         rows = (export.prompt_row(p, float(x)) for p, x in zip(prefixes, w, strict=True))
-        _parquet(folder / f"prompts.{part}.parquet", rows)
+        _parquet(folder / f"prompts.{part}.parquet", rows, _columns("prompts", part))
 
 
 def _write_openrlhf(weighed: Callable, table, folder: Path, seed: int) -> None:
     """A weighted pass of pairs and one of prompts, in an order of their own, and the validation pairs as they are."""
     v = table.v[table.split == "train"]
-    counts = iter(export.drawn_counts(v, seed).tolist())
-    training, held = [], []
-    for one in weighed():
-        line = orjson.dumps(export.explicit_row(one)) + b"\n"
-        if one.part == "train":
-            training += [line] * next(counts)
-        else:
-            held.append(line)
-    order = np.random.default_rng(seed).permutation(len(training))
-    _lines(folder / "pairs.train.jsonl", (training[i] for i in order))
-    _lines(folder / "pairs.validation.jsonl", held)
+    counts = export.drawn_counts(v, seed)
+    with tempfile.TemporaryFile(dir=folder) as spool, (folder / "pairs.validation.jsonl").open("wb") as held:
+        # Where each training pair's line lies in the spool; the texts stay on disk.
+        place, length = np.zeros((2, len(v)), np.int64)
+        row = 0
+        for one in weighed():
+            line = orjson.dumps(export.explicit_row(one)) + b"\n"
+            if one.part != "train":
+                held.write(line)
+                continue
+            if counts[row]:
+                place[row], length[row] = spool.tell(), len(line)
+                spool.write(line)
+            row += 1
+        order = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(v)), counts))
+        _lines(folder / "pairs.train.jsonl", (_read(spool, place[i], length[i]) for i in order))
     for part in export.PARTS:
         prefixes, w = export.prompts_of(weighed(), part)
         if not len(prefixes):
@@ -167,11 +172,16 @@ def _write_verl(weighed: Callable, table, folder: Path, seed: int) -> None:
         prefixes, w = export.prompts_of(weighed(), part)
         rows = [export.verl_row(p, float(x), i, part) for i, (p, x) in enumerate(zip(prefixes, w, strict=True))]
         if rows:
-            _parquet(folder / f"{part}.parquet", rows)
+            _parquet(folder / f"{part}.parquet", rows, _columns("verl", part))
         if rows and part == "train":
             counts = export.drawn_counts(w, seed)
             order = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(rows)), counts))
-            _parquet(folder / "train.drawn.parquet", (rows[i] for i in order))
+            _parquet(folder / "train.drawn.parquet", (rows[i] for i in order), _columns("verl", part))
+
+
+def _read(file: Any, place: int, length: int) -> bytes:
+    file.seek(place)
+    return file.read(length)
 
 
 def _plain_rows(table) -> Iterator[Row]:
@@ -182,7 +192,7 @@ def _plain_rows(table) -> Iterator[Row]:
 
 def _write_parquet(weighed: Callable, table, folder: Path, seed: int) -> None:
     _check(weighed)
-    _parquet(folder / "weights.parquet", _plain_rows(table))
+    _parquet(folder / "weights.parquet", _plain_rows(table), _columns("plain", ""))
 
 
 def _write_jsonl(weighed: Callable, table, folder: Path, seed: int) -> None:
@@ -223,11 +233,36 @@ USES = {
 }
 
 
+def _columns(shape: str, part: str) -> Any:
+    """The columns of a parquet file. Said, not guessed from the first rows, whose weights may all be null."""
+    import pyarrow as pa
+
+    text, number, whole = pa.string(), pa.float64(), pa.int64()
+    messages = pa.list_(pa.struct([("role", text), ("content", text)]))
+    marks = [("pair_id", text), ("opening_id", text), *([("weight", number)] if part == "train" else [])]
+    extra = pa.struct([("index", whole), ("split", text), ("opening_id", text)])
+    shapes = {
+        "explicit": [("prompt", messages), ("chosen", messages), ("rejected", messages), *marks],
+        "implicit": [("chosen", messages), ("rejected", messages), *marks],
+        "prompts": [("prompt", messages), ("opening_id", text), ("weight", number)],
+        "verl": [
+            ("data_source", text),
+            ("prompt", messages),
+            ("ability", text),
+            ("reward_model", pa.struct([("style", text), ("ground_truth", text)])),
+            ("extra_info", extra),
+            ("weight", number),
+        ],
+        "plain": [("pair_id", text), ("weight", number), ("split", text)],
+    }
+    return pa.schema(shapes[shape])
+
+
 class _ParquetRows:
     """Rows to a parquet file, some at a time; a file without rows is not made."""
 
-    def __init__(self, path: Path):
-        self._path, self._held, self._writer = path, [], None
+    def __init__(self, path: Path, schema: Any):
+        self._path, self._schema, self._held, self._writer = path, schema, [], None
 
     def __enter__(self) -> _ParquetRows:
         return self
@@ -243,9 +278,9 @@ class _ParquetRows:
 
         if not self._held:
             return
-        table = pa.Table.from_pylist(self._held, schema=self._writer.schema if self._writer else None)
+        table = pa.Table.from_pylist(self._held, schema=self._schema)
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
+            self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
         self._writer.write_table(table)
         self._held = []
 
@@ -256,13 +291,9 @@ class _ParquetRows:
             self._writer.close()
 
 
-def _parquet(path: Path, rows: Iterable[Row]) -> None:
-    rows = iter(rows)
-    first = next(rows, None)
-    if first is None:
-        return
-    with _ParquetRows(path) as writer:
-        for row in chain([first], rows):
+def _parquet(path: Path, rows: Iterable[Row], schema: Any) -> None:
+    with _ParquetRows(path, schema) as writer:
+        for row in rows:
             writer.add(row)
 
 

@@ -7,7 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from kat.density.sampling import draw_pass
-from kat.errors import MismatchError, OptionError
+from kat.errors import InputError, MismatchError, OptionError
+
+
+def pass_seed(seed: int, number: int) -> int:
+    """The seed of pass `number`: seeds that follow each other share no pass, as their sums would."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
 
 
 class OpeningOrder:
@@ -15,7 +20,7 @@ class OpeningOrder:
     times in a pass of n rows, whatever the number of its rows, which take turns.
 
     `opening` [N] names each row's opening. Same seed and pass, same draw, on every rank. Raises MismatchError naming
-    the first opening without a weight.
+    the first opening without a weight, InputError for a weight that is not a positive number.
     """
 
     def __init__(self, opening: Sequence[str], weights: Mapping[str, float], seed: int = 0):
@@ -25,6 +30,10 @@ class OpeningOrder:
             raise MismatchError(f"{len(missing):,} openings of the data set have no weight, first {missing[0]}.")
         self.names = names.tolist()
         self.weights = np.asarray([weights[name] for name in self.names], np.float64)
+        bad = np.flatnonzero(~(np.isfinite(self.weights) & (self.weights > 0)))
+        if len(bad):
+            name, value = self.names[bad[0]], self.weights[bad[0]]
+            raise InputError(f"The weight of opening {name} is {value}; expected a positive number.")
         self._rows = np.argsort(place, kind="stable")
         self._counts = np.bincount(place)
         self._first = np.concatenate([[0], np.cumsum(self._counts)])
@@ -32,7 +41,7 @@ class OpeningOrder:
 
     def rows(self, draws: int, number: int = 0) -> np.ndarray:
         """The rows [draws] of pass `number`, shuffled. An opening's rows take turns over the passes."""
-        chosen = draw_pass(self.weights, draws, seed=self._seed + number)
+        chosen = draw_pass(self.weights, draws, seed=pass_seed(self._seed, number))
         order = np.argsort(chosen, kind="stable")
         ordered = chosen[order]
         turn = np.arange(draws) - np.searchsorted(ordered, ordered)  # how often the opening was drawn before

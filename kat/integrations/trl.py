@@ -17,7 +17,7 @@ import numpy as np
 from kat.errors import InputError, MismatchError, MissingExtraError, OptionError
 
 if TYPE_CHECKING:
-    from kat.integrations.sampling import DensityRepeatSampler
+    from kat.integrations.sampling import DensityRepeatSampler, OpeningOrder
 
 WEIGHT = "weight"
 
@@ -69,12 +69,19 @@ def opening_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, fl
 def with_weights(dataset, weights: Mapping[str, float] | None):
     """The data set with a `weight` column, by the id in its `pair_id` column.
 
-    Raises MismatchError naming the first row without a weight, InputError if there is nothing to join by.
+    Raises MismatchError naming the first row without a weight, InputError if there is nothing to join by or a weight of
+    the data set's own is not a finite number from 0 up.
     """
     names = list(dataset.column_names or [])
     if weights is None:
         if WEIGHT not in names:
             raise InputError(f"The data set has no column {WEIGHT}, and no pair_weights were given. {_REMEDY}")
+        for row, value in enumerate(dataset[WEIGHT]):
+            if value is None or not np.isfinite(value) or value < 0:
+                raise InputError(
+                    f"The data set's weight in row {row} is {value}; expected a finite number from 0 up. "
+                    "Only pairs that train have one: leave the others out."
+                )
         return dataset
     if "pair_id" not in names:
         raise InputError(f"The data set has no column pair_id to join weights by; it has {', '.join(names)}. {_REMEDY}")
@@ -127,10 +134,11 @@ def _reward_trainer() -> type:
         the loss is the plain trainer's. Evaluation is unweighted.
 
         Pairs that `pair_weights` say should train and that do not, because the data set lacks them or TRL leaves out
-        what is longer than `max_length`, are a MismatchError past `allow_dropped` (a number, or "all").
+        what is longer than `max_length`, are a MismatchError past `allow_dropped` (a number, or "all" or True).
         """
 
         def __init__(self, *args: Any, pair_weights=None, allow_dropped: int | str = 0, **kwargs: Any):
+            allowed = _allowed(allow_dropped)
             weights = None if pair_weights is None else pair_weights_of(pair_weights)
             dataset = kwargs.get("train_dataset")
             if dataset is None:
@@ -144,7 +152,7 @@ def _reward_trainer() -> type:
             super().__init__(*args, **kwargs)
             self.data_collator = WeightCollator(self.data_collator)
             self.dropped = _dropped(before, self.train_dataset, weights)
-            _judge_dropped(self.dropped, allow_dropped, len(before))
+            _judge_dropped(self.dropped, allowed, len(before))
             self.weight_scale = _scale(np.asarray(self.train_dataset[WEIGHT], np.float64))
 
         def _set_signature_columns_if_needed(self):
@@ -188,10 +196,19 @@ def _dropped(before, after, weights: Mapping[str, float] | None) -> list[str]:
     return [one for one in wanted if one not in there]
 
 
-def _judge_dropped(dropped: list[str], allowed: int | str, rows: int) -> None:
+def _allowed(given: int | str) -> float:
+    """How many pairs may be dropped. Raises OptionError for what is neither a number from 0 up nor "all"."""
+    if given is True or given == "all":
+        return np.inf
+    if not isinstance(given, int) or given < 0:
+        raise OptionError(f'allow_dropped is {given!r}; expected a whole number from 0 up, or "all".')
+    return int(given)
+
+
+def _judge_dropped(dropped: list[str], allowed: float, rows: int) -> None:
     if not dropped:
         return
-    if allowed != "all" and len(dropped) > int(allowed):
+    if len(dropped) > allowed:
         names = ", ".join(dropped[:3]) + (" …" if len(dropped) > 3 else "")
         raise MismatchError(
             f"{len(dropped):,} weighed pairs do not train: {names}. The data set has {rows:,} rows, and TRL leaves out "
@@ -221,25 +238,35 @@ def _grpo_trainer() -> type:
         `opening_weights` is a folder of weights, a file of `kat weigh-pairs`, or {opening id: weight}. The data set
         names openings in `opening_id`; without that column, the id is computed from the first user message of
         `prompt`. A weight multiplied into the reward would cancel in the group's normalisation; it is the sampling
-        that is weighed. Every pass is another draw, the same on every rank.
+        that is weighed. Every pass is another draw, the same on every rank. Rows are joined when training begins, from
+        the data set that trains then: filtering or reordering it before does no harm.
         """
 
         def __init__(self, *args: Any, opening_weights, **kwargs: Any):
             dataset = kwargs.get("train_dataset")
             if dataset is None or not hasattr(dataset, "__len__"):
                 raise OptionError("DensityGRPOTrainer needs train_dataset=, by name, a datasets.Dataset with a length.")
+            self.opening_weights = opening_weights_of(opening_weights)
+            self._ordered(dataset, 0)  # notices what is wrong before a model is loaded
+            super().__init__(*args, **kwargs)
+            self.order = self._ordered(self.train_dataset, self.args.seed)
+
+        def _ordered(self, dataset, seed: int) -> OpeningOrder:
             from kat.integrations.sampling import OpeningOrder
 
-            seed = kwargs["args"].seed if kwargs.get("args") is not None else 42
-            self.order = OpeningOrder(openings_of(dataset), opening_weights_of(opening_weights), seed)
-            super().__init__(*args, **kwargs)
+            return OpeningOrder(openings_of(dataset), self.opening_weights, seed)
 
         def _get_train_sampler(self, dataset=None) -> DensityRepeatSampler:
             from kat.integrations.sampling import DensityRepeatSampler
 
+            rows = len(self.train_dataset)
+            if dataset is not None and len(dataset) != rows:
+                raise MismatchError(f"TRL draws from {len(dataset):,} rows, and the training data set has {rows:,}.")
+            # TRL's `dataset` may have lost its columns; these are the same rows with them.
+            self.order = self._ordered(self.train_dataset, self.args.seed)
             return DensityRepeatSampler(
                 self.order,
-                len(self.train_dataset if dataset is None else dataset),
+                rows,
                 mini_repeat_count=self.num_generations,
                 batch_size=self.args.generation_batch_size // self.num_generations,
                 repeat_count=self.num_iterations * self.args.steps_per_generation,

@@ -16,6 +16,7 @@ import numpy as np
 
 from kat.density.sampling import draw_pass
 from kat.errors import InputError
+from kat.integrations.sampling import pass_seed
 
 try:
     from verl.experimental.dataset.sampler import AbstractSampler
@@ -47,7 +48,7 @@ class DensitySampler(AbstractSampler):
         return len(self.weights)
 
     def __iter__(self) -> Iterator[int]:
-        rows = draw_pass(self.weights, len(self.weights), self.seed + self.number).tolist()
+        rows = draw_pass(self.weights, len(self.weights), pass_seed(self.seed, self.number)).tolist()
         for row in rows[self._place :]:
             self._place += 1
             yield row

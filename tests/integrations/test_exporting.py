@@ -87,6 +87,27 @@ def test_trl_files_are_data_sets(export):
         assert np.mean(found["weight"]) == pytest.approx(1)
 
 
+def test_json_lines_are_data_sets(export, pairs):
+    datasets = pytest.importorskip("datasets")
+    files = {"jsonl": "weights", "openrlhf": "pairs.train"}
+    for to, name in files.items():
+        path = export(to) / f"{name}.jsonl"
+        found = datasets.load_dataset("json", data_files=str(path), split="train").to_list()
+        assert found == [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_weights_that_are_null_at_first_are_numbers_later(tmp_path):
+    """A source may begin with more validation pairs than are written at a time."""
+    from kat.exporting import _BATCH, _columns, _parquet
+
+    rows = [{"pair_id": f"p{i}", "weight": None, "split": "validation"} for i in range(_BATCH + 10)]
+    rows += [{"pair_id": "t", "weight": 1.5, "split": "train"}]
+    _parquet(tmp_path / "w.parquet", rows, _columns("plain", ""))
+    assert pq.read_table(tmp_path / "w.parquet").to_pylist() == rows
+    _parquet(tmp_path / "none.parquet", [], _columns("plain", ""))
+    assert not (tmp_path / "none.parquet").exists()
+
+
 def test_plain_files_hold_weights_and_nothing_else(export, pairs):
     rows = pq.read_table(export("parquet") / "weights.parquet").to_pylist()
     assert rows == lines(export("jsonl") / "weights.jsonl")

@@ -155,6 +155,19 @@ def test_weights_follow_their_pairs_when_rows_are_shuffled(folder, tokenizer, tm
     assert batch["weight"].shape == (8,)
 
 
+@pytest.mark.parametrize(("size", "steps"), [(8, 1), (4, 2)])
+def test_a_last_batch_that_is_not_full_is_as_in_the_plain_trainer(folder, tokenizer, tmp_path, size, steps):
+    data, more = pairs(n=21), {"num_train_epochs": 2, "gradient_accumulation_steps": steps}
+    more["per_device_train_batch_size"] = size
+    plain = RewardTrainer(model_of(folder), config(tmp_path, **more), train_dataset=data, processing_class=tokenizer)
+    ones = weighted(folder, tokenizer, tmp_path, {f"p{i}": 1.0 for i in range(21)}, data, **more)
+    (one, after), (other, theirs) = trained(ones), trained(plain)
+    assert len(one) == 6  # two full batches and one of five, twice
+    assert one == other
+    for name in after:
+        assert torch.equal(after[name], theirs[name]), name
+
+
 def test_evaluation_is_unweighted(folder, tokenizer, tmp_path):
     held = pairs(seed=9, n=8)
     trainer = weighted(folder, tokenizer, tmp_path, drawn())
@@ -173,6 +186,10 @@ def test_pairs_that_do_not_train_are_named(folder, tokenizer, tmp_path, capsys):
         weighted(folder, tokenizer, tmp_path, drawn(), long, max_length=40)
     trainer = weighted(folder, tokenizer, tmp_path, drawn(), long, max_length=40, allow_dropped=1)
     assert trainer.dropped == ["p5"]
+    assert weighted(folder, tokenizer, tmp_path, drawn(), long, max_length=40, allow_dropped=True).dropped == ["p5"]
+    for wrong in ("some", -1, 0.5):
+        with pytest.raises(OptionError, match="allow_dropped is"):
+            weighted(folder, tokenizer, tmp_path, drawn(), long, allow_dropped=wrong)
     assert "1 weighed pairs do not train" in capsys.readouterr().out
     kept = np.asarray(trainer.train_dataset["weight"])
     assert (kept * trainer.weight_scale).mean() == pytest.approx(1)
@@ -197,6 +214,9 @@ def test_what_cannot_be_joined_is_refused(folder, tokenizer, tmp_path):
     error(InputError, "weight of pair p1 is nan", weights=drawn() | {"p1": float("nan")})
     error(InputError, "expected a finite number from 0 up", weights=drawn() | {"p1": -1.0})
     error(InputError, "All weights are 0", weights=dict.fromkeys(drawn(), 0.0))
+    for wrong in (float("nan"), float("inf"), -1.0, None):
+        own = pairs().add_column("weight", [1.0, 1.0, wrong, *[1.0] * (N - 3)])
+        error(InputError, f"weight in row 2 is {wrong}; expected a finite number", own)
     with pytest.raises(OptionError, match="train_dataset"):
         WeightedRewardTrainer(model_of(folder), config(tmp_path), processing_class=tokenizer, pair_weights=drawn())
     with pytest.raises(OptionError, match="not an iterable one"):
@@ -278,9 +298,18 @@ def test_every_pass_is_another_draw_and_every_rank_makes_the_same():
     assert list(other) == first
 
 
+def test_seeds_that_follow_each_other_share_no_pass():
+    opening, weights = [f"o{i}" for i in range(60)], {f"o{i}": 1.0 + i for i in range(60)}
+    passes = {tuple(OpeningOrder(opening, weights, seed).rows(60, number)) for seed in range(5) for number in range(5)}
+    assert len(passes) == 25
+
+
 def test_openings_without_weights_are_named():
     with pytest.raises(MismatchError, match="1 openings of the data set have no weight, first b"):
         OpeningOrder(["a", "b"], {"a": 1.0})
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=f"weight of opening b is {wrong}; expected a positive number"):
+            OpeningOrder(["a", "b"], {"a": 1.0, "b": wrong})
     with pytest.raises(OptionError, match="do not fill a generation batch"):
         DensityRepeatSampler(OpeningOrder(["a"], {"a": 1.0}), 1, 2, 4)
 
@@ -359,6 +388,63 @@ def test_grpo_knows_openings_by_their_prompts(folder, chatty, tmp_path):
         grpo(folder, chatty, tmp_path, data, dict(list(weights.items())[1:]))
 
 
+def test_grpo_takes_its_seed_from_arguments_in_any_place(folder, chatty, tmp_path):
+    weights = {f"o{i}": 1.0 + i for i in range(12)}
+    how = {"num_generations": 4, "per_device_train_batch_size": 4, "use_cpu": True, "bf16": False, "report_to": []}
+
+    def order(seed, *place, **named):
+        args = GRPOConfig(str(tmp_path), seed=seed, **how)
+        place, named = ((*place, args), named) if place else (place, named | {"args": args})
+        return DensityGRPOTrainer(
+            *place, **named, train_dataset=prompts(), processing_class=chatty, opening_weights=weights
+        ).order
+
+    def reward(completions, **_):
+        return [0.0 for _ in completions]
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for seed in (7, 8):
+        expected = OpeningOrder([f"o{i}" for i in range(12)], weights, seed).rows(12)
+        np.testing.assert_array_equal(order(seed, model, reward).rows(12), expected)
+        np.testing.assert_array_equal(order(seed, model=model, reward_funcs=reward).rows(12), expected)
+
+
+def test_grpo_draws_from_the_rows_that_train(folder, chatty, tmp_path):
+    """A data set that was filtered and reordered after the trainer was made is joined anew."""
+    weights = {f"o{i}": 1.0 + i**2 for i in range(12)}
+    trainer, _ = grpo(folder, chatty, tmp_path, prompts(), weights)
+    trainer.train_dataset = prompts().select([11, 3, 7, 0, 9])
+    counts = Counter(trainer.train_dataset[row]["opening_id"] for row in list(trainer._get_train_sampler())[::4])
+    total = sum(weights[f"o{i}"] for i in (11, 3, 7, 0, 9))
+    for i in (11, 3, 7, 0, 9):
+        expected = 5 * weights[f"o{i}"] / total
+        assert np.floor(expected - 1e-9) <= counts[f"o{i}"] <= np.ceil(expected + 1e-9)
+    with pytest.raises(MismatchError, match="draws from 4 rows, and the training data set has 5"):
+        trainer._get_train_sampler(prompts(4))
+
+
+def test_grpo_goes_on_where_it_was(folder, chatty, tmp_path):
+    """Stopped in the middle of its second pass, it asks what it would have asked."""
+    weights = {f"o{i}": 1.0 + i for i in range(12)}
+    more = {"save_strategy": "steps", "save_steps": 15, "max_steps": 30}
+    trainer, whole = grpo(folder, chatty, tmp_path, prompts(), weights, **more)
+    trainer.train()
+    passes = [row for number in range(3) for row in trainer.order.rows(12, number).tolist()]
+    assert whole[::4] == [f"w{i} w{i + 20}" for i in passes[:30]]
+    again, rest = grpo(folder, chatty, tmp_path, prompts(), weights, **more)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-15"))
+    assert rest == whole[60:]
+
+
+def test_without_trl_the_error_says_what_to_type(monkeypatch):
+    import kat.integrations.trl as module
+    from kat.errors import MissingExtraError
+
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "kat\[trl\]"'):
+        module._imported("RewardTrainer")
+
+
 def test_classes_can_be_named_and_pickled():
     import pickle
 
@@ -383,6 +469,8 @@ def test_two_processes_take_the_step_of_one(folder, tokenizer, tmp_path, python)
         "made.train()\n"
         "if os.environ.get('RANK', '0') == '0':\n"
         "    torch.save({n.removeprefix('module.'): p.detach() for n, p in made.model.named_parameters()}, out)\n"
+        "if torch.distributed.is_initialized():\n"
+        "    torch.distributed.destroy_process_group()  # else its threads abort an exit now and then\n"
     )
     alone = python(script, 8, tmp_path / "one.pt")
     assert alone.rc == 0, alone.stderr
