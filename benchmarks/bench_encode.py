@@ -32,8 +32,8 @@ from encode_methods import METHODS
 from encode_texts import Count, Sizes
 
 import kat
-from kat.density.statistics import spearman
 from kat.embedding.engine import pick_precision
+from kat.statistics import spearman
 
 K = 20
 LEAST = 2 * K  # texts, for K neighbours to say something

@@ -21,7 +21,7 @@ from estimator_noise import measure_dimension, measure_split_half, measure_struc
 from estimator_tables import FULL, QUICK, Sizes, by_row, table, topic_correlation, weights_of
 
 import kat
-from kat.density.statistics import spearman
+from kat.statistics import spearman
 
 SECTIONS = "known,noise,halves,dimension,prompts,sources,centring"
 

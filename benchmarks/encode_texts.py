@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import kat
-from kat.data.items import read_items
+from kat.data.prompts import read_items
 
 FILES = ("raw.hh_harmless.dev", "pairs.rmb.all")
 QUERIES = "prompts.ir_queries.all"

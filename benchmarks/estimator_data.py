@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kat.data.demo import zipf_sizes
-from kat.density.neighbors import prepared
+from kat.demo.grammar import zipf_sizes
+from kat.neighbors.find import prepared
 
 COLUMNS = 64
 CENTRES, SPREAD = 20, 0.5

@@ -10,8 +10,8 @@ import numpy as np
 from estimator_tables import ANY_TEMPERATURE, Sizes, spread, table, weights_of
 
 from kat.density.estimators import ESTIMATORS, estimate_density, intrinsic_dimension, two_nn
-from kat.density.neighbors import find_neighbors
 from kat.density.weights import weigh
+from kat.neighbors.find import find_neighbors
 from kat.records import Density, Neighbors
 
 

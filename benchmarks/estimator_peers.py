@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from kat.density.estimators import ESTIMATORS, estimate_density, intrinsic_dimension
-from kat.density.neighbors import find_neighbors
+from kat.neighbors.find import find_neighbors
 from kat.records import Neighbors
 
 KS = (10, 20, 50)

@@ -12,11 +12,11 @@ import numpy as np
 from estimator_tables import Sizes, by_row, spread, table, topic_correlation, topic_entropy, weights_of
 
 import kat
-from kat.data.demo import demo_pairs
+from kat.demo.grammar import demo_pairs
 from kat.density.estimators import ESTIMATORS, estimate_density
-from kat.density.neighbors import find_neighbors, prepared
 from kat.density.weights import noise_temperature, weigh
 from kat.models.loading import load_encoder
+from kat.neighbors.find import find_neighbors, prepared
 
 PROMPTS = Path(__file__).parent.parent.parent / "shared" / "data" / "prompts.intents.labelled.jsonl.gz"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kat.density.statistics import spearman
 from kat.density.weights import project, solve_temperature
+from kat.statistics import spearman
 
 ESS, CAP, ANY_TEMPERATURE = 0.5, 10.0, 1e6
 

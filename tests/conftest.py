@@ -77,7 +77,7 @@ def real_data() -> Path:
 @pytest.fixture
 def kat_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """Run the `kat` command in this process: kat_cli("prefixes", path, "--out", out)."""
-    from kat import cli
+    from kat.cli import main as cli
 
     def run(*argv: object) -> Ran:
         capsys.readouterr()
@@ -131,7 +131,7 @@ def python(process: Callable[..., subprocess.Popen]) -> Callable[..., Ran]:
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with demo pairs (pairs.jsonl) and their run (run), to be copied before it is changed."""
-    from kat import cli
+    from kat.cli import main as cli
 
     folder = tmp_path_factory.mktemp("demo")
     cli.main(["demo-data", "--out", str(folder / "pairs.jsonl"), "--pairs", "600"])

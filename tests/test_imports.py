@@ -34,12 +34,12 @@ def loaded(ran):
     [
         "import kat",
         "import kat; dir(kat); kat.__version__",
-        "import kat.cli",
-        "import kat.doors",
+        "import kat.cli.main",
+        "import kat.cli.scripts",
         "from kat import Pair, Prefix, Embeddings, Weights, KatError, opening_id",
-        "from kat.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
-        "from kat.cli import main\ntry:\n    main(['run', '--help'])\nexcept SystemExit:\n    pass",
-        "import sys\nfrom kat.doors import door\nsys.argv[1:] = ['--help']\ntry:\n    door('kat_embed')\n"
+        "from kat.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
+        "from kat.cli.main import main\ntry:\n    main(['run', '--help'])\nexcept SystemExit:\n    pass",
+        "import sys\nfrom kat.cli.scripts import door\nsys.argv[1:] = ['--help']\ntry:\n    door('kat_embed')\n"
         "except SystemExit:\n    pass",
     ],
     ids=["kat", "dir", "cli", "doors", "nouns", "help", "run-help", "door-help"],
@@ -59,7 +59,7 @@ def test_openings_need_no_model(python, tmp_path):
     row = {"prefix": {"messages": [{"role": "user", "content": "q"}]}, "chosen": "a", "rejected": "b"}
     (tmp_path / "p.jsonl").write_text(json.dumps(row))
     call = "main(['prefixes', 'p.jsonl', '--out', 'o.jsonl'])"
-    code = f"from kat.cli import main\ntry:\n    {call}\nexcept SystemExit:\n    pass\n{LOADED}"
+    code = f"from kat.cli.main import main\ntry:\n    {call}\nexcept SystemExit:\n    pass\n{LOADED}"
     assert loaded(python("-c", code)).isdisjoint({"torch", "transformers", "sklearn"})
     assert (tmp_path / "o.jsonl").exists()
 

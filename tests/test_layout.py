@@ -13,23 +13,26 @@ FLOORS = {
     "kat.records": 0,
     "kat.artifacts": 1,
     "kat.config": 1,
-    "kat.models": 2,
+    "kat.devices": 1,
+    "kat.journal": 1,
+    "kat.plugins": 1,
+    "kat.statistics": 1,
     "kat.data": 2,
+    "kat.executors": 2,
+    "kat.models": 2,
     "kat.packing": 2,
-    "kat.density": 3,
+    "kat.run_folder": 2,
     "kat.embedding": 3,
     "kat.evaluation": 3,
-    "kat.learning": 4,
-    "kat.integrations": 5,
-    "kat.reports": 5,
-    "kat.staging": 5,
-    "kat.pipeline": 6,
-    "kat.verify": 6,
-    "kat.weighing": 6,
-    "kat.appraisal": 6,
-    "kat.exporting": 6,
-    "kat.cli": 7,
-    "kat.doors": 7,
+    "kat.neighbors": 3,
+    "kat.density": 4,
+    "kat.demo": 5,
+    "kat.pair_weights": 5,
+    "kat.integrations": 6,
+    "kat.reports": 6,
+    "kat.training": 6,
+    "kat.stages": 7,
+    "kat.cli": 8,
 }
 FILES = sorted((ROOT / "kat").rglob("*.py"))
 HEAVY = {"torch", "transformers", "pyarrow", "numba", "sklearn", "sentence_transformers", "huggingface_hub", "tqdm"}
@@ -80,14 +83,14 @@ def test_imports_go_down(path):
 
 
 def test_the_walk_sees_what_it_should():
-    assert list(upward("from kat.pipeline import run", "kat.data.rows"))
-    assert list(upward("def f():\n    import kat.cli", "kat.density.weights"))
-    assert list(upward("from kat import pipeline", "kat.reports.summary"))
+    assert list(upward("from kat.stages.pipeline import run", "kat.data.rows"))
+    assert list(upward("def f():\n    import kat.cli.main", "kat.density.weights"))
+    assert list(upward("from kat import pipeline", "kat.reports.console.density"))
     assert list(upward("from kat.embedding import encoder", "kat.density.weights"))  # neighbours on one floor
     assert list(upward("if TYPE_CHECKING:\n    from kat.density.weights import weigh", "kat.data.rows"))
     assert not list(upward("from kat.data.rows import Row\nimport kat", "kat.data.pairs"))
     assert not list(upward("from kat import config\nfrom kat.errors import KatError", "kat.data.rows"))
-    assert not list(upward("from kat.cli import guarded", "kat.doors"))  # siblings
+    assert not list(upward("from kat.cli.main import guarded", "kat.cli.scripts"))  # siblings
 
 
 def test_every_room_has_a_floor():
@@ -127,7 +130,7 @@ def test_scripts_are_thin_doors_and_no_package():
     for path in scripts.glob("*.py"):
         source = path.read_text(encoding="utf-8")
         assert len(source.splitlines()) <= 10, path.name
-        assert set(re.findall(r"^(?:from|import) (\S+)", source, re.M)) == {"kat.doors"}, path.name
+        assert set(re.findall(r"^(?:from|import) (\S+)", source, re.M)) == {"kat.cli.scripts"}, path.name
 
 
 def test_errors_are_one_tree_drawn_in_the_docstring():

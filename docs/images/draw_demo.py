@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from kat.artifacts import load_array, load_ids
-from kat.reports.demo import topics_of_openings
+from kat.demo.check import topics_of_openings
 
 
 def main(pairs: Path, run: Path) -> None:

@@ -99,7 +99,7 @@ class PrefixFile(Mapping[str, Prefix]):
             offset += len(line)
 
     def _parse(self, line: bytes, where: str) -> Prefix:
-        from kat.data.items import item_of
+        from kat.data.prompts import item_of
 
         row = parse_line(0, line.removeprefix(BOM))
         try:

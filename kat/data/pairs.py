@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from kat.data.formats import EXPECTED, judgement, opening_of, row_id, shape_of, trim
 from kat.data.openings import opening_id
 from kat.data.rows import BadRow, BadRows, Row, path_text, read_rows
-from kat.data.schemas import EXPECTED, judgement, opening_of, row_id, shape_of, trim
 from kat.errors import InputError, ShapeError
 from kat.records import Message, Pair, Prefix
 

@@ -15,7 +15,7 @@ def load_density_mapping(prompts_path: str | Path, weights_path: str | Path) -> 
 
     Raises MismatchError naming the first id that is missing, left over, or in another place.
     """
-    from kat.data.items import read_items
+    from kat.data.prompts import read_items
 
     weights_path = Path(weights_path)
     values = np.asarray(load_array(weights_path))

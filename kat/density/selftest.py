@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from kat.density.estimators import ESTIMATORS, estimate_density
-from kat.density.neighbors import find_neighbors
-from kat.density.statistics import spearman
 from kat.density.weights import NOISE_ESS, weigh
 from kat.errors import OptionError
+from kat.neighbors.find import find_neighbors
 from kat.records import Density
+from kat.statistics import spearman
 
 RECOVERS = 0.95
 """Least rank correlation with a known density at intrinsic dimension 8 or less, for N of 1,000 or more."""

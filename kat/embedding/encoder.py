@@ -15,18 +15,18 @@ import numpy as np
 
 from kat.config import EmbedOptions
 from kat.embedding.engine import Engine, Settings
+from kat.embedding.pieces import Reading, read_texts
 from kat.embedding.progress import Progress
-from kat.embedding.reading import Reading, read_texts
-from kat.embedding.texts import Tokens, render
-from kat.embedding.workers import Workers
+from kat.embedding.tokenize import Tokens, render
 from kat.errors import InputError, OptionError
+from kat.executors.processes import Workers
 from kat.models.sources import resolve
 from kat.packing.budget import packs, windows
 from kat.records import Embeddings, Prefix
 
 if TYPE_CHECKING:
-    from kat.data.items import ItemFile
-    from kat.embedding.unfinished import Unfinished
+    from kat.data.prompts import ItemFile
+    from kat.embedding.checkpoint import Unfinished
 
 WORTHWHILE = 2e12
 """Floating point operations from which starting worker processes pays: seconds of work (MiniLM: 94,000 tokens)."""

@@ -13,7 +13,7 @@ from kat.embedding.pooling import pool, pool_packed
 from kat.models.loading import LoadedModel, read_encoder
 from kat.packing.budget import halves
 from kat.packing.precision import to_bfloat16
-from kat.packing.rows import hidden_states, probe_texts, switch_over
+from kat.packing.switch import hidden_states, probe_texts, switch_over
 
 if TYPE_CHECKING:
     import torch

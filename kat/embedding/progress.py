@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kat.embedding.reading import Reading
+    from kat.embedding.pieces import Reading
 
 
 class Progress:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from kat.density.pair_storage import PairWeights
 from kat.density.sampling import draw_pass
 from kat.errors import InputError, MismatchError
+from kat.pair_weights.storage import PairWeights
 from kat.records import Message, Pair, Prefix
 
 FORMATS = ("trl", "openrlhf", "verl", "parquet", "jsonl")

@@ -39,7 +39,7 @@ def pair_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, float
     if isinstance(source, Mapping):
         found = {str(name): float(value) for name, value in source.items()}
     else:
-        from kat.density.pair_storage import read_pair_weights
+        from kat.pair_weights.storage import read_pair_weights
 
         found = read_pair_weights(source).training_weights()
     for name, value in found.items():
@@ -59,7 +59,7 @@ def opening_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, fl
         folder = path / "density" if (path / "density").is_dir() else path
         values = np.asarray(load_array(folder / "density_weights.npy"), np.float64)
         return dict(zip(load_ids(folder), values.tolist(), strict=True))
-    from kat.density.pair_storage import read_pair_weights
+    from kat.pair_weights.storage import read_pair_weights
 
     table = read_pair_weights(path)
     rows = table.split == "train"

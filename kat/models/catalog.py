@@ -44,7 +44,7 @@ def _bundled() -> Iterator[Found]:
 
 
 def _nanochat(base: Path) -> Iterator[Found]:
-    from kat.models.nanochat import find_checkpoint, peeked_age, read_config, steps_of
+    from kat.models.nanochat.checkpoint import find_checkpoint, peeked_age, read_config, steps_of
 
     tokenizer = base / "tokenizer" / "tokenizer.pkl"
     for name, place in NANOCHAT.items():

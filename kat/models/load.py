@@ -17,7 +17,7 @@ from kat.models.loading import (
     token_limit,
     weights_digest,
 )
-from kat.models.nanochat import know, round_rotations
+from kat.models.nanochat.checkpoint import know, round_rotations
 from kat.models.sources import ModelSource, resolve
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kat.artifacts import sha256_file
 from kat.errors import ModelError, OptionError
 from kat.models.chat import Chat
-from kat.models.nanochat import know, round_rotations
+from kat.models.nanochat.checkpoint import know, round_rotations
 from kat.models.sources import ModelSource, resolve
 
 if TYPE_CHECKING:

@@ -113,7 +113,7 @@ def _unknown_message(name: str) -> str:
 
 def _from_nanochat(name: str) -> Path:
     """`sft`, `sft/d12` or `sft/d12/650`; `*` for the deepest."""
-    from kat.models.nanochat import converted, find_checkpoint
+    from kat.models.nanochat.checkpoint import converted, find_checkpoint
 
     base = base_directory()
     family, tag, step, *more = [*name.split("/"), None, None]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kat.packing.attention_cpu import LONGEST, attend_by_products
 from kat.packing.layout import Layout, Run
-from kat.packing.products import LONGEST, attend_by_products
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ def packed_attention(
     # Rotary positions leave queries and keys in float32 beside values in bfloat16.
     query, key = query.to(value.dtype), key.to(value.dtype)
     if query.is_cuda:
-        from kat.packing.cuda import attend_on_cuda
+        from kat.packing.attention_cuda import attend_on_cuda
 
         return attend_on_cuda(query, key, value, layout, scale, causal, window), None
     quick = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled()

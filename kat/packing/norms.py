@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kat.packing.products import as_words
+from kat.packing.attention_cpu import as_words
 
 if TYPE_CHECKING:
     import torch

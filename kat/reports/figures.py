@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kat.reports.evaluation import parts_of
+from kat.reports.console.evaluate_rm import parts_of
 
 COLOURS = ("#0072B2", "#D55E00")
 """Blue and vermilion of Okabe & Ito (2008), told apart without red and green."""

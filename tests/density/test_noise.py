@@ -5,10 +5,10 @@ import pytest
 
 import kat
 from kat.density.estimators import ESTIMATORS, intrinsic_dimension, split_half, two_nn
-from kat.density.statistics import spearman
 from kat.density.weights import NOISE_ESS
 from kat.errors import OptionError
 from kat.records import Halves
+from kat.statistics import spearman
 
 
 def sphere(n: int, d: int, seed: int = 0) -> np.ndarray:

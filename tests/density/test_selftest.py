@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kat.cli import main
+from kat.cli.main import main
 from kat.density import selftest as module
 from kat.density.selftest import mixture, selftest, shuffled, sphere
 from kat.errors import OptionError

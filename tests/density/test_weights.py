@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import kat
-from kat.density.statistics import mean_pair_cosine, ranks, spearman
 from kat.density.weights import effective_sample_size, heaviest_share, project
 from kat.errors import InputError, OptionError
+from kat.statistics import mean_pair_cosine, ranks, spearman
 
 
 def weigh_points(x, k=20, metric="euclidean", **options):

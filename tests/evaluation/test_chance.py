@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kat.evaluation.intervals import effective_clusters, interval, replicate, student_quantile
-from kat.evaluation.paired import EXACT, sign_flip
 from kat.evaluation.power import cluster_error, detectable
+from kat.evaluation.significance import EXACT, sign_flip
 
 
 def ratio(totals: np.ndarray) -> np.ndarray:
@@ -113,7 +113,7 @@ def test_few_openings_are_flipped_in_every_way():
 def test_many_openings_agree_with_all_flips(monkeypatch):
     d = np.random.default_rng(2).normal(0.3, 1, EXACT)
     exact = sign_flip(d)
-    monkeypatch.setattr("kat.evaluation.paired.EXACT", 4)
+    monkeypatch.setattr("kat.evaluation.significance.EXACT", 4)
     assert sign_flip(d, flips=100_000) == pytest.approx(exact, abs=0.006)
     assert sign_flip(np.full(40, 1.0), flips=999) == 1 / 1000
 

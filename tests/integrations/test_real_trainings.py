@@ -26,7 +26,7 @@ HOW |= {"gradient_checkpointing": False, "logging_steps": 1, "learning_rate": 1e
 @pytest.fixture(scope="module")
 def weighed(real_data, tmp_path_factory):
     """The first 200 pairs of pairs.hh_singleturn.train with weights, and what TRL reads of them."""
-    from kat import cli
+    from kat.cli import main as cli
 
     folder = tmp_path_factory.mktemp("hh")
     with gzip.open(real_data / "pairs.hh_singleturn.train.jsonl.gz") as source:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from making import tiny
-from test_nanochat import CONFIG, LATER, later_state, random_state, save  # the same layouts
+from models.nanochat.test_checkpoint import CONFIG, LATER, later_state, random_state, save  # the same layouts
 
 import kat
 from kat.config import EmbedOptions

@@ -1,0 +1,1 @@
+"""The command line: names of options to calls of stages."""

@@ -1,0 +1,1 @@
+"""Preference pairs of known rarity, made by a grammar."""

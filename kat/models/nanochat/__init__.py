@@ -1,0 +1,1 @@
+"""nanochat's checkpoints and models."""

@@ -1,0 +1,1 @@
+"""The k nearest others of every row, exactly."""

@@ -1,0 +1,279 @@
+"""The tiles of a neighbour search: products of codes, who works on which tile, and going on after a stop."""
+
+import hashlib
+import math
+import os
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SAVE_SECONDS = 30.0
+SPREAD = 4.0  # standard deviations allowed to the rank of a suggested limit
+NEVER = -(2**31) + 1  # a limit that nothing meets
+BLOCK = 4096  # rows of a tile on a graphics device
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One search: the points and queries in code form, the candidate lists and how to fill them."""
+
+    query: Any  # kernels.Points, P positions
+    points: Any  # kernels.Points, N positions
+    query_codes: Any  # torch tensor int8 or float32 [P, D]
+    codes: Any  # torch tensor [N, D]
+    query_bounds: np.ndarray  # int64 [blocks + 1] positions between the blocks of queries
+    bounds: np.ndarray  # int64 [blocks + 1]
+    lists: Any  # kernels.Lists
+    step: float  # of the grid of codes, in units of x
+    k: int
+    threads: int
+    itself: bool  # queries are rows of x: each is left out of its own neighbours
+    symmetric: bool  # queries are all points: a tile serves both sides
+    strict: bool = False  # proven limits only
+
+
+def has_int8_products(columns: int) -> bool:
+    """Whether torch multiplies int8 here exactly and with VNNI or AMX instructions (other paths may saturate)."""
+    import torch
+
+    able = getattr(torch.cpu, "_is_vnni_supported", bool)  # bool() is False: an older torch
+    if not (able() and hasattr(torch, "_int_mm")):
+        return False
+    codes = torch.full((32, columns), 127, dtype=torch.int8)
+    codes[::2] = -127
+    try:
+        return bool((torch._int_mm(codes, codes.T).abs() == 127 * 127 * columns).all())
+    except RuntimeError:
+        return False
+
+
+class Schedule:
+    """Hands out tiles (row block, column block) such that no two at work write the same lists."""
+
+    def __init__(self, job: Job, progress: Progress | None, save: Callable[[np.ndarray], None] | None) -> None:
+        rows, columns = len(job.query_bounds) - 1, len(job.bounds) - 1
+        shifts = ((a, (a + shift) % columns) for shift in range(columns) for a in range(rows))
+        tiles = [(a, b) for a, b in shifts if not job.symmetric or b >= a]
+        self.symmetric, self.progress, self.save = job.symmetric, progress, save
+        self.number = {tile: at for at, tile in enumerate(tiles)}
+        self.pending, self.busy, self.changed = tiles, set(), threading.Condition()
+        self.done = np.zeros(len(tiles), bool)
+        self.saved = time.monotonic()
+
+    def restore(self, done: np.ndarray) -> None:
+        """Leave out the tiles [tiles] that are done."""
+        self.done[:] = done
+        self.pending = [tile for tile in self.pending if not done[self.number[tile]]]
+
+    def writes(self, tile: tuple[int, int]) -> set[int]:
+        """Blocks of queries whose lists a tile fills."""
+        return set(tile) if self.symmetric else {tile[0]}
+
+    def take(self) -> tuple[int, int] | None:
+        """The next tile whose lists are free, None when there is none left; waits where needed."""
+        with self.changed:
+            while True:
+                due = self.save is not None and time.monotonic() - self.saved > SAVE_SECONDS
+                if due and not self.busy:
+                    self.save(self.done)
+                    self.saved, due = time.monotonic(), False
+                free = (at for at, tile in enumerate(self.pending) if not self.writes(tile) & self.busy)
+                at = None if due else next(free, None)
+                if at is not None:
+                    tile = self.pending.pop(at)
+                    self.busy |= self.writes(tile)
+                    return tile
+                if not self.pending:
+                    return None
+                self.changed.wait()
+
+    def give(self, tile: tuple[int, int]) -> None:
+        """Tell that a tile is finished."""
+        with self.changed:
+            self.busy -= self.writes(tile)
+            self.done[self.number[tile]] = True
+            if self.progress is not None:
+                self.progress(int(self.done.sum()), len(self.done))
+            self.changed.notify_all()
+
+    def stop(self) -> None:
+        """Hand out no more tiles, and save no more: the lists of a tile that failed may be half filled."""
+        with self.changed:
+            self.pending.clear()
+            self.save = None
+            self.changed.notify_all()
+
+
+def run(job: Job, progress: Progress | None, checkpoint: str | os.PathLike | None) -> None:
+    """Fill the lists of a job by all tiles, in threads with one-threaded products each."""
+    import torch
+
+    seen = np.zeros(len(job.query_bounds) - 1, np.int64)
+    save = None
+    if checkpoint is not None:
+        path, name = Path(checkpoint), fingerprint(job)
+        state = {"counts": job.lists.counts, "full": job.lists.full, "limits": job.lists.limits, "seen": seen}
+
+        def save(done: np.ndarray) -> None:
+            write(path, name, {"keys": job.lists.keys, "done": done, **state})
+
+    schedule = Schedule(job, progress, save)
+    if checkpoint is not None and path.exists():
+        done = np.zeros_like(schedule.done)
+        if read(path, name, {"keys": job.lists.keys, "done": done, **state}):
+            schedule.restore(done)
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(job.threads) as pool:
+            list(pool.map(lambda _: work(job, schedule, seen), range(job.threads)))
+    finally:
+        torch.set_num_threads(before)
+    if checkpoint is not None:
+        path.unlink(missing_ok=True)
+
+
+def work(job: Job, schedule: Schedule, seen: np.ndarray) -> None:
+    """Take tiles until none is left; seen [query blocks] counts the points that a block has met."""
+    import torch
+
+    torch.set_num_threads(1)
+    side = int(np.diff(job.query_bounds).max()) * int(np.diff(job.bounds).max())
+    room = torch.empty(side, dtype=torch.int32 if job.codes.dtype == torch.int8 else torch.float32)
+    never = np.full(int(np.diff(job.bounds).max()), NEVER, np.int32)
+    try:
+        while (tile := schedule.take()) is not None:
+            fill(job, tile, room, never, seen)
+            schedule.give(tile)
+    except BaseException:
+        schedule.stop()
+        raise
+
+
+def fill(job: Job, tile: tuple[int, int], room: Any, never: np.ndarray, seen: np.ndarray) -> None:
+    """Multiply the codes of a tile and offer the squared distances to the lists."""
+    from kat.neighbors import kernels
+
+    (a, b), both = tile, job.symmetric and tile[0] != tile[1]
+    first, end, start, stop = *job.query_bounds[a : a + 2].tolist(), *job.bounds[b : b + 2].tolist()
+    products = multiply(job.query_codes[first:end], job.codes[start:stop], room)
+    limits = job.lists.limits[start:stop] if both else never[: stop - start]
+    seen[a] += stop - start
+    if both:
+        seen[b] += end - first
+    ranks = rank(job, int(seen[a])), rank(job, int(seen[b])) if both else 0
+    sides = job.lists, job.query, job.points
+    kernels.scan(products, *sides, first, start, limits, both, job.itself, job.step, job.k, ranks)
+
+
+def multiply(a: Any, b: Any, room: Any) -> np.ndarray:
+    """a b^T of codes [m, D] and [n, D] as an array [m, n] in the memory of `room`."""
+    import torch
+
+    out = room[: len(a) * len(b)].view(len(a), len(b))
+    (torch._int_mm if a.dtype == torch.int8 else torch.mm)(a, b.T, out=out)
+    return out.numpy()
+
+
+def rank(job: Job, seen: int) -> int:
+    """Rank among `seen` of N points that the k-th of all rarely exceeds (hypergeometric); 0 for proven limits."""
+    if job.strict:
+        return 0
+    share = min(1.0, seen / len(job.points.order))
+    return math.ceil(job.k * share + SPREAD * math.sqrt(job.k * share * (1 - share)) + 3)
+
+
+def fingerprint(job: Job) -> str:
+    """Name of a search: its input and what the tiles depend on."""
+    name = hashlib.blake2b(repr((job.k, job.lists.keys.shape, str(job.codes.dtype), job.itself)).encode())
+    for part in (job.query.x, job.points.x, job.points.order, job.query_bounds, job.bounds):
+        name.update(part.data)
+    return name.hexdigest()
+
+
+def write(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Save arrays under a name, so that a stop while saving leaves the earlier file."""
+    new = path.with_name(path.name + ".new")
+    with open(new, "wb") as file:
+        np.savez(file, name=np.array(name), **arrays)
+    os.replace(new, path)
+
+
+def read(path: Path, name: str, arrays: dict[str, np.ndarray]) -> bool:
+    """Fill arrays from a file of `write`; False where it belongs to another search or cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            if str(held["name"]) != name:
+                return False
+            loaded = {key: held[key] for key in arrays}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+    if any(loaded[key].shape != array.shape for key, array in arrays.items()):
+        return False
+    for key, array in arrays.items():
+        array[...] = loaded[key]
+    return True
+
+
+def topk_lists(job: Job, device: str, progress: Progress | None) -> Any:
+    """Lists of the nearest codes by plain torch on a device; the worst kept is the limit that `finish` proves."""
+    import torch
+
+    from kat.neighbors import kernels
+
+    if job.codes.dtype != torch.float32:
+        raise ValueError("A graphics device needs float32 codes.")
+    room = min(job.lists.keys.shape[1], len(job.points.order))
+    lists = kernels.empty_lists(room, job.k, job.lists.slack, job.lists.rounding)
+    blocks = range(0, len(job.query_codes), BLOCK)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # the rounding bound is that of float32, not of TF32
+    try:
+        for number, start in enumerate(blocks):
+            values, positions = topk_block(job, slice(start, start + BLOCK), room, device)
+            fill_lists(lists, start, values, positions, len(job.points.order))
+            if progress is not None:
+                progress(number + 1, len(blocks))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return lists
+
+
+def topk_block(job: Job, rows: slice, room: int, device: str) -> tuple[np.ndarray, np.ndarray]:
+    """Squared code distances and positions [rows, room] of the nearest codes, ascending; the row itself at infinity."""
+    import torch
+
+    codes = job.query_codes[rows].to(device)
+    norms = torch.from_numpy(job.query.norms[rows]).to(device)[:, None]
+    best = torch.full((len(codes), 0), torch.inf, device=device)
+    found = torch.zeros((len(codes), 0), dtype=torch.int64, device=device)
+    for start in range(0, len(job.codes), BLOCK):
+        block = job.codes[start : start + BLOCK].to(device)
+        values = norms + torch.from_numpy(job.points.norms[start : start + BLOCK]).to(device) - 2 * (codes @ block.T)
+        positions = torch.arange(start, start + len(block), device=device).expand(len(codes), -1)
+        if job.itself and start == rows.start:
+            values.fill_diagonal_(torch.inf)
+        best, found = torch.cat([best, values], 1), torch.cat([found, positions], 1)
+        best, at = torch.topk(best, min(room, best.shape[1]), dim=1, largest=False)
+        found = found.gather(1, at)
+    return best.cpu().numpy(), found.cpu().numpy()
+
+
+def fill_lists(lists: Any, start: int, values: np.ndarray, positions: np.ndarray, rows: int) -> None:
+    """Put the kept candidates [m, room] of query positions start.. into lists; whatever is missing lies above."""
+    from kat.neighbors import kernels
+
+    part = slice(start, start + len(values))
+    finite = np.isfinite(values)
+    whole = np.where(finite, np.clip(values, 0, kernels.BOUNDLESS), 0).astype(np.int64)
+    lists.keys[part, : values.shape[1]] = whole << 32 | positions
+    lists.counts[part] = finite.sum(axis=1)
+    lists.limits[part] = kernels.BOUNDLESS if values.shape[1] == rows else whole[:, -1] - 1

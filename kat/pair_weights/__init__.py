@@ -1,0 +1,1 @@
+"""From weights of openings to one weight a pair, and a split."""

@@ -1,0 +1,1 @@
+"""What each stage prints, one file a stage."""

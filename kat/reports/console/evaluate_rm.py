@@ -1,0 +1,107 @@
+"""What an evaluation found, in tables for people. Unweighted first; then every opening alike; then every bin alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kat.reports.console.density import printable
+
+SOURCES = 20
+_VIEWS = {"unweighted": "every pair", "balanced": "every opening"}
+_HEAD = (
+    f"  {'':<22}{'pairs':>8}{'openings':>9}  {'accuracy':<22}{'margin':>8}{'log-loss':>10}{'ECE':>7}{'longer wins':>13}"
+)
+
+
+def evaluation_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Tables of each model, then of their difference."""
+    lines: list[str] = []
+    for name, one in zip(facts["files"], facts["evaluations"], strict=True):
+        lines += ["", f"  {printable(name, 90)}", _HEAD, *_model_lines(one)]
+    compared = facts["comparison"]
+    if compared is not None:
+        first, second = (printable(name, 40) for name in facts["files"])
+        lines += ["", f"  accuracy of {first} minus {second}", *_difference_lines(compared, facts["evaluations"][0])]
+    for name, one, evaluated in zip(facts["files"], facts["against_longer_wins"], facts["evaluations"], strict=True):
+        if one is not None and compared is None:
+            title = f"  accuracy of {printable(name, 40)} minus that of guessing that the longer completion wins"
+            lines += ["", title, *_difference_lines(one, evaluated)]
+    return [*lines, "", *_notes(facts)]
+
+
+def _model_lines(one: Mapping[str, Any]) -> Iterator[str]:
+    whole = one["all"]
+    for view, title in _VIEWS.items():
+        yield _row(title, whole["pairs"], whole["openings"], whole[view])
+    if one["macro"] is not None:
+        yield _row("every density bin", whole["pairs"], whole["openings"], one["macro"])
+    for title, part in parts_of(one):
+        yield _row(title, part["pairs"], part["openings"], part["balanced"])
+
+
+def parts_of(one: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Density bins and sources with their titles; sources only if there are several, the largest ones."""
+    for b, part in one["bins"].items():
+        yield bin_title(b), part
+    if len(one["sources"]) > 1:
+        for name, part in list(one["sources"].items())[:SOURCES]:
+            yield f"  {printable(name, 19)}", part
+
+
+def bin_title(b: str) -> str:
+    return {"-1": "  no density", "0": "  bin 0, rarest", "4": "  bin 4, most crowded"}.get(b, f"  bin {b}")
+
+
+def _row(title: str, pairs: int, openings: int, estimates: Mapping[str, Any]) -> str:
+    longer = estimates.get("longer_wins")
+    margin, loss, ece = (estimates[name]["value"] for name in ("margin", "log_loss", "ece"))
+    return (
+        f"  {title:<22}{pairs:>8,}{openings:>9,}  {_percent(estimates['accuracy']):<22}{margin:>8.3f}{loss:>10.3f}"
+        f"{ece:>7.3f}{'' if longer is None else format(longer['value'], '.1%'):>13}"
+    )
+
+
+def _percent(estimate: Mapping[str, Any]) -> str:
+    interval = estimate["interval"]
+    between = "" if interval is None else f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    return f"{100 * estimate['value']:.1f} %{between}"
+
+
+def _difference_lines(compared: Mapping[str, Any], one: Mapping[str, Any]) -> Iterator[str]:
+    yield f"  {'':<22}{'points':>9}  {'95 % interval':<18}{'p':>8}{'detectable':>13}"
+    for view, title in _VIEWS.items():
+        yield _difference(title, compared["all"][view]["accuracy"])
+    for b in one["bins"]:
+        yield _difference(bin_title(b), compared["bins"][b]["balanced"]["accuracy"])
+    if len(one["sources"]) > 1:
+        for name in list(one["sources"])[:SOURCES]:
+            yield _difference(f"  {printable(name, 19)}", compared["sources"][name]["balanced"]["accuracy"])
+
+
+def _difference(title: str, d: Mapping[str, Any]) -> str:
+    interval, least = d["interval"], d["minimum_detectable_effect"]
+    between = "–" if interval is None else f"[{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
+    seen = "–" if least is None else f"± {100 * least:.1f}"
+    return f"  {title:<22}{100 * d['difference']:>+9.1f}  {between:<18}{d['p']:>8.4f}{seen:>13}"
+
+
+def _notes(facts: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "  Bins and sources count every opening alike. Intervals: 95 %, openings drawn with replacement.",
+    ]
+    if any(one is not None for one in facts["against_longer_wins"]) or facts["comparison"]:
+        lines.append(
+            "  p: signs of openings' differences flipped; detectable: what would be found 4 times in 5 at p < 0.05."
+        )
+    one = facts["evaluations"][0]
+    if not one["bins"]:
+        lines.append("  No density bins: name the pairs' weights with --pair_weights RUN/pair_weights.parquet.")
+    if facts["pairs_without_opening"]:
+        lone = f"{facts['pairs_without_opening']:,} pairs have no opening_id or prompt"
+        lines.append(f"  {lone}: each counts as an opening of its own.")
+    if facts["pairs_without_scores"]:
+        lines.append(f"  {facts['pairs_without_scores']:,} pairs have no reward and are left out.")
+    if len(one["sources"]) > SOURCES:
+        lines.append(f"  {len(one['sources']) - SOURCES:,} more sources are in evaluation.json.")
+    return lines

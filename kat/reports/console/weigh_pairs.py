@@ -1,0 +1,95 @@
+"""What `kat weigh-pairs` did, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kat.reports.console.density import printable
+
+SHOWN = 10
+
+
+def pair_weight_lines(facts: Mapping[str, Any], openings: Mapping[str, str]) -> list[str]:
+    """For people. `facts` are those of `kat.pair_weights.table`; `openings` the texts of the heaviest."""
+    return [
+        *_source_lines(facts),
+        *_split_lines(facts["split"]),
+        *_weight_lines(facts["weights"]),
+        *_bin_lines(facts),
+        *_heaviest_lines(facts["heaviest"], openings),
+    ]
+
+
+def _source_lines(facts: Mapping[str, Any]) -> list[str]:
+    lines = [f"  pairs                      {facts['pairs']:,} of {facts['openings']:,} openings"]
+    lines += [f"  left out                   {n:,}: {reason}" for reason, n in facts["left_out"].items()]
+    if facts["openings_without_weight"]:
+        lines.append(f"  openings without weight    {facts['openings_without_weight']:,}")
+    if facts["exact_duplicates"]:
+        kept = "left out" if facts["left_out"] else "kept; --duplicates drop leaves them out"
+        lines.append(f"  exact duplicates           {facts['exact_duplicates']:,} ({kept})")
+    if facts["renamed_pair_ids"]:
+        lines.append(f'  ids that stood before      {facts["renamed_pair_ids"]:,}: they got "#2", "#3", …')
+    return lines
+
+
+def _split_lines(split: Mapping[str, Any]) -> list[str]:
+    train, other, largest = split["train"], split["validation"], split["largest_group"]
+    lines = [
+        f"  train                      {train['pairs']:,} pairs of {train['openings']:,} openings",
+        f"  validation                 {other['pairs']:,} pairs of {other['openings']:,} openings, "
+        f"split by {split['by']}",
+        f"  near-duplicates            {split['openings_in_groups_of_several']:,} openings in "
+        f"{split['groups_of_several_openings']:,} groups at cosine {split['group_cosine']:g}; the largest has "
+        f"{largest['openings']:,} openings, {largest['pairs']:,} pairs",
+    ]
+    if split["leak"]:
+        lines.append(
+            f"  validation openings with a near-duplicate in training: {split['leak']['share']:.1%}; "
+            f"a split by opening: {split['leak_by_opening']['all']:.1%}"
+        )
+    return lines
+
+
+def _weight_lines(w: Mapping[str, Any]) -> list[str]:
+    control = f", CONTROL {w['control']}" if w["control"] else ""
+    m, length = (w[f"rank_correlation_{name}"] for name in ("m", "length"))
+    return [
+        f"  weights v                  multiplicity {w['multiplicity']}{control}; min {w['min']:.3g}, "
+        f"max {w['max']:.3g}, mean 1 (before: {w['mean_before_normalising']:.3g})",
+        f"  effective sample size      {w['ess_openings_share']:.1%} of openings, {w['ess_pairs_share']:.1%} of pairs, "
+        f"{w['ess_clusters_share']:.1%} by cluster",
+        f"  at the cap of {w['cap']:<12g} {w['cap_hits']:,} pairs",
+        f"  heaviest 1 %               {w['heaviest_1_percent_share']:.1%} of all weight",
+        f"  rank correlation of v      {_signed(m)} with m, {_signed(length)} with the opening's {w['length_unit']}",
+    ]
+
+
+def _bin_lines(facts: Mapping[str, Any]) -> list[str]:
+    """A table by density bin, the rarest first."""
+    lines = [
+        "",
+        f"  {'density bin':<14}{'openings':>9}{'pairs':>9}{'of pairs':>10}{'of weight':>11}{'mean v':>8}"
+        f"{'validation':>12}{'leak by opening':>17}",
+    ]
+    for one, leak in zip(facts["bins"], facts["split"]["leak_by_opening"]["by_bin"], strict=True):
+        name = {0: "0 (rarest)", len(facts["bins"]) - 1: f"{one['bin']} (crowded)"}.get(one["bin"], str(one["bin"]))
+        mean = "–" if one["mean_v"] is None else f"{one['mean_v']:.2f}"
+        lines.append(
+            f"  {name:<14}{one['openings']:>9,}{one['pairs']:>9,}{one['share_of_pairs']:>10.1%}"
+            f"{one['share_of_weight']:>11.1%}{mean:>8}{one['validation_pairs']:>12,}"
+            f"{'–' if leak is None else f'{leak:.1%}':>17}"
+        )
+    return lines
+
+
+def _heaviest_lines(heaviest: list[Mapping[str, Any]], openings: Mapping[str, str]) -> list[str]:
+    lines = ["", f"  the {min(SHOWN, len(heaviest))} openings whose pairs weigh most (of {len(heaviest)} in the JSON)"]
+    for one in heaviest[:SHOWN]:
+        lines.append(f"    {one['v']:7.3f}  m {one['m']:>4}  {one['id']}  {printable(openings.get(one['id'], ''), 60)}")
+    return lines
+
+
+def _signed(number: float | None) -> str:
+    return "none" if number is None else f"{number:+.2f}"

@@ -1,0 +1,1 @@
+"""One file a stage: read, one pure call, write."""

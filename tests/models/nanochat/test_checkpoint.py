@@ -1,0 +1,401 @@
+"""nanochat's checkpoints of the origin's age against a plain implementation, and everything that can be wrong."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from making import turn
+
+import kat
+from kat.errors import ModelError
+from kat.models.load import load_model
+from kat.models.nanochat.checkpoint import find_checkpoint
+from kat.models.nanochat.tokenizer import SPECIAL
+from kat.packing.switch import hidden_states, switch_over
+
+tiktoken = pytest.importorskip("tiktoken", reason="tiktoken, which pickles nanochat's tokenizer, is not installed")
+
+CONFIG = {"sequence_len": 64, "vocab_size": 300, "n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 48}
+
+
+def random_state(config=CONFIG, padded: bool = False, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights under the names of nanochat's own modules; embeddings in bfloat16, as it keeps them."""
+    draw = torch.Generator().manual_seed(seed)
+    d, rows = config["n_embd"], config["vocab_size"]
+    rows = -(-rows // 64) * 64 if padded else rows
+    head = d // config["n_head"]
+
+    def made(*shape):
+        return torch.randn(*shape, generator=draw) / shape[1] ** 0.5
+
+    state = {"transformer.wte.weight": torch.randn(rows, d, generator=draw).bfloat16(), "lm_head.weight": made(rows, d)}
+    for i in range(config["n_layer"]):
+        at, kv = f"transformer.h.{i}", config["n_kv_head"] * head
+        shapes = {"c_q": (d, d), "c_k": (kv, d), "c_v": (kv, d), "c_proj": (d, d)}
+        state |= {f"{at}.attn.{name}.weight": made(*shape) for name, shape in shapes.items()}
+        state |= {f"{at}.mlp.c_fc.weight": made(4 * d, d), f"{at}.mlp.c_proj.weight": made(d, 4 * d)}
+    return state
+
+
+LATER = CONFIG | {"window_pattern": "SSSL", "n_layer": 6, "sequence_len": 512}
+
+
+def later_state(config=CONFIG, padded: bool = False) -> dict[str, torch.Tensor]:
+    """The same with what 2026-03 has besides."""
+    draw = torch.Generator().manual_seed(7)
+    n, keys = config["n_layer"], config["n_kv_head"] * config["n_embd"] // config["n_head"]
+    rows = -(-config["vocab_size"] // 64) * 64 if padded else config["vocab_size"]
+
+    def made(*shape):
+        return torch.randn(*shape, generator=draw)
+
+    state = random_state(config, padded) | {"resid_lambdas": 1 + 0.2 * made(n), "x0_lambdas": 0.3 * made(n)}
+    state |= {"smear_gate.weight": made(1, 24), "smear_lambda": made(1), "backout_lambda": torch.tensor([0.3])}
+    for i in range(n):
+        if i % 2 == (n - 1) % 2:
+            state[f"value_embeds.{i}.weight"] = made(rows, keys).bfloat16()
+            state[f"transformer.h.{i}.attn.ve_gate.weight"] = made(config["n_kv_head"], 12)
+    return state
+
+
+def later_logits(state, config, ids: torch.Tensor, *, hidden: bool = False) -> torch.Tensor:
+    """The published architecture of 2026-03, one text, straight."""
+    d, heads, shared, n = config["n_embd"], config["n_head"], config["n_kv_head"], config["n_layer"]
+    size, t = d // heads, len(ids)
+    angle = torch.outer(torch.arange(t).float(), 100_000.0 ** (-torch.arange(0, size, 2).float() / size))
+    cos, sin = angle.cos().bfloat16().float()[:, None], angle.sin().bfloat16().float()[:, None]
+    w = {name: tensor.float() for name, tensor in state.items()}
+
+    def norm(x):
+        return F.rms_norm(x, (x.shape[-1],))
+
+    def turned(x):
+        a, b = x[..., : size // 2], x[..., size // 2 :]
+        return 1.2 * norm(torch.cat([a * cos + b * sin, b * cos - a * sin], -1))
+
+    x = norm(w["transformer.wte.weight"][ids])
+    gate = w["smear_lambda"] * torch.sigmoid(x[1:, :24] @ w["smear_gate.weight"].T)
+    x = torch.cat([x[:1], x[1:] + gate * x[:-1]])
+    first, residuals = x, []
+    for i in range(n):
+        at, pattern = f"transformer.h.{i}", config.get("window_pattern", "L")
+        x = w["resid_lambdas"][i] * x + w["x0_lambdas"][i] * first
+        y = norm(x)
+        q, k = (turned((y @ w[f"{at}.attn.c_{c}.weight"].T).view(t, -1, size)) for c in "qk")
+        v = (y @ w[f"{at}.attn.c_v.weight"].T).view(t, shared, size)
+        if f"value_embeds.{i}.weight" in w:
+            open_ = 3 * torch.sigmoid(y[:, :12] @ w[f"{at}.attn.ve_gate.weight"].T)
+            v = v + open_[..., None] * w[f"value_embeds.{i}.weight"][ids].view(t, shared, size)
+        k, v = (part.repeat_interleave(heads // shared, 1) for part in (k, v))
+        apart = torch.arange(t)[:, None] - torch.arange(t)
+        short = pattern[i % len(pattern)] == "S" and i < n - 1
+        seen = (apart >= 0) & (apart <= -(-config["sequence_len"] // 512) * 128 if short else apart >= 0)
+        scores = (torch.einsum("qhd,khd->hqk", q, k) / size**0.5).masked_fill(~seen, -torch.inf)
+        x = x + torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).reshape(t, d) @ w[f"{at}.attn.c_proj.weight"].T
+        x = x + F.relu(norm(x) @ w[f"{at}.mlp.c_fc.weight"].T).square() @ w[f"{at}.mlp.c_proj.weight"].T
+        residuals.append(x)
+    x = norm(x - w["backout_lambda"] * residuals[n // 2])
+    if hidden:
+        return x
+    return 15 * torch.tanh(x @ w["lm_head.weight"][: config["vocab_size"]].T / 15)
+
+
+def plain_logits(state, config, ids: torch.Tensor, *, hidden: bool = False) -> torch.Tensor:
+    """The published architecture, straight: rotations then QK norm, relu², norm after the embedding, soft cap 15."""
+    d, heads, shared = config["n_embd"], config["n_head"], config["n_kv_head"]
+    size, t = d // heads, len(ids)
+    angle = torch.outer(torch.arange(t).float(), 10_000.0 ** (-torch.arange(0, size, 2).float() / size))
+    cos, sin = angle.cos().bfloat16().float()[:, None], angle.sin().bfloat16().float()[:, None]
+
+    def norm(x):
+        return F.rms_norm(x, (x.shape[-1],))
+
+    def turned(x):
+        a, b = x[..., : size // 2], x[..., size // 2 :]
+        return norm(torch.cat([a * cos + b * sin, b * cos - a * sin], -1))
+
+    w = {name: tensor.float() for name, tensor in state.items()}
+    x = norm(w["transformer.wte.weight"][ids])
+    for i in range(config["n_layer"]):
+        at = f"transformer.h.{i}"
+        y = norm(x)
+        q = turned((y @ w[f"{at}.attn.c_q.weight"].T).view(t, heads, size))
+        k = turned((y @ w[f"{at}.attn.c_k.weight"].T).view(t, shared, size)).repeat_interleave(heads // shared, 1)
+        v = (y @ w[f"{at}.attn.c_v.weight"].T).view(t, shared, size).repeat_interleave(heads // shared, 1)
+        scores = torch.einsum("qhd,khd->hqk", q, k) / size**0.5
+        scores = scores.masked_fill(torch.ones(t, t).triu(1).bool(), -torch.inf)
+        x = x + torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).reshape(t, d) @ w[f"{at}.attn.c_proj.weight"].T
+        x = x + F.relu(norm(x) @ w[f"{at}.mlp.c_fc.weight"].T).square() @ w[f"{at}.mlp.c_proj.weight"].T
+    x = norm(x)
+    if hidden:
+        return x
+    return 15 * torch.tanh(x @ w["lm_head.weight"][: config["vocab_size"]].T / 15)
+
+
+def save(base, state, config=CONFIG, *, family="chatsft_checkpoints", tag="d3", step=10, prefix="") -> None:
+    folder = base / family / tag
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({prefix + name: tensor for name, tensor in state.items()}, folder / f"model_{step:06d}.pt")
+    (folder / f"meta_{step:06d}.json").write_text(json.dumps({"step": step, "model_config": config}))
+    tokenizer = base / "tokenizer" / "tokenizer.pkl"
+    tokenizer.parent.mkdir(exist_ok=True)
+    if not tokenizer.exists():
+        ranks = {bytes([b]): b for b in range(256)} | {b" the": 256, b"he": 257}
+        special = {name: 258 + i for i, name in enumerate(SPECIAL)}
+        made = tiktoken.Encoding("rustbpe", pat_str=r"\s?\S+|\s+", mergeable_ranks=ranks, special_tokens=special)
+        tokenizer.write_bytes(pickle.dumps(made))
+
+
+IDS = torch.tensor([258, 5, 77, 200, 13, 14, 15, 256])
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_logits_are_those_of_the_plain_model(base_dir, padded, prefix):
+    state = random_state(padded=padded)
+    save(base_dir, state, prefix=prefix)
+    found = load_model("sft", kind="causal", device="cpu")
+    with torch.no_grad():
+        logits = found.model(IDS[None]).logits[0]
+    wanted = plain_logits(state, CONFIG, IDS)
+    assert logits.shape == wanted.shape
+    off = (logits - wanted).abs().max().item()
+    print(f"largest difference of a logit {off:.1e}, of {wanted.abs().max():.1f}")
+    assert off < 1e-4
+    assert (found.meta["age"], found.meta["format"]) == ("2025-10", "nanochat")
+    assert found.limit == 64
+
+
+def test_padding_and_packing_change_nothing(base_dir):
+    state = random_state()
+    save(base_dir, state)
+    texts = [IDS.numpy(), IDS.numpy()[:3], np.asarray([9, 8, 7, 6, 5])]
+    wanted = [plain_logits(state, CONFIG, torch.from_numpy(t.copy()), hidden=True) for t in texts]
+    model = load_model("sft", device="cpu").model
+    with torch.no_grad():
+        ids, mask = torch.zeros(3, 8, dtype=torch.long), torch.zeros(3, 8, dtype=torch.long)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)], mask[row, : len(text)] = torch.from_numpy(text.copy()), 1
+        padded = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        for row, one in enumerate(wanted):
+            torch.testing.assert_close(padded[row, : len(one)], one, rtol=0, atol=1e-4)
+        assert switch_over(model, 64) is None
+        packed, layout = hidden_states(model, texts)
+        for start, one in zip(layout.bounds.tolist(), wanted, strict=False):
+            torch.testing.assert_close(packed[start : start + len(one)], one, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("length", [1, 8, 300])
+def test_the_next_age_gives_what_its_plain_model_gives(base_dir, padded, length):
+    """At 300 tokens the short windows of 129 leave keys out."""
+    state = later_state(LATER, padded)
+    save(base_dir, state, LATER)
+    found = load_model("sft", kind="causal", device="cpu")
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 267, length))
+    with torch.no_grad():
+        logits = found.model(ids[None]).logits[0]
+    wanted = later_logits(state, LATER, ids)
+    off = (logits - wanted).abs().max().item()
+    print(f"{length} tokens: largest difference of a logit {off:.1e}, of {wanted.abs().max():.1f}")
+    assert off < 1e-4
+    assert found.meta["age"] == "2026-03"
+
+
+def test_the_next_age_padded_packed_and_cached(base_dir):
+    state = later_state(LATER)
+    save(base_dir, state, LATER)
+    rng = np.random.default_rng(1)
+    texts = [rng.integers(0, 267, n) for n in (200, 7, 1, 64)]
+    wanted = [later_logits(state, LATER, torch.from_numpy(t), hidden=True) for t in texts]
+    causal = load_model("sft", kind="causal", device="cpu").model
+    model = load_model("sft", device="cpu").model
+    with torch.no_grad():
+        for side in ("right", "left"):
+            ids, mask = torch.zeros(4, 200, dtype=torch.long), torch.zeros(4, 200, dtype=torch.long)
+            for row, text in enumerate(texts):
+                place = slice(0, len(text)) if side == "right" else slice(200 - len(text), 200)
+                ids[row, place], mask[row, place] = torch.from_numpy(text), 1
+            padded = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            placed = model(input_ids=ids, attention_mask=mask, position_ids=positions).last_hidden_state
+            for row, one in enumerate(wanted):
+                place = slice(0, len(one)) if side == "right" else slice(200 - len(one), 200)
+                torch.testing.assert_close(placed[row, place], one, rtol=0, atol=1e-4)
+                if side == "right":
+                    torch.testing.assert_close(padded[row, place], one, rtol=0, atol=1e-4)
+        ids = torch.from_numpy(texts[0])[None]
+        whole = causal(ids, use_cache=False).logits
+        step = causal(ids[:, :150], use_cache=True)
+        parts = [step.logits]
+        for i in range(150, 200):
+            step = causal(ids[:, i : i + 1], past_key_values=step.past_key_values, use_cache=True)
+            parts.append(step.logits)
+        torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-4)
+        assert switch_over(model, 512) is None
+        packed, layout = hidden_states(model, texts)
+        for start, one in zip(layout.bounds.tolist(), wanted, strict=False):
+            torch.testing.assert_close(packed[start : start + len(one)], one, rtol=0, atol=1e-4)
+
+
+def test_the_next_age_embeds_rewards_and_saves(base_dir, tmp_path):
+    save(base_dir, later_state(LATER), LATER)
+    found = kat.encode(["the prompt", "another, longer prompt " * 9], model="sft", precision="float32", device="cpu")
+    assert found.vectors.shape == (2, 48)
+    ids = torch.tensor([load_model("sft", device="cpu").tokenizer("the prompt", add_special_tokens=False)["input_ids"]])
+    mean = later_logits(later_state(LATER), LATER, ids[0], hidden=True).mean(0)
+    np.testing.assert_allclose(found.vectors[0], (mean / mean.norm()).numpy(), atol=1e-4)
+    low = kat.encode(["the prompt", "another, longer prompt " * 9], model="sft", precision="bfloat16", device="cpu")
+    assert (low.vectors * found.vectors).sum(1).min() > 0.99
+    reward = load_model("sft", kind="reward", device="cpu")
+    assert reward.meta["head"] == "new"
+    reward.model.save_pretrained(tmp_path / "rm")
+    reward.tokenizer.save_pretrained(tmp_path / "rm")
+    again = load_model(str(tmp_path / "rm"), kind="reward", device="cpu")
+    assert again.meta["head"] == "loaded"
+    with torch.no_grad():
+        torch.testing.assert_close(again.model(ids).logits, reward.model(ids).logits)
+
+
+def test_the_deepest_model_and_the_last_step_by_number(base_dir):
+    deep = CONFIG | {"n_layer": 12}
+    save(base_dir, random_state(), tag="d3", step=2)
+    save(base_dir, random_state(deep, seed=1), deep, tag="d12", step=900)
+    save(base_dir, random_state(deep, seed=2), deep, tag="d12", step=1000)
+    (base_dir / "chatsft_checkpoints" / "d12" / "model_005000_backup.pt").write_bytes(b"")
+    folder, pickled = base_dir / "chatsft_checkpoints", base_dir / "tokenizer" / "tokenizer.pkl"
+    found = find_checkpoint(folder, pickled)
+    assert (found.model.parent.name, found.step) == ("d12", 1000)
+    assert find_checkpoint(folder, pickled, "d3").step == 2
+    assert find_checkpoint(folder, pickled, step=900).step == 900
+    with pytest.raises(ModelError, match="holds no model d7; it holds d3, d12"):
+        find_checkpoint(folder, pickled, "d7")
+    with pytest.raises(ModelError, match="holds no step 5; it holds 900, 1000"):
+        find_checkpoint(folder, pickled, step=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("base", "base_checkpoints"),
+        ("mid", "mid_checkpoints"),
+        ("sft", "chatsft_checkpoints"),
+        ("rl", "chatrl_checkpoints"),
+        ("rm", "rm_checkpoints/uniform"),
+        ("rm_density", "rm_checkpoints/density"),
+        ("grpo", "grpo_checkpoints/uniform"),
+        ("grpo_density", "grpo_checkpoints/density"),
+    ],
+)
+def test_every_name_has_its_folder(base_dir, name, family):
+    save(base_dir, random_state(), family=family)
+    assert load_model(name, device="cpu").dimension == 48
+
+
+def test_the_origins_commands_embed_with_it(base_dir, tmp_path, python):
+    save(base_dir, random_state())
+    save(base_dir, random_state(seed=4), family="base_checkpoints")
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps({"id": f"i{i}", "prompt": f"the prompt {i}"}) + "\n" for i in range(30)))
+    ran = python("-m", "scripts.kat_embed", "--ckpt_source", "sft", "--data", items, "--out", tmp_path / "e.pt")
+    assert ran.rc == 0, ran.stderr
+    found = torch.load(tmp_path / "e.pt", weights_only=True)
+    assert found["emb"].shape == (30, 48)
+    out = tmp_path / "offline"
+    how = ("--base_model_source", "base", "--prompts_path", items, "--output_dir", out)
+    ran = python("-m", "scripts.kat_compute_embeddings_offline", *how)
+    assert ran.rc == 0, ran.stderr
+    assert np.load(out / "density_weights.npy").shape == (30,)
+    mean = plain_logits(random_state(), CONFIG, torch.tensor(kat_tokens("the prompt 0")), hidden=True).mean(0)
+    np.testing.assert_allclose(found["emb"][0], (mean / mean.norm()).numpy(), atol=0.02)  # bfloat16 where it is faster
+
+
+def kat_tokens(text: str) -> list[int]:
+    return load_model("sft", device="cpu").tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_it_chats_as_nanochat_does(base_dir):
+    save(base_dir, random_state())
+    chat = load_model("sft", kind="causal", device="cpu").chat
+    ids = chat.render([turn("user", "hi")])
+    special = {name: 258 + i for i, name in enumerate(SPECIAL)}
+    before, after = ("<|bos|>", "<|user_start|>"), ("<|user_end|>", "<|assistant_start|>")
+    wanted = [*(special[name] for name in before), *b"hi", *(special[name] for name in after)]
+    assert ids == wanted
+
+
+def test_it_is_converted_once(base_dir, capsys):
+    save(base_dir, random_state())
+    first = load_model("sft", device="cpu").meta["path"]
+    assert "converts" in capsys.readouterr().err
+    assert load_model("sft", device="cpu").meta["path"] == first
+    assert capsys.readouterr().err == ""
+    save(base_dir, random_state(seed=9))
+    assert load_model("sft", device="cpu").meta["path"] != first
+
+
+def refused(match: str) -> None:
+    with pytest.raises(ModelError, match=match):
+        load_model("sft", kind="causal", device="cpu")
+
+
+def test_what_is_wrong_is_named(base_dir):
+    refused("chatsft_checkpoints does not exist.*--ckpt_source minilm")
+    folder = base_dir / "chatsft_checkpoints" / "d3"
+    folder.mkdir(parents=True)
+    refused(r"d3 holds no step ; it holds no model_<step>\.pt")
+    state = random_state()
+    save(base_dir, state)
+    model, meta = folder / "model_000010.pt", folder / "meta_000010.json"
+    whole = model.read_bytes()
+    meta.rename(folder / "meta_000009.json")
+    refused(r"meta_000010\.json is not there.*there is meta_000009\.json")
+    meta.write_text("{}")
+    refused(r"meta_000010\.json is no meta of a nanochat model")
+    meta.write_text(json.dumps({"model_config": CONFIG | {"n_layer": 0}}))
+    refused("not all whole numbers above 0")
+    meta.write_text(json.dumps({"model_config": CONFIG | {"n_embd": 64}}))
+    refused(r"model_000010\.pt: transformer\.wte\.weight is \[300, 48\], and .* has \[300, 64\]")
+    meta.write_text(json.dumps({"model_config": CONFIG | {"n_layer": 4}}))
+    refused("lacks 6 of its weights, first transformer.h.3")
+    meta.write_text(json.dumps({"model_config": CONFIG | {"vocab_size": 260}}))
+    save(base_dir, random_state(CONFIG | {"vocab_size": 260}), CONFIG | {"vocab_size": 260})
+    refused("has 267 tokens, and .* a vocabulary of 260: they do not belong together")
+    save(base_dir, state)
+    model.write_bytes(whole[: len(whole) // 2])
+    refused(r"model_000010\.pt (cannot be read|is damaged)")
+    save(base_dir, state | {"transformer.h.0.attn.rope": torch.ones(2)})
+    refused("no age that kat knows: nearest to 2025-10, with 1 unknown keys, first transformer.h.0.attn.rope")
+    save(base_dir, state | {"resid_lambdas": torch.ones(3), "value_embeds.0.weight": torch.ones(300, 24)})
+    refused("nearest to nanochat of 2026-03, lacks .* first backout_lambda; is it of another age")
+    between = later_state() | {"transformer.h.0.attn.ve_gate.weight": torch.ones(2, 32)}
+    save(base_dir, between, CONFIG)
+    refused(r"ve_gate\.weight is \[2, 32\], and nanochat of 2026-03 with its meta has \[2, 12\]")
+    save(base_dir, later_state() | {"mtp_heads.0.mlp.c_fc.weight": torch.ones(2, 2)}, CONFIG)
+    refused("no age that kat knows: nearest to 2026-03, with 1 unknown keys, first mtp_heads")
+    save(base_dir, later_state(), CONFIG | {"window_pattern": "SXL"})
+    refused("window_pattern is 'SXL'; expected letters S and L")
+    save(base_dir, state)
+    os.remove(base_dir / "tokenizer" / "tokenizer.pkl")
+    refused(r"tokenizer\.pkl is not there")
+    assert not list((base_dir / "models").glob("*/*")) if (base_dir / "models").exists() else True
+
+
+def test_a_checkpoint_that_would_run_something_is_refused(base_dir, tmp_path):
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {marker}",)
+
+    save(base_dir, random_state())
+    torch.save({"transformer.wte.weight": Evil()}, base_dir / "chatsft_checkpoints" / "d3" / "model_000010.pt")
+    refused("a pickle of more than tensors, which is never run")
+    assert not marker.exists()
+    with pytest.raises(ModelError):
+        kat.encode(["a"], model="sft")
+    assert not marker.exists()

@@ -1,0 +1,149 @@
+"""Pair weights against their definitions: a bisection for the cap, loops for the sums, shuffles for the controls."""
+
+import numpy as np
+import pytest
+
+from kat.errors import InputError, OptionError
+from kat.pair_weights.weigh import CONTROLS, EXPONENTS, control_weights, density_bins, weigh_pairs
+
+
+def drawn(seed: int, pairs: int = 400, openings: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    popular = rng.pareto(1.0, openings) + 0.1
+    return rng.choice(openings, pairs, p=popular / popular.sum()), np.exp(rng.normal(size=openings))
+
+
+def capped(raw: np.ndarray, cap: float) -> np.ndarray:
+    """min(cap, s · raw) of mean 1, by bisection over s."""
+    low, high = 0.0, cap / raw.min()
+    for _ in range(200):
+        s = (low + high) / 2
+        low, high = (s, high) if np.minimum(cap, s * raw).mean() < 1 else (low, s)
+    return np.minimum(cap, low * raw)
+
+
+def kish(values: list[float]) -> float:
+    return sum(values) ** 2 / sum(v * v for v in values)
+
+
+@pytest.mark.parametrize("cap", [1.5, 3.0, 50.0])
+@pytest.mark.parametrize("multiplicity", EXPONENTS)
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_are_the_capped_product_of_mean_one(seed, multiplicity, cap):
+    opening, w = drawn(seed)
+    found = weigh_pairs(opening, w, multiplicity, cap)
+    m = {x: int((opening == x).sum()) for x in set(opening.tolist())}
+    power = {"pair": 0.0, "sqrt": -0.5, "opening": -1.0}[multiplicity]
+    raw = np.asarray([m[x] ** power * w[x] for x in opening.tolist()])
+    np.testing.assert_allclose(found.values, capped(raw, cap), rtol=1e-9)
+    assert found.values.mean() == pytest.approx(1)
+    assert found.mean_raw == pytest.approx(raw.mean())
+    np.testing.assert_allclose(found.factor * w[opening], raw)
+    assert found.m.tolist() == [m[x] for x in opening.tolist()]
+    assert found.ess_pairs == pytest.approx(kish(found.values.tolist()))
+    assert found.ess_openings == pytest.approx(kish([w[x] for x in m]))
+    totals = [sum(v for v, x in zip(found.values, opening, strict=True) if x == one) for one in m]
+    assert found.ess_clusters == pytest.approx(kish(totals))
+    assert found.openings == len(m)
+    assert found.cap_hits == int((capped(raw, cap) >= cap * (1 - 1e-9)).sum())
+
+
+@pytest.mark.parametrize(("multiplicity", "a"), [("pair", 1.0), ("sqrt", 0.5), ("opening", 0.0)])
+def test_an_opening_counts_its_weight_times_a_power_of_its_pairs(multiplicity, a):
+    opening = np.repeat([0, 1, 2], [100, 4, 1])
+    w = np.asarray([0.5, 1.0, 2.0])
+    found = weigh_pairs(opening, w, multiplicity, cap=1e6)
+    totals = np.bincount(opening, found.values)
+    np.testing.assert_allclose(totals / totals[2], np.asarray([100, 4, 1]) ** a * w / 2.0)
+
+
+def test_rare_openings_weigh_more_and_so_do_lone_ones():
+    found = weigh_pairs(np.asarray([0, 1]), np.asarray([0.2, 3.0]), "pair", 10)
+    assert found.values[1] > 1 > found.values[0]
+    found = weigh_pairs(np.asarray([0, 0, 0, 1]), np.ones(2), "sqrt", 10)
+    assert found.values[3] > 1 > found.values[0]
+
+
+def test_scaling_all_weights_changes_nothing():
+    opening, w = drawn(5)
+    one, other = (weigh_pairs(opening, w * s, "sqrt", 4) for s in (1, 1e-6))
+    np.testing.assert_allclose(one.values, other.values, rtol=1e-9)
+
+
+def test_openings_without_pairs_take_no_part():
+    opening, w = drawn(6, pairs=50)
+    there = np.unique(opening)
+    odd = w.copy()
+    odd[np.setdiff1d(np.arange(60), there)] = np.nan
+    one, other = weigh_pairs(opening, w), weigh_pairs(opening, odd)
+    np.testing.assert_array_equal(one.values, other.values)
+    assert one.openings == other.openings == len(there)
+    assert one.ess_openings == other.ess_openings
+
+
+def test_facts_hold_the_rank_correlations():
+    from scipy.stats import spearmanr
+
+    opening, w = drawn(7)
+    found = weigh_pairs(opening, w)
+    length = np.random.default_rng(0).integers(1, 50, 60)[opening]
+    facts = found.facts(length)
+    assert facts["rank_correlation_m"] == pytest.approx(spearmanr(found.values, found.m).statistic)
+    assert facts["rank_correlation_length"] == pytest.approx(spearmanr(found.values, length).statistic)
+    top = sorted(found.values.tolist())[-4:]
+    assert facts["heaviest_1_percent_share"] == pytest.approx(sum(top) / 400)
+    assert weigh_pairs(np.asarray([0, 1]), np.ones(2)).facts(np.ones(2))["rank_correlation_m"] is None
+
+
+def test_what_cannot_be_weighed_is_refused():
+    with pytest.raises(InputError, match="no training pairs"):
+        weigh_pairs(np.asarray([], int), np.ones(3))
+    with pytest.raises(InputError, match="1 openings of training pairs"):
+        weigh_pairs(np.asarray([0, 1, 1]), np.asarray([1.0, 0.0]))
+    with pytest.raises(OptionError, match="multiplicity is 'square'"):
+        weigh_pairs(np.asarray([0]), np.ones(1), "square")
+    for cap in (0.5, np.inf, np.nan):
+        with pytest.raises(OptionError, match="cap is"):
+            weigh_pairs(np.asarray([0]), np.ones(1), cap=cap)
+
+
+def test_permuted_weights_are_the_same_weights_elsewhere():
+    rng = np.random.default_rng(0)
+    w, training, length = np.exp(rng.normal(size=2000)), rng.random(2000) < 0.8, rng.integers(1, 99, 2000)
+    found = control_weights("permuted", w, training, length, 0)
+    np.testing.assert_array_equal(np.sort(found[training]), np.sort(w[training]))
+    np.testing.assert_array_equal(found[~training], w[~training])
+    assert abs(np.corrcoef(found[training], w[training])[0, 1]) < 0.1
+    np.testing.assert_array_equal(found, control_weights("permuted", w, training, length, 0))
+    assert (found != control_weights("permuted", w, training, length, 1)).any()
+
+
+def test_length_weights_are_as_far_from_uniform_and_know_length_alone():
+    rng = np.random.default_rng(0)
+    w = np.minimum(np.exp(rng.normal(size=2000)), 6)
+    training, length = rng.random(2000) < 0.8, np.maximum(rng.pareto(2.0, 2000) * 20, 0).astype(int)
+    found = control_weights("length", w, training, length, 0)[training]
+    order = np.argsort(length[training], kind="stable")
+    assert (np.diff(found[order]) <= 1e-6).all()
+    assert found[order[0]] > found[order[-1]]
+    assert kish(found.tolist()) == pytest.approx(kish(w[training].tolist()), rel=1e-3)
+
+
+def test_other_controls_are_one():
+    w, training, length = np.asarray([0.5, 2.0, 1.0]), np.ones(3, bool), np.asarray([1, 2, 3])
+    for control in ("uniform", "multiplicity"):
+        assert control_weights(control, w, training, length, 0).tolist() == [1, 1, 1]
+    assert set(CONTROLS) == {"uniform", "permuted", "multiplicity", "length"}
+    with pytest.raises(OptionError, match="control is 'none'"):
+        control_weights("none", w, training, length, 0)
+    # Weights that are all alike have nothing to be as far from uniform as.
+    np.testing.assert_allclose(control_weights("length", np.full(3, 2.0), training, length, 0), 1, rtol=1e-3)
+
+
+def test_bins_are_fifths_of_the_openings_that_train():
+    values = np.concatenate([np.arange(100.0), [-5.0, 19.9, 500.0, np.nan]])
+    training = np.arange(104) < 100
+    found = density_bins(values, training)
+    assert np.bincount(found[:100]).tolist() == [20, 20, 20, 20, 20]
+    assert (np.diff(found[:100]) >= 0).all()
+    assert found[100:].tolist() == [0, 1, 4, -1]
