@@ -140,11 +140,6 @@ class EmbedOptions:
     step: Annotated[int | None, whole("Of a nanochat name: which checkpoint [default: the last].")] = None
 
     def __post_init__(self):
-        if self.model_tag is not None or self.step is not None:
-            # One name says it all from here on: manifests and workers know no other.
-            name = "/".join([self.model, self.model_tag or "*", *([] if self.step is None else [str(self.step)])])
-            for field, value in (("model", name), ("model_tag", None), ("step", None)):
-                object.__setattr__(self, field, value)
         one_of("long_text", self.long_text, ("tail", "head", "chunk"))
         one_of("pooling", self.pooling, (None, "mean", "last", "cls"))
         one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
@@ -152,6 +147,13 @@ class EmbedOptions:
         for name in ("batch_size", "max_tokens", "processes"):
             if (value := getattr(self, name)) is not None:
                 whole_number(name, value)
+
+    @property
+    def source(self) -> str:
+        """The model's one name, tag and step included: what manifests and workers know it by."""
+        if self.model_tag is None and self.step is None:
+            return self.model
+        return "/".join([self.model, self.model_tag or "*", *([] if self.step is None else [str(self.step)])])
 
 
 @Parameter(name="*")

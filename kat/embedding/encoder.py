@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kat.config import EmbedOptions
+from kat.devices import cpu_cores, memory_bytes
 from kat.embedding.engine import Engine, Settings
 from kat.embedding.pieces import Reading, read_texts
 from kat.embedding.progress import Progress
@@ -60,7 +60,7 @@ def kept_encoder(options: EmbedOptions, device: str) -> Encoder:
 
 def _stamp(options: EmbedOptions) -> tuple:
     """What tells a model's files from those of the same name that were saved over them."""
-    path = resolve(options.model, allow_network=options.allow_network).path
+    path = resolve(options.source, allow_network=options.allow_network).path
     files = ((file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file())
     return tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in files)
 
@@ -86,7 +86,7 @@ class Encoder:
             if (value := getattr(self.options, name)) is not None and value < 1:
                 raise OptionError(f"{name} is {value}; expected 1 or more.")
         o = self.options
-        self._settings = Settings(o.model, device, o.precision, o.pooling, o.allow_network)
+        self._settings = Settings(o.source, device, o.precision, o.pooling, o.allow_network)
         self._here: Engine | None = None
         self._workers: Workers | None = None
 
@@ -228,19 +228,11 @@ def worker_devices(engine: Engine, processes: int | None) -> tuple[list[str], in
         return [f"cuda:{i}" for i in range(min(processes or there, there))], 1
     if kind != "cpu":
         return [kind], 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cpu_cores()
     if processes is None:
-        copies = _memory() // 4 // (4 * engine.loaded.meta["parameters"] + 200_000_000)
+        copies = memory_bytes() // 4 // (4 * engine.loaded.meta["parameters"] + 200_000_000)
         processes = max(1, min(cores, int(copies)))
     return ["cpu"] * processes, max(1, cores // processes)
-
-
-def _memory() -> int:
-    """Bytes of memory that this machine has."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a Unix
-        return 8 << 30
 
 
 def _limit(engine: Engine, options: EmbedOptions) -> int:

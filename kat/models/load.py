@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from kat.artifacts import read_manifest
 from kat.config import one_of
+from kat.devices import pick_device
 from kat.errors import ModelError
 from kat.models.loading import (
     LoadedModel,
     load_errors,
-    pick_device,
     position_limit,
     read_encoder,
     token_limit,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kat.artifacts import sha256_file
-from kat.errors import ModelError, OptionError
+from kat.devices import pick_device
+from kat.errors import ModelError
 from kat.models.chat import Chat
 from kat.models.nanochat.checkpoint import know, round_rotations
 from kat.models.sources import ModelSource, resolve
@@ -73,18 +74,6 @@ def read_encoder(name: str, device: str = "auto", *, allow_network: bool = False
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     return LoadedModel(model, tokenizer, limit, most, settings.get("pooling", "mean"), meta)
-
-
-def pick_device(device: str) -> str:
-    """`auto` is cuda, else mps, else cpu. Raises OptionError for one that is not there."""
-    import torch
-
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(d for d in ("cuda", "mps", "cpu") if there[d])
-    if not there.get(device.split(":")[0]):
-        raise OptionError(f"device is {device}; this machine has {', '.join(d for d, ok in there.items() if ok)}.")
-    return device
 
 
 def position_limit(model: PreTrainedModel) -> int | None:

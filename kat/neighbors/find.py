@@ -11,8 +11,8 @@ import numpy as np
 
 from kat.artifacts import check_ids
 from kat.config import one_of, whole_number
+from kat.devices import pick_device
 from kat.errors import InputError, OptionError
-from kat.models.loading import pick_device
 from kat.neighbors.approximate import knn_approximate
 from kat.neighbors.exact import knn_query, knn_self
 from kat.records import Embeddings, Halves, Neighbors

@@ -317,13 +317,13 @@ def _embed_manifest(data: Path, embed: EmbedOptions, how: RunOptions) -> dict[st
     from kat.models.loading import settings_digest, weights_digest
     from kat.models.sources import resolve
 
-    source = resolve(embed.model, allow_network=embed.allow_network)
+    source = resolve(embed.source, allow_network=embed.allow_network)
     hashes = {
         "items": input_hash(data),
         "model": weights_digest(source),
         "model_settings": settings_digest(source),
     }
-    return manifest("embed", hashes, asdict(embed) | {"max_bad_rows": how.max_bad_rows})
+    return manifest("embed", hashes, asdict(embed) | {"model": embed.source, "max_bad_rows": how.max_bad_rows})
 
 
 def _embeddings_hash(source: Path) -> str:
