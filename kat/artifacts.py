@@ -1,4 +1,4 @@
-"""Outputs on disk: written whole or not at all, with a manifest written last.
+"""Outputs on disk: written completely or not at all, with a manifest written last.
 
 A manifest says from which input and options an output was made and what its files hash to. One that matches the
 question asked means "done, skip"; an output without a matching one is replaced only when told.
@@ -14,55 +14,68 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
 import kat
 from kat.errors import MismatchError, OutputError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 MANIFEST = "manifest.json"
 _TEMPORARY = ".kat-tmp-"
-_NO_OPTIONS = ("overwrite", "allow_network", "model_tag", "step")
-"""What changes no result, or stands in another option already."""
+MANIFEST_VERSION = 2
+"""2: a stage is named like its command. Manifests without a version are of version 1."""
+_STAGES_OF_VERSION_1 = {
+    "pair-weights": "weigh-pairs",
+    "export": "export-weights",
+    "model": "export",
+    "evaluation": "evaluate-rm",
+}
 _HOST = re.sub(r"\W", "_", platform.node()) or "here"
 
 
 def sha256_file(path: str | Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Return the hex sha256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def manifest(stage: str, inputs: Mapping[str, str], options: Any) -> dict[str, Any]:
-    """What an output is made from. `inputs` maps names to sha256; `options` is a config dataclass or a dict."""
-    plain = asdict(options) if is_dataclass(options) else dict(options)
+def manifest(stage: str, inputs: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe what an output is made from. `inputs` maps names to sha256, `options` names to values."""
     return {
         "stage": stage,
+        "manifest_version": MANIFEST_VERSION,
         "kat_version": kat.__version__,
         "inputs": dict(inputs),
-        "options": {k: plain[k] for k in sorted(plain) if k not in _NO_OPTIONS},
+        "options": {name: options[name] for name in sorted(options)},
     }
 
 
 def manifest_path(output: Path) -> Path:
-    """A folder's `manifest.json`; a single file's `NAME.manifest.json` beside it."""
+    """Return a folder's `manifest.json`, or a single file's `NAME.manifest.json` beside it."""
     return output / MANIFEST if output.is_dir() else output.with_name(output.name + ".manifest.json")
 
 
 def read_manifest(output: Path) -> dict[str, Any] | None:
-    """The manifest of an output, or None if it has none that can be read."""
+    """Read the manifest of an output; None if it has none that can be read. Stages of older versions get their name of
+    today."""
     try:
         value = orjson.loads(manifest_path(output).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    if "manifest_version" not in value and isinstance(stage := value.get("stage"), str):
+        value["stage"] = _STAGES_OF_VERSION_1.get(stage, stage)
+    return value
 
 
-def is_done(output: Path, wanted: Mapping[str, Any], names: Iterable[str] = (), *, overwrite: bool) -> bool:
-    """Whether `output` already holds what `wanted` (from `manifest`) would make, its files unharmed.
+def is_done(output: Path, asked: Mapping[str, Any], names: Iterable[str] = (), *, overwrite: bool) -> bool:
+    """Say whether `output` already holds what `asked` (from `manifest`) would make, its files unharmed.
 
     A folder counts as an output if it holds a manifest or one of the files `names`; other files in it are left alone.
     Raises OutputError if something else is there and `overwrite` is off, naming the first difference.
@@ -73,7 +86,7 @@ def is_done(output: Path, wanted: Mapping[str, Any], names: Iterable[str] = (), 
     marks = [output / name for name in (MANIFEST, *names)] if names else [output]
     if not any(mark.exists() for mark in marks):
         return False
-    difference = _difference(output, read_manifest(output), wanted, names or [output.name])
+    difference = _difference(output, read_manifest(output), asked, names or [output.name])
     if difference is None:
         return True
     if overwrite:
@@ -82,20 +95,20 @@ def is_done(output: Path, wanted: Mapping[str, Any], names: Iterable[str] = (), 
 
 
 def _difference(
-    output: Path, found: Mapping[str, Any] | None, wanted: Mapping[str, Any], names: Iterable[str]
+    output: Path, kept: Mapping[str, Any] | None, asked: Mapping[str, Any], names: Iterable[str]
 ) -> str | None:
-    if found is None:
+    if kept is None:
         return "has no manifest that says what it was made from"
-    if difference := first_difference(found, wanted):
+    if difference := first_difference(kept, asked):
         return difference
-    bad = first_damage(output, found, names)
+    bad = first_damage(output, kept, names)
     return f"is damaged ({bad})" if bad else None
 
 
-def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """What a manifest says otherwise than `wanted`, as in "was made with k = 10, not 20"; None if nothing."""
+def first_difference(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
+    """Say what a manifest tells otherwise than `asked`, as in "was made with k = 10, not 20"; None if nothing."""
     for part in ("stage", "kat_version", "inputs", "options"):
-        old, new = found.get(part), orjson.loads(orjson.dumps(wanted[part]))
+        old, new = kept.get(part), orjson.loads(orjson.dumps(asked[part]))
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
@@ -107,13 +120,13 @@ def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str
     return None
 
 
-def first_damage(output: Path, found: Mapping[str, Any], names: Iterable[str] = ()) -> str | None:
-    """The first file of a manifest that is missing or hashes to something else; None if all are whole.
+def first_damage(output: Path, kept: Mapping[str, Any], names: Iterable[str] = ()) -> str | None:
+    """Say which file of a manifest is the first that is missing or hashes to something else; None if none is.
 
     A manifest that does not speak of all of `names` is damaged itself.
     """
     folder = output if output.is_dir() else output.parent
-    outputs = found.get("outputs")
+    outputs = kept.get("outputs")
     if not isinstance(outputs, dict) or not outputs or not set(names) <= set(outputs):
         return "its manifest does not list its files"
     for name, digest in outputs.items():
@@ -125,24 +138,25 @@ def first_damage(output: Path, found: Mapping[str, Any], names: Iterable[str] = 
     return None
 
 
-def seal(folder: Path, made: dict[str, Any], **facts: Any) -> None:
-    """Write the manifest of a folder's files into it: the last thing before the folder counts as made."""
-    files = sorted(p for p in folder.iterdir() if p.name != MANIFEST)
-    (folder / MANIFEST).write_bytes(json_bytes(made | {"outputs": {p.name: sha256_file(p) for p in files}} | facts))
+def write_folder_manifest(folder: Path, made_from: Mapping[str, Any], **facts: Any) -> None:
+    """Write the manifest of the files below a folder into it: the last thing before the folder is complete."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    outputs = {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
+    (folder / MANIFEST).write_bytes(json_bytes({**made_from, "outputs": outputs, **facts}))
 
 
-def sealed(made: dict[str, Any], files: Mapping[str, IO[bytes]], **facts: Any) -> bytes:
-    """The manifest of open files of `whole_files`, by the names they will have; the bytes to write last."""
+def file_manifest(made_from: Mapping[str, Any], files: Mapping[str, IO[bytes]], **facts: Any) -> bytes:
+    """Return the manifest of open files of `atomic_files`, by the names they will have: the bytes to write last."""
     outputs = {}
     for name, file in files.items():
         file.flush()
         outputs[name] = sha256_file(file.name)
-    return json_bytes(made | {"outputs": outputs} | facts)
+    return json_bytes({**made_from, "outputs": outputs, **facts})
 
 
 @contextlib.contextmanager
-def whole_files(*paths: Path) -> Iterator[list[IO[bytes]]]:
-    """Binary files that appear under their names, in the order given, when the block ends well; else none does.
+def atomic_files(*paths: Path) -> Iterator[list[IO[bytes]]]:
+    """Open binary files that appear under their names, in the order given, when the block ends well; else none does.
 
     One to which nothing was written does not appear, and an older file of its name goes.
     """
@@ -175,15 +189,15 @@ def _close(file: IO[bytes]) -> int:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """One binary file that appears under its name when the block ends well."""
-    with whole_files(path) as (file,):
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open one binary file that appears under its name when the block ends well."""
+    with atomic_files(path) as (file,):
         yield file
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder whose files move into `folder` when the block ends well; the old manifest goes first."""
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Make a scratch folder whose files move into `folder` when the block ends well; the old manifest goes first."""
     scratch = folder / _temporary_name()
     with as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -191,29 +205,31 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         try:
             scratch.mkdir()
             yield scratch
-            made = sorted(scratch.iterdir(), key=lambda path: (path.name == MANIFEST, path.name))
-            for path in (p for p in scratch.rglob("*") if p.is_file()):
+            written = [p for p in scratch.rglob("*") if p.is_file()]
+            for path in written:
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-            old = (read_manifest(folder) or {}).get("outputs") or {}
+            names = {p.relative_to(scratch).as_posix() for p in written}
+            outdated = set((read_manifest(folder) or {}).get("outputs") or {}) - names
             (folder / MANIFEST).unlink(missing_ok=True)
-            for path in made:
+            for path in sorted(scratch.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
                 if path.is_dir():
                     shutil.rmtree(folder / path.name, ignore_errors=True)
                 path.replace(folder / path.name)
-            for name in set(old) - {p.name for p in made}:
-                (folder / Path(name).name).unlink(missing_ok=True)
+            for name in outdated:
+                if ".." not in Path(name).parts and not Path(name).is_absolute():
+                    (folder / name).unlink(missing_ok=True)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 def json_bytes(value: Any) -> bytes:
-    """Readable JSON."""
+    """Return readable JSON."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
 
 
 def json_list(values: Iterable[Any]) -> Iterator[bytes]:
-    """The bytes of `orjson.dumps(list(values))`, a value at a time."""
+    """Give the bytes of `orjson.dumps(list(values))`, a value at a time."""
     before = b"["
     for value in values:
         yield before + orjson.dumps(value)
@@ -222,34 +238,21 @@ def json_list(values: Iterable[Any]) -> Iterator[bytes]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """The same bytes under a second name; kat replaces files and never changes them in place."""
+    """Give the same bytes a second name; kat replaces files and never changes them in place."""
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
 
 
-def load_array(path: Path):
-    """An .npy array, memory-mapped, never unpickled. Raises MismatchError if it is no such file."""
+def load_array(path: Path) -> np.ndarray:
+    """Map an .npy array into memory, never unpickled. Raises MismatchError if it is no such file."""
     import numpy as np
 
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise MismatchError(f"{path} is no array that kat can read: {error}") from error
-
-
-def load_ids(folder: Path) -> list[str]:
-    """The ordered ids of a folder. Raises MismatchError if ids.json is no list of distinct strings."""
-    path = folder / "ids.json"
-    try:
-        ids = orjson.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise MismatchError(f"{path} cannot be read: {error}") from error
-    if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
-        raise MismatchError(f"{path} is no list of strings.")
-    check_ids(ids, len(ids), str(path))
-    return ids
 
 
 def check_ids(ids: Sequence[str], n: int, where: str) -> None:
@@ -275,7 +278,7 @@ def as_output_error(path: Path) -> Iterator[None]:
 
 
 def _temporary_name() -> str:
-    """Says which machine and process it belongs to, and is never the same twice."""
+    """Return a name that says which machine and process it belongs to, and is never the same twice."""
     return f"{_TEMPORARY}{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-"
 
 

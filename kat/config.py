@@ -1,43 +1,67 @@
-"""What can be set, one frozen dataclass a stage: it serves the command line, TOML files, Python and the manifests."""
+"""What can be set, one frozen dataclass a stage: it serves the command line, TOML files, Python and the manifests.
+
+A field marked NOT_RECORDED changes no result, or stands in another field already: no manifest holds it. Names of
+plug-ins are not repeated here: a plug-in's name is its file's (`kat.plugins`), read from the folder without importing
+anything, so that a new file is a new choice, and a type checker sees a plain string.
+"""
 
 import math
 import operator
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from kat.errors import OptionError
+from kat.plugins import ESTIMATORS, EXPORTS, POOLINGS, check_name, names
+
+if TYPE_CHECKING:
+    EstimatorName = PoolingName = ExportName = str
+else:
+    EstimatorName, PoolingName, ExportName = (Literal[names(folder)] for folder in (ESTIMATORS, POOLINGS, EXPORTS))
+
+NOT_RECORDED = {"recorded": False}
 
 
-def _whole(_, tokens) -> int:
-    """A whole number from 0 up; the library would round 1.5."""
+def recorded(*options: Any) -> dict[str, Any]:
+    """Return what a manifest holds of some options (dataclasses of this module): their fields by name."""
+    return {f.name: getattr(one, f.name) for one in options for f in fields(one) if f.metadata.get("recorded", True)}
+
+
+def _integer(_: Any, tokens: Sequence[Token]) -> int:
+    """Convert a whole number from 0 up; the library would round 1.5."""
     word = tokens[0].value
     if not re.fullmatch(r"\d+", word):
         raise ValueError(f"{word!r} is no whole number from 0 up")
     return int(word)
 
 
-def _whole_or_all(_, tokens) -> int | str:
-    return "all" if tokens[0].value == "all" else _whole(_, tokens)
+def _integer_or_all(_: Any, tokens: Sequence[Token]) -> int | str:
+    return "all" if tokens[0].value == "all" else _integer(_, tokens)
 
 
-def whole(text: str, **more) -> Parameter:
-    """A parameter for whole numbers, with its help."""
-    return Parameter(help=text, converter=_whole, n_tokens=1, **more)
+def option(text: str, **more: Any) -> Parameter:
+    """Describe an option by its help."""
+    return Parameter(help=text, **more)
 
 
-def whole_or_all(text: str) -> Parameter:
-    """A parameter for a whole number or the word "all", with its help."""
-    return Parameter(help=text, metavar="N|all", show_choices=False, converter=_whole_or_all, n_tokens=1)
+def integer(text: str, **more: Any) -> Parameter:
+    """Describe an option for whole numbers by its help."""
+    return Parameter(help=text, converter=_integer, n_tokens=1, **more)
+
+
+def integer_or_all(text: str) -> Parameter:
+    """Describe an option for a whole number or the word "all" by its help."""
+    return Parameter(help=text, metavar="N|all", show_choices=False, converter=_integer_or_all, n_tokens=1)
 
 
 def base_directory() -> Path:
-    """`$KAT_BASE_DIR`, else `$NANOCHAT_BASE_DIR`, else `~/.cache/nanochat`: where default paths start."""
+    """Return `$KAT_BASE_DIR`, else `$NANOCHAT_BASE_DIR`, else `~/.cache/nanochat`: where default paths start."""
     for name in ("KAT_BASE_DIR", "NANOCHAT_BASE_DIR"):
         if value := os.environ.get(name):
             return Path(value).expanduser()
@@ -45,26 +69,23 @@ def base_directory() -> Path:
 
 
 def data_path(name: str) -> Path:
-    """A default file or folder in the base directory's `data/`."""
+    """Return a default file or folder in the base directory's `data/`."""
     return base_directory() / "data" / name
-
-
-def _help(text: str, **more) -> Parameter:
-    return Parameter(help=text, **more)
 
 
 ModelName = Annotated[
     str,
-    _help(
+    option(
         "minilm (bundled), a local model directory, a hub name, or a nanochat name (base, mid, sft, rl, …).",
         alias=["--ckpt-source", "--base-model-source"],
     ),
 ]
-BatchSize = Annotated[int | None, whole("Texts in a batch at most; a token budget rules memory anyway.")]
+BatchSize = Annotated[int | None, integer("Texts in a batch at most; a token budget rules memory anyway.")]
+Overwrite = Annotated[bool, option("Replace an output made from other input or options.", negative="")]
 
 
-def whole_number(name: str, value: object, least: int = 1) -> int:
-    """`value` as an int. Raises OptionError unless it is a whole number of at least `least`."""
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """Return `value` as an int. Raises OptionError unless it is a whole number of at least `least`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -74,7 +95,7 @@ def whole_number(name: str, value: object, least: int = 1) -> int:
     return number
 
 
-def one_of(name: str, value: object, allowed: tuple) -> None:
+def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
     """Raise OptionError unless `value` is one of those allowed."""
     if value not in allowed:
         raise OptionError(f"{name} is {value!r}; expected {', '.join(map(str, allowed))}.")
@@ -82,7 +103,8 @@ def one_of(name: str, value: object, allowed: tuple) -> None:
 
 def check_weighting(ess: float, cap: float, temperature: float | None, max_temperature: float) -> None:
     """Raise OptionError for a floor outside (0, 1], a cap under 1, a floor out of the cap's reach, or a wrong T."""
-    numbers = {"ess": ess, "cap": cap, "max_temperature": max_temperature, "temperature": temperature}
+    numbers: Mapping[str, Any] = {"ess": ess, "cap": cap, "max_temperature": max_temperature}
+    numbers = {**numbers, "temperature": temperature}
     for name, value in numbers.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
             raise OptionError(f"{name} is {value!r}; expected a number.")
@@ -104,10 +126,10 @@ class RunOptions:
 
     max_bad_rows: Annotated[
         int | Literal["all"],
-        whole_or_all('Bad rows to tolerate, or "all"; those met go to OUT.rejected.jsonl.'),
+        integer_or_all('Bad rows to tolerate, or "all"; those met go to OUT.rejected.jsonl.'),
     ] = 0
-    overwrite: Annotated[bool, _help("Replace an output made from other input or options.", negative="")] = False
-    device: Annotated[str, _help("auto, cpu, cuda or mps.")] = "auto"
+    overwrite: Overwrite = field(default=False, metadata=NOT_RECORDED)
+    device: Annotated[str, option("auto, cpu, cuda or mps.")] = field(default="auto", metadata=NOT_RECORDED)
 
 
 @Parameter(name="*")
@@ -117,31 +139,38 @@ class EmbedOptions:
 
     model: ModelName = "minilm"
     batch_size: BatchSize = None
-    max_tokens: Annotated[int | None, whole("Tokens of a text that are read [default: the model's limit].")] = None
+    max_tokens: Annotated[int | None, integer("Tokens of a text that are read [default: the model's limit].")] = None
     long_text: Annotated[
         Literal["tail", "head", "chunk"],
-        _help("What is read of a longer text: its end, its beginning, or all of it in pieces that are averaged."),
+        option("What is read of a longer text: its end, its beginning, or all of it in pieces that are averaged."),
     ] = "tail"
     pooling: Annotated[
-        Literal["mean", "last", "cls"] | None,
-        _help("How token vectors become one [default: the model's own, or mean]."),
+        PoolingName | None,
+        option("How token vectors become one [default: the model's own, or mean]."),
     ] = None
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], _help("Of matrix products; auto takes bfloat16 where it is faster.")
+        Literal["auto", "float32", "bfloat16"], option("Of matrix products; auto takes bfloat16 where it is faster.")
     ] = "auto"
     render: Annotated[
-        Literal["plain", "chat"], _help("A conversation's text: contents joined by a newline, or the chat template.")
+        Literal["plain", "chat"], option("A conversation's text: contents joined by a newline, or the chat template.")
     ] = "plain"
     processes: Annotated[
-        int | None, whole("Processes that read texts [default: one a core or GPU; this one for little work].")
+        int | None, integer("Processes that read texts [default: one a core or GPU; this one for little work].")
     ] = None
-    allow_network: Annotated[bool, _help("Let a hub name be downloaded.", negative="")] = False
-    model_tag: Annotated[str | None, _help("Of a nanochat name: which d<depth> [default: the deepest].")] = None
-    step: Annotated[int | None, whole("Of a nanochat name: which checkpoint [default: the last].")] = None
+    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
+        default=False, metadata=NOT_RECORDED
+    )
+    model_tag: Annotated[str | None, option("Of a nanochat name: which d<depth> [default: the deepest].")] = field(
+        default=None, metadata=NOT_RECORDED
+    )
+    step: Annotated[int | None, integer("Of a nanochat name: which checkpoint [default: the last].")] = field(
+        default=None, metadata=NOT_RECORDED
+    )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("long_text", self.long_text, ("tail", "head", "chunk"))
-        one_of("pooling", self.pooling, (None, "mean", "last", "cls"))
+        if self.pooling is not None:
+            check_name("pooling", self.pooling, POOLINGS)
         one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         one_of("render", self.render, ("plain", "chat"))
         for name in ("batch_size", "max_tokens", "processes"):
@@ -161,30 +190,29 @@ class EmbedOptions:
 class DensityOptions:
     """How vectors become densities and weights."""
 
-    k: Annotated[int, whole("Neighbours that a density is measured with.")] = 20
+    k: Annotated[int, integer("Neighbours that a density is measured with.")] = 20
     metric: Annotated[
-        Literal["cosine", "euclidean"], _help("cosine normalises rows first; distances are Euclidean.")
+        Literal["cosine", "euclidean"], option("cosine normalises rows first; distances are Euclidean.")
     ] = "cosine"
-    center: Annotated[bool, _help("Take the mean off the vectors before the cosine.", negative="")] = False
+    center: Annotated[bool, option("Take the mean off the vectors before the cosine.", negative="")] = False
     search: Annotated[
         Literal["exact", "approximate"],
-        _help("approximate is for millions of rows; needs FAISS, tells its recall."),
+        option("approximate is for millions of rows; needs FAISS, tells its recall."),
     ] = "exact"
-    least_recall: Annotated[float, _help("Least recall of an approximate search.")] = 0.98
-    estimator: Annotated[
-        Literal["mean_distance", "kth_distance", "inverse_cosine"], _help("How distances become a density.")
-    ] = "mean_distance"
-    ess: Annotated[float, _help("Floor of the effective sample size, as a share of N.")] = 0.5
-    cap: Annotated[float, _help("Largest weight allowed; the mean is 1.")] = 10.0
-    temperature: Annotated[float | None, _help("Exponent T in weight ∝ density^-T [default: solved from --ess].")] = (
+    least_recall: Annotated[float, option("Least recall of an approximate search.")] = 0.98
+    estimator: Annotated[EstimatorName, option("How distances become a density.")] = "mean_distance"
+    ess: Annotated[float, option("Floor of the effective sample size, as a share of N.")] = 0.5
+    cap: Annotated[float, option("Largest weight allowed; the mean is 1.")] = 10.0
+    temperature: Annotated[float | None, option("Exponent T in weight ∝ density^-T [default: solved from --ess].")] = (
         None
     )
-    max_temperature: Annotated[float, _help("Where solving for T stops.")] = 20.0
+    max_temperature: Annotated[float, option("Where solving for T stops.")] = 20.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         whole_number("k", self.k)
         one_of("metric", self.metric, ("cosine", "euclidean"))
         one_of("search", self.search, ("exact", "approximate"))
+        check_name("estimator", self.estimator, ESTIMATORS)
         check_weighting(self.ess, self.cap, self.temperature, self.max_temperature)
 
 
@@ -195,26 +223,26 @@ class PairOptions:
 
     multiplicity: Annotated[
         Literal["pair", "sqrt", "opening"],
-        _help("What an opening of m pairs counts with: m, √m or 1 (times its density weight)."),
+        option("What an opening of m pairs counts with: m, √m or 1 (times its density weight)."),
     ] = "sqrt"
-    cap: Annotated[float, _help("Largest pair weight allowed; the mean over the training pairs is 1.")] = 10.0
+    cap: Annotated[float, option("Largest pair weight allowed; the mean over the training pairs is 1.")] = 10.0
     split: Annotated[
         Literal["group", "opening", "none"],
-        _help("What stays on one side of the split: groups of near-duplicate openings, or single openings."),
+        option("What stays on one side of the split: groups of near-duplicate openings, or single openings."),
     ] = "group"
-    validation_share: Annotated[float, _help("Share of the pairs that validate.")] = 0.1
-    group_cosine: Annotated[float, _help("Openings at this cosine or more are near-duplicates.")] = 0.95
+    validation_share: Annotated[float, option("Share of the pairs that validate.")] = 0.1
+    group_cosine: Annotated[float, option("Openings at this cosine or more are near-duplicates.")] = 0.95
     missing_weight: Annotated[
-        Literal["error", "one", "drop"], _help("What a pair gets whose opening has no density weight.")
+        Literal["error", "one", "drop"], option("What a pair gets whose opening has no density weight.")
     ] = "error"
-    duplicates: Annotated[Literal["keep", "drop"], _help("Whether exact copies of an earlier pair stay.")] = "keep"
+    duplicates: Annotated[Literal["keep", "drop"], option("Whether exact copies of an earlier pair stay.")] = "keep"
     control: Annotated[
         Literal["uniform", "permuted", "multiplicity", "length"] | None,
-        _help("Instead of density weights, what they are to be compared with; the split stays the same."),
+        option("Instead of density weights, what they are to be compared with; the split stays the same."),
     ] = None
-    seed: Annotated[int, whole("Of the split and of --control permuted.")] = 0
+    seed: Annotated[int, integer("Of the split and of --control permuted.")] = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("multiplicity", self.multiplicity, ("pair", "sqrt", "opening"))
         one_of("split", self.split, ("group", "opening", "none"))
         one_of("missing_weight", self.missing_weight, ("error", "one", "drop"))
@@ -227,3 +255,59 @@ class PairOptions:
                 raise OptionError(f"{name} is {value!r}; expected a number from {low} to {high:g}.")
         if self.control == "multiplicity" and self.multiplicity == "pair":
             raise OptionError("control is multiplicity, and multiplicity pair does nothing; use sqrt or opening.")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SampleOptions:
+    """What is drawn of the openings."""
+
+    budget: Annotated[int, integer("Openings to draw, N at most.")]
+    seed: Annotated[int, integer("Of the draw; same seed, same draw.")] = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ExportWeightsOptions:
+    """For whom pairs and their weights are written."""
+
+    to: Annotated[ExportName, option("Whose format.")]
+    seed: Annotated[int, integer("Of weighted passes that are drawn beforehand.")] = 0
+
+    def __post_init__(self) -> None:
+        check_name("to", self.to, EXPORTS)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Which pairs a reward model is evaluated on, and how its intervals are drawn."""
+
+    split: Annotated[Literal["validation", "train", "all"], option("Which of its pairs.")] = "validation"
+    missing_scores: Annotated[int | Literal["all"], integer_or_all('Pairs that may lack a reward, or "all".')] = 0
+    replicates: Annotated[int, integer("Of the bootstrap.")] = 2000
+    seed: Annotated[int, integer("Of the bootstrap and the sign flips.")] = 0
+
+    def __post_init__(self) -> None:
+        one_of("split", self.split, ("validation", "train", "all"))
+        whole_number("replicates", self.replicates)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SelftestOptions:
+    """The size of the data that the self-test draws."""
+
+    n: Annotated[int, integer("Rows; choose about as many as your openings.")] = 5000
+    d: Annotated[int, integer("Intrinsic dimension of the data drawn.")] = 8
+    k: Annotated[int, integer("Neighbours.")] = DensityOptions.k
+    seed: Annotated[int, integer("Of the draw.")] = 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DemoOptions:
+    """The size of the demo's file."""
+
+    pairs: Annotated[int, integer("Pairs to make.")] = 4000
+    seed: Annotated[int, integer("Of the draw; same seed, same file.")] = 0

@@ -1,23 +1,31 @@
-"""The command table of `kat`. Functions here only name options; kat/pipeline.py does the work."""
+"""The command table of `kat`. Functions here only name options and call a stage of kat/stages."""
 
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
-from cyclopts.config import Dict
+from cyclopts import App, Parameter
 
 from kat import __version__
-from kat.config import DensityOptions, EmbedOptions, PairOptions, RunOptions, whole, whole_or_all
-from kat.errors import KatError, MismatchError, OptionError
+from kat.cli.runner import run_app
+from kat.cli.scripts import SCRIPTS, script_app
+from kat.config import (
+    DemoOptions,
+    DensityOptions,
+    EmbedOptions,
+    EvaluateOptions,
+    ExportWeightsOptions,
+    Overwrite,
+    PairOptions,
+    RunOptions,
+    SampleOptions,
+    SelftestOptions,
+)
+from kat.errors import MismatchError, OptionError
 
 PairsFile = Annotated[Path, Parameter(help="Preference pairs: .jsonl, .jsonl.gz, .jsonl.zst or .parquet.")]
 PromptsPath = Annotated[Path | None, Parameter(help="The file that was embedded [default: the one the folder names].")]
-WholeOrAll = Annotated[int | Literal["all"], whole_or_all('Pairs that may lack a reward, or "all".')]
-Overwrite = Annotated[bool, Parameter(help="Replace an output made otherwise.", negative="")]
 
 app = App(
     name="kat",
@@ -34,13 +42,13 @@ def run(
     out: Annotated[Path, Parameter(help="Folder for everything that is made.")],
     embed: EmbedOptions = EmbedOptions(),
     density: DensityOptions = DensityOptions(),
-    how: RunOptions = RunOptions(),
+    run_options: RunOptions = RunOptions(),
 ) -> None:
     """Pairs to weights: prefixes, embed and density, each skipped where it is already done."""
-    from kat.stages import pipeline
+    from kat.stages.run import run as run_stages
 
-    pipeline.run(pairs, out, embed, density, how)
-    print(f"next      prove that it is whole: kat verify {out}")
+    run_stages(pairs, out, embed, density, run_options)
+    _next(f"prove that it is whole: kat verify {out}")
 
 
 @app.command
@@ -48,13 +56,13 @@ def prefixes(
     pairs: PairsFile,
     *,
     out: Annotated[Path, Parameter(help="The prefixes file to write.")],
-    how: RunOptions = RunOptions(),
+    run_options: RunOptions = RunOptions(),
 ) -> None:
     """Pairs to one prefix for each distinct opening (first user message)."""
-    from kat.stages import pipeline
+    from kat.stages.prefixes import make_prefixes
 
-    pipeline.make_prefixes(pairs, out, how)
-    print(f"next      kat embed {out} --out {out.with_name('embeddings')}")
+    make_prefixes(pairs, out, run_options)
+    _next(f"kat embed {out} --out {out.with_name('embeddings')}")
 
 
 @app.command
@@ -63,14 +71,13 @@ def embed(
     *,
     out: Annotated[Path, Parameter(help="A folder to write, or one file NAME.pt.")],
     embed: EmbedOptions = EmbedOptions(),
-    how: RunOptions = RunOptions(),
+    run_options: RunOptions = RunOptions(),
 ) -> None:
     """Prefixes or prompts to unit vectors."""
-    from kat.stages import pipeline
+    from kat.stages.embed import embed as embed_texts
 
-    write = pipeline.embed_file if out.suffix == ".pt" else pipeline.embed_folder
-    write(data, out, embed, how)
-    print(f"next      kat density {out} --out {out.with_name('density')}")
+    embed_texts(data, out, embed, run_options)
+    _next(f"kat density {out} --out {out.with_name('density')}")
 
 
 @app.command
@@ -83,34 +90,33 @@ def density(
     explain: Annotated[str | None, Parameter(help="Say why the opening of this id weighs what it weighs.")] = None,
     prompts_path: PromptsPath = None,
     density: DensityOptions = DensityOptions(),
-    how: RunOptions = RunOptions(),
+    run_options: RunOptions = RunOptions(),
 ) -> None:
     """Vectors to k-NN density and weights: rare weighs more."""
-    from kat.stages import pipeline
+    from kat.stages import density as stage
 
     if out is None and explain is None:
         raise OptionError("kat density needs --out DIR for the weights it makes, or --explain ID for those it reads.")
     if out is not None:
-        pipeline.weigh_folder(embeddings, out, density, how, prompts_path)
+        stage.weigh_openings(embeddings, out, density, run_options, prompts_path)
     if explain is not None:
-        print("\n".join(pipeline.explain(out or embeddings, explain)))
+        print("\n".join(stage.explain(out or embeddings, explain)))
     else:
-        print(f"next      prove that it is whole: kat verify {out}")
+        _next(f"prove that it is whole: kat verify {out}")
 
 
 @app.command
 def sample(
-    folder: Annotated[Path, Parameter(help="A folder of weights.")],
+    folder: Annotated[Path, Parameter(help="A folder of `kat run`, or of weights.")],
     *,
-    budget: Annotated[int, whole("Openings to draw, N at most.")],
     out: Annotated[Path, Parameter(help="Text file for the ids, one a line.")],
-    seed: Annotated[int, whole("Of the draw; same seed, same draw.")] = 0,
+    sample: SampleOptions,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw openings in proportion to weight, without replacement, and say how likely each was."""
-    from kat.stages import pipeline
+    from kat.stages.sample import sample_openings
 
-    pipeline.sample_folder(folder, out, budget, seed, overwrite)
+    sample_openings(folder, out, sample, overwrite)
 
 
 @app.command
@@ -122,39 +128,36 @@ def weigh_pairs(
     ] = None,
     pairs_path: Annotated[Path | None, Parameter(help="The pairs [default: those that the run was made from].")] = None,
     pairs: PairOptions = PairOptions(),
-    how: RunOptions = RunOptions(),
+    run_options: RunOptions = RunOptions(),
 ) -> None:
     """Weights of openings to one weight a pair, for any trainer, with a split that near-duplicates do not cross."""
-    from kat.stages import weigh_pairs as weighing
+    from kat.stages.weigh_pairs import weigh_pairs as weigh
 
-    made = weighing.weigh_pairs(run, out, pairs_path, pairs, how)
-    print(f"next      kat export-weights {made} --to trl --out {made.with_name('trl')}")
+    written = weigh(run, out, pairs_path, pairs, run_options)
+    _next(f"kat export-weights {written} --to trl --out {written.with_name('trl')}")
 
 
 @app.command
 def export_weights(
     run: Annotated[Path, Parameter(help="A folder with pair_weights.parquet, or such a file.")],
     *,
-    to: Annotated[Literal["trl", "openrlhf", "verl", "parquet", "jsonl"], Parameter(help="Whose shape.")],
     out: Annotated[Path, Parameter(help="Folder to write.")],
+    export: ExportWeightsOptions,
     pairs_path: Annotated[Path | None, Parameter(help="The pairs [default: those that were weighed].")] = None,
-    seed: Annotated[int, whole("Of weighted passes that are drawn beforehand.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Pairs with their weights in the shape that a trainer reads."""
-    from kat.stages import export_weights as exporting
+    """Pairs with their weights in the format that a trainer reads."""
+    from kat.stages.export_weights import export_weights as write
 
-    exporting.export_weights(run, to, out, pairs_path, seed, overwrite)
+    write(run, out, export, pairs_path, overwrite)
 
 
 @app.command
 def models() -> None:
-    """What models are here: bundled ones, and nanochat's checkpoints with age, dimension and step."""
-    from kat.config import base_directory
-    from kat.models.catalog import found_models, model_lines
+    """What models are here: bundled ones, and nanochat's checkpoints with format version, dimension and step."""
+    from kat.stages.models import list_models
 
-    print("\n".join(model_lines(found_models())))
-    print(f"  nanochat's checkpoints are looked for in {base_directory()}; any local directory does as well.")
+    list_models()
 
 
 @app.command
@@ -166,9 +169,9 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """A model of any source as a Hugging Face folder with safetensors and tokenizer."""
-    from kat.stages import export_weights as exporting
+    from kat.stages.export_model import export_model
 
-    exporting.export_model(source, out, allow_network, overwrite)
+    export_model(source, out, allow_network, overwrite)
 
 
 @app.command
@@ -182,23 +185,21 @@ def evaluate_rm(
     pair_weights: Annotated[
         Path | None, Parameter(help="The file of `kat weigh-pairs`: openings, density bins, lengths.")
     ] = None,
-    split: Annotated[Literal["validation", "train", "all"], Parameter(help="Which of its pairs.")] = "validation",
-    missing_scores: WholeOrAll = 0,
-    replicates: Annotated[int, whole("Of the bootstrap.")] = 2000,
-    seed: Annotated[int, whole("Of the bootstrap and the sign flips.")] = 0,
-    how: RunOptions = RunOptions(),
+    evaluate: EvaluateOptions = EvaluateOptions(),
+    run_options: RunOptions = RunOptions(),
 ) -> None:
-    """Judge a reward model by density bin, with intervals over openings; or compare two on the same pairs."""
-    from kat.stages import evaluate_rm as appraisal
+    """Evaluate a reward model by density bin, with intervals over openings; or compare two on the same pairs."""
+    from kat.run_folder import EVALUATION, FIGURE, evaluation_path
+    from kat.stages.evaluate_rm import evaluate_rewards
 
-    out = out or appraisal.default_out(scores)
-    appraisal.evaluate_scores(scores, out, pair_weights, split, missing_scores, replicates, seed, how)
-    print(f"next      look at {out / 'evaluation.png'}; every number is in {out / 'evaluation.json'}")
+    out = out or evaluation_path(scores)
+    evaluate_rewards(scores, out, pair_weights, evaluate, run_options)
+    _next(f"look at {out / FIGURE}; every number is in {out / EVALUATION}")
 
 
 @app.command
 def verify(
-    folder: Annotated[Path, Parameter(help="A folder of `kat run`, `kat density` or `kat embed`.")],
+    folder: Annotated[Path, Parameter(help="A folder of `kat run`, or whatever one command wrote.")],
     *,
     prompts_path: PromptsPath = None,
 ) -> None:
@@ -214,20 +215,11 @@ def verify(
 
 
 @app.command
-def selftest(
-    *,
-    n: Annotated[int, whole("Rows; choose about as many as your openings.")] = 5000,
-    d: Annotated[int, whole("Intrinsic dimension of the data drawn.")] = 8,
-    k: Annotated[int, whole("Neighbours.")] = 20,
-    seed: Annotated[int, whole("Of the draw.")] = 0,
-) -> None:
+def selftest(*, selftest: SelftestOptions = SelftestOptions()) -> None:
     """Show that densities of known truth are recovered and that noise gets nearly uniform weights; else exit 1."""
-    from kat.density.selftest import selftest as trials_of
-    from kat.reports.console.density import trial_lines
+    from kat.stages.selftest import selftest as run_trials
 
-    trials = trials_of(n, d, k, seed)
-    print("\n".join(trial_lines(trials)))
-    if not all(trial.passed for trial in trials):
+    if not run_trials(selftest):
         raise SystemExit(1)
 
 
@@ -235,15 +227,14 @@ def selftest(
 def demo_data(
     *,
     out: Annotated[Path, Parameter(help="The pairs file to write.")],
-    pairs: Annotated[int, whole("Pairs to make.")] = 4000,
-    seed: Annotated[int, whole("Of the draw; same seed, same file.")] = 0,
+    demo: DemoOptions = DemoOptions(),
     overwrite: Overwrite = False,
 ) -> None:
     """Preference pairs from a small grammar: 40 topics of very different sizes, the topic of every pair known."""
-    from kat.stages import pipeline
+    from kat.stages.demo_data import write_demo
 
-    pipeline.write_demo(out, pairs, seed, overwrite)
-    print(f"next      kat run {out} --out {out.with_name('run')}")
+    write_demo(out, demo, overwrite)
+    _next(f"kat run {out} --out {out.with_name('run')}")
 
 
 @app.command
@@ -252,101 +243,43 @@ def demo_check(
     run: Annotated[Path, Parameter(help="The folder of `kat run`.")],
 ) -> None:
     """Show how far weights recover the rarity of the demo's topics; exit 1 if they do not."""
-    from kat.demo.check import check_demo
+    from kat.stages.demo_check import demo_check as check
 
-    lines, recovered = check_demo(pairs, run)
-    print("\n".join(lines))
-    if not recovered:
+    if not check(pairs, run):
         raise SystemExit(1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The `kat` command."""
+    """Run the `kat` command."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     if tokens:
-        tokens[0] = _command_name(tokens[0], app)
-    guarded(app, tokens, tables=True)
+        tokens[0] = _command_name(tokens[0])
+    run_app(app, tokens, tables=_tables())
 
 
-def guarded(command: App, tokens: list[str], *, tables: bool) -> None:
-    """Run a command: deliberate errors are one message on stderr and exit 2, Ctrl-C is 130, a closed pipe is quiet.
-
-    `tables` says whether a TOML file's tables are named by the command's own subcommands, or by the command itself.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show an arrow gets a question mark
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            tokens = _take_config(command, tokens, tables=tables)
-            command.suppress_keyboard_interrupt = False
-            command(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-        sys.stdout.flush()
-    except (KatError, CycloptsError) as error:
-        _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing half-written is left under a final name, and the same command goes on", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
-    except OSError as error:
-        _fail(f"{error.filename or 'A file'}: {error.strerror or error}", 2)
-    except MemoryError:
-        _fail("out of memory; a smaller --batch_size or --max_tokens needs less", 2)
-    finally:
-        command.config = ()
+def run_script(name: str) -> None:
+    """Run one of the origin's five commands with the process's arguments."""
+    tokens = sys.argv[1:]
+    if name.startswith("kat_train") and not {"-h", "--help"} & set(tokens):
+        tokens = []  # options of what does not work yet are not looked at
+    run_app(script_app(name), tokens, tables=_tables(), own_table=name)
 
 
-def _fail(message: str, status: int) -> None:
-    # What a file holds may stand in a message: no control character of it reaches the terminal.
-    clean = "".join(c if c.isprintable() or c == "\n" else "�" for c in message)
-    print(f"kat: {clean}", file=sys.stderr)
-    raise SystemExit(status) from None
+def _tables() -> set[str]:
+    """What a configuration file may hold: a table for each command."""
+    return {*(name for name in app if not name.startswith("-")), *SCRIPTS}
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"kat: note: {message}", file=sys.stderr)
-
-
-def _command_name(word: str, command: App) -> str:
+def _command_name(word: str) -> str:
     """Underscores and dashes are alike in a command's name too."""
     dashed = word.replace("_", "-")
-    return dashed if dashed in command and not word.startswith("-") else word
+    return dashed if dashed in app and not word.startswith("-") else word
 
 
-def _take_config(command: App, tokens: list[str], *, tables: bool) -> list[str]:
-    """Take `--config FILE` (or --config=FILE) out of the tokens and attach it; flags win over the file."""
-    for i, token in enumerate(tokens):
-        if token == "--config" or token.startswith("--config="):
-            used = 1 if "=" in token else 2
-            if i + used > len(tokens):
-                raise OptionError("--config needs the path of a TOML file.")
-            path = token.partition("=")[2] or tokens[i + 1]
-            root = () if tables else (command.name[0],)
-            command.config = Dict(read_config(Path(path)), root_keys=root, use_commands_as_keys=tables, source=path)
-            return tokens[:i] + tokens[i + used :]
-    return tokens
+def _next(text: str) -> None:
+    from kat.stages.stage import say_next
 
-
-def read_config(path: Path) -> dict[str, dict]:
-    """A TOML file's tables by command. Every top-level key must be one: what nothing reads is a mistake."""
-    import tomllib
-
-    from kat.cli.scripts import DOORS
-
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OptionError(f"--config {path} cannot be read: {error}") from error
-    known = {*(n for n in app if not n.startswith("-")), *DOORS}
-    tables = {}
-    for key, value in found.items():
-        name = key if key in DOORS else key.replace("_", "-")
-        if not isinstance(value, dict) or name not in known:
-            raise OptionError(f"{path}: [{key}] is no table of a command; expected {', '.join(sorted(known))}.")
-        tables[name] = value
-    return tables
+    say_next(text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The five commands fixed by the project's origin, run as `python -m scripts.NAME`: same work, their own names."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,6 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from kat import __version__
-from kat.cli.main import guarded
 from kat.config import BatchSize, DensityOptions, EmbedOptions, ModelName, RunOptions, data_path
 from kat.errors import KatError
 
@@ -35,14 +33,15 @@ def kat_make_prefixes(
     *,
     pairs_path: Annotated[Path | None, _path("Preference pairs.", "pairs_all.jsonl")] = None,
     out: Annotated[Path | None, _path("The prefixes file to write.", "prefixes_all.jsonl")] = None,
-    how: RunOptions = RunOptions(),
+    run_options: RunOptions = RunOptions(),
 ) -> None:
     """Pairs to one prefix for each distinct opening (first user message)."""
-    from kat.stages import pipeline
+    from kat.stages.prefixes import make_prefixes
+    from kat.stages.stage import say_next
 
     pairs_path, out = pairs_path or data_path("pairs_all.jsonl"), out or data_path("prefixes_all.jsonl")
-    pipeline.make_prefixes(pairs_path, out, how)
-    print(f"next      python -m scripts.kat_compute_embeddings_offline --prompts_path {out}")
+    make_prefixes(pairs_path, out, run_options)
+    say_next(f"python -m scripts.kat_compute_embeddings_offline --prompts_path {out}")
 
 
 def kat_embed(
@@ -50,13 +49,14 @@ def kat_embed(
     data: Annotated[Path, Parameter(help="JSON lines with an id and either a prefix or a prompt.")],
     out: Annotated[Path, Parameter(help="The .pt file to write.")],
     embed: _SftOptions = _SftOptions(),
-    how: RunOptions = RunOptions(),
+    run_options: RunOptions = RunOptions(),
 ) -> None:
     """Items to one .pt file: {"ids": [str], "emb": float32 [N, D]}."""
-    from kat.stages import pipeline
+    from kat.stages.embed import embed_file
+    from kat.stages.stage import say_next
 
-    pipeline.embed_file(data, out, embed, how)
-    print(f'next      torch.load("{out}", weights_only=True), or: kat density {out} --out DIR')
+    embed_file(data, out, embed, run_options)
+    say_next(f'torch.load("{out}", weights_only=True), or: kat density {out} --out DIR')
 
 
 def kat_compute_embeddings_offline(
@@ -65,17 +65,16 @@ def kat_compute_embeddings_offline(
     output_dir: Annotated[Path | None, _path("Folder to write.", "embeddings_offline")] = None,
     embed: _BaseOptions = _BaseOptions(),
     density: DensityOptions = DensityOptions(),
-    how: RunOptions = RunOptions(),
+    run_options: RunOptions = RunOptions(),
 ) -> None:
     """Items to embeddings.npy, density_weights.npy, ids.json and embeddings_metadata.json in one folder."""
-    from kat.stages import pipeline
+    from kat.stages.density import compute_offline
+    from kat.stages.stage import say_next
 
-    prompts_path, output_dir = (
-        prompts_path or data_path("prefixes_all.jsonl"),
-        output_dir or data_path("embeddings_offline"),
-    )
-    pipeline.compute_offline(prompts_path, output_dir, embed, density, how)
-    print(f"next      prove that it is whole: kat verify {output_dir}")
+    prompts_path = prompts_path or data_path("prefixes_all.jsonl")
+    output_dir = output_dir or data_path("embeddings_offline")
+    compute_offline(prompts_path, output_dir, embed, density, run_options)
+    say_next(f"prove that it is whole: kat verify {output_dir}")
 
 
 def kat_train_rm() -> None:
@@ -93,16 +92,14 @@ _NOT_YET = (
     "kat.load_density_mapping(prompts_path, weights_path) gives them to your own trainer as {{id: weight}}."
 )
 
-DOORS = {
-    f.__name__: f for f in (kat_make_prefixes, kat_embed, kat_compute_embeddings_offline, kat_train_rm, kat_train_grpo)
+SCRIPTS = {
+    script.__name__: script
+    for script in (kat_make_prefixes, kat_embed, kat_compute_embeddings_offline, kat_train_rm, kat_train_grpo)
 }
 
 
-def door(name: str) -> None:
-    """Run one of the five with the process's arguments."""
-    tokens = sys.argv[1:]
-    command = App(name=name, version=__version__, help=DOORS[name].__doc__)
-    command.default(DOORS[name])
-    if name.startswith("kat_train") and not {"-h", "--help"} & set(tokens):
-        tokens = []  # options of what does not work yet are not judged
-    guarded(command, tokens, tables=False)
+def script_app(name: str) -> App:
+    """Return one of the five as a command."""
+    app = App(name=name, version=__version__, help=SCRIPTS[name].__doc__)
+    app.default(SCRIPTS[name])
+    return app

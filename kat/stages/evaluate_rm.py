@@ -1,134 +1,130 @@
-"""The stage that judges reward models: files of rewards, and the pairs they belong to, → a report and a figure."""
+"""Files of rewards, and the pairs they belong to → a report by density bin, and a figure."""
 
 from __future__ import annotations
 
-import time
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kat import artifacts
-from kat.artifacts import is_done, manifest, seal, whole_folder
-from kat.config import RunOptions, one_of, whole_number
+from kat.artifacts import json_bytes
+from kat.config import EvaluateOptions, RunOptions
 from kat.errors import MismatchError, OptionError
 from kat.evaluation.evaluate import compare, compare_with_longer, evaluate
 from kat.evaluation.pairs import EvalPairs
 from kat.evaluation.scores import Scores, check_same_pairs, pairs_of, read_scores
-from kat.stages.stage import check_output, input_hash, rejected_path, said, said_rejected, skipped
+from kat.pair_weights.storage import PairWeights, read_pair_weights
+from kat.reports.console.evaluate_rm import evaluation_lines
+from kat.run_folder import EVALUATION, FIGURE
+from kat.stages.stage import stage
 
-FILES = ("evaluation.json",)
-PARTS = ("validation", "train", "all")
 
-
-def evaluate_scores(
-    scores: list[Path],
-    out: Path,
-    pair_weights: Path | None,
-    split: str,
-    missing_scores: int | str,
-    replicates: int,
-    seed: int,
-    how: RunOptions,
+def evaluate_rewards(
+    scores: list[Path], out: Path, pair_weights: Path | None, options: EvaluateOptions, run_options: RunOptions
 ) -> None:
-    """One or two files of rewards → OUT/evaluation.json, OUT/evaluation.png, and tables in print.
+    """Write OUT/evaluation.json and OUT/evaluation.png of one file of rewards, or of two to compare.
 
     With `pair_weights`, pairs are those of its `split`, joined by pair id, with their openings, bins and lengths; a
     pair that has no reward is an error past `missing_scores`, and a reward that has no pair always is.
     """
-    from kat.reports.console.evaluate_rm import evaluation_lines
-
-    one_of("split", split, PARTS)
-    whole_number("replicates", replicates)
     if not 1 <= len(scores) <= 2:
         raise OptionError(f"{len(scores)} files of rewards were given; expected one, or two to compare.")
-    for made in (out / name for name in FILES):
-        check_output(made, *scores)
-    inputs = {f"scores_{i}": input_hash(path) for i, path in enumerate(scores, 1)}
+    inputs = {f"scores_{i}": path for i, path in enumerate(scores, 1)}
     if pair_weights is not None:
-        inputs["pair_weights"] = input_hash(pair_weights)
-    options = {
-        "split": split if pair_weights else None,
-        "missing_scores": missing_scores,
-        "max_bad_rows": how.max_bad_rows,
+        inputs["pair_weights"] = pair_weights
+    with stage(
+        "evaluate-rm",
+        out,
+        inputs=inputs,
+        options=_recorded(options, run_options, pair_weights),
+        files=(EVALUATION,),
+        rejects=True,
+        overwrite=run_options.overwrite,
+    ) as job:
+        if job.done:
+            return
+        read = [read_scores(path, run_options.max_bad_rows, job.rejected.write) for path in scores]
+        if len(read) == 2:
+            check_same_pairs(*read)
+        pairs, missing = _joined(read[0], pair_weights, options)
+        facts = _evaluated(pairs, read, options)
+        facts["pairs_without_opening"] = 0 if pair_weights else sum(opening is None for opening in read[0].opening)
+        facts["files"] = [path.name for path in scores]
+        facts |= {"split": options.split if pair_weights else None, "pairs_without_scores": missing}
+        (job.folder / EVALUATION).write_bytes(json_bytes(facts))
+        details = evaluation_lines(facts)
+        if not _draw(facts, job.folder / FIGURE):
+            details.append('no figure: matplotlib is not installed. Type: pip install "kat[figures]"')
+        job.bad_rows = sum(one.bad for one in read)
+        openings = facts["evaluations"][0]["all"]["openings"]
+        job.say(f"{len(pairs):,} pairs of {openings:,} openings", details)
+
+
+def _recorded(options: EvaluateOptions, run_options: RunOptions, pair_weights: Path | None) -> dict[str, Any]:
+    return {
+        "split": options.split if pair_weights else None,
+        "missing_scores": options.missing_scores,
+        "max_bad_rows": run_options.max_bad_rows,
+        "replicates": options.replicates,
+        "seed": options.seed,
     }
-    wanted = manifest("evaluation", inputs, options | {"replicates": replicates, "seed": seed})
-    if is_done(out, wanted, FILES, overwrite=how.overwrite):
-        return skipped("evaluate", out)
-    began = time.monotonic()
-    with artifacts.whole_files(rejected_path(out)) as (bad,):
-        read = [read_scores(path, how.max_bad_rows, bad.write) for path in scores]
-    said_rejected(out, sum(one.bad for one in read))
-    if len(read) == 2:
-        check_same_pairs(*read)
-    pairs, missing = _joined(read[0], pair_weights, split, missing_scores)
-    facts = _judged(pairs, read, replicates, seed)
-    facts["pairs_without_opening"] = 0 if pair_weights else sum(one is None for one in read[0].opening)
-    facts |= {"files": [path.name for path in scores], "split": options["split"], "pairs_without_scores": missing}
-    with whole_folder(out) as folder:
-        (folder / "evaluation.json").write_bytes(artifacts.json_bytes(facts))
-        drawn = _draw(facts, folder / "evaluation.png")
-        seal(folder, wanted)
-    said("evaluate", f"{len(pairs):,} pairs of {facts['evaluations'][0]['all']['openings']:,} openings", out, began)
-    print("\n".join(evaluation_lines(facts)))
-    if not drawn:
-        print('no figure: matplotlib is not installed. Type: pip install "kat[figures]"')
 
 
-def default_out(scores: list[Path]) -> Path:
-    """A folder beside the first file, named by what is judged."""
-    names = [path.name.split(".")[0] for path in scores]
-    return scores[0].with_name("-".join(names) + ".evaluation")
-
-
-def _judged(pairs: EvalPairs, read: list[Scores], replicates: int, seed: int) -> dict[str, Any]:
-    """Everything that is found out, as plain values."""
-    how = {"replicates": replicates, "seed": seed}
-    rewards = [(one.chosen[rows], one.rejected[rows]) for one in read for rows in [one.rows(list(pairs.ids))]]
-    longer = [compare_with_longer(pairs, *one, **how) for one in rewards]
-    facts: dict[str, Any] = {
-        "evaluations": [evaluate(pairs, *one, **how).as_dict() for one in rewards],
+def _evaluated(pairs: EvalPairs, read: list[Scores], options: EvaluateOptions) -> dict[str, Any]:
+    """Everything that the rewards show, as plain values."""
+    draws = {"replicates": options.replicates, "seed": options.seed}
+    rewards = []
+    for scores in read:
+        rows = scores.rows(list(pairs.ids))
+        rewards.append((scores.chosen[rows], scores.rejected[rows]))
+    longer = [compare_with_longer(pairs, *both, **draws) for both in rewards]
+    return {
+        "evaluations": [evaluate(pairs, *both, **draws).as_dict() for both in rewards],
         "against_longer_wins": [None if one is None else one.as_dict() for one in longer],
-        "comparison": compare(pairs, *rewards, **how).as_dict() if len(rewards) == 2 else None,
+        "comparison": compare(pairs, *rewards, **draws).as_dict() if len(rewards) == 2 else None,
     }
-    return facts
 
 
-def _joined(scores: Scores, pair_weights: Path | None, split: str, missing_scores: int | str) -> tuple[EvalPairs, int]:
+def _joined(scores: Scores, pair_weights: Path | None, options: EvaluateOptions) -> tuple[EvalPairs, int]:
     """The pairs to evaluate, and how many of them have no reward."""
     if pair_weights is None:
         return pairs_of(scores), 0
-    from kat.pair_weights.storage import read_pair_weights
-
     table = read_pair_weights(pair_weights)
-    if scores.numbered:
-        raise MismatchError(f"{scores.path} has no pair ids to join with {pair_weights}; give every row its pair_id.")
-    known, given = set(table.pair_id.tolist()), set(scores.ids)
-    if strange := [one for one in scores.ids if one not in known]:
+    _check_known(scores, table, pair_weights)
+    scored = set(scores.ids)
+    in_split = table.split == options.split if options.split != "all" else table.split != ""
+    has_scores = np.asarray([pair_id in scored for pair_id in table.pair_id])
+    missing = int((in_split & ~has_scores).sum())
+    if options.missing_scores != "all" and missing > int(options.missing_scores):
+        first = table.pair_id[int(np.argmax(in_split & ~has_scores))]
         raise MismatchError(
-            f"{len(strange):,} rewards of {scores.path} belong to no pair of {pair_weights}, first {strange[0]}."
+            f"{scores.path} has no rewards for {missing:,} of the {int(in_split.sum()):,} {options.split} pairs, "
+            f"first {first}; {options.missing_scores} allowed. Score them, or add --missing_scores all."
         )
-    asked = table.split == split if split != "all" else table.split != ""
-    there = np.asarray([one in given for one in table.pair_id])
-    missing = int((asked & ~there).sum())
-    if missing_scores != "all" and missing > int(missing_scores):
-        first = table.pair_id[int(np.argmax(asked & ~there))]
-        raise MismatchError(
-            f"{scores.path} has no rewards for {missing:,} of the {int(asked.sum()):,} {split} pairs, first {first}; "
-            f"{missing_scores} allowed. Score them, or add --missing_scores all."
-        )
-    rows = np.flatnonzero(asked & there)
+    rows = np.flatnonzero(in_split & has_scores)
     if not len(rows):
-        raise MismatchError(f"{scores.path} has no rewards for any {split} pair of {pair_weights}; see --split.")
+        raise MismatchError(
+            f"{scores.path} has no rewards for any {options.split} pair of {pair_weights}; see --split."
+        )
     columns = {name: getattr(table, name)[rows] for name in ("bin", "chosen_chars", "rejected_chars")}
     names = (getattr(table, name)[rows].tolist() for name in ("pair_id", "opening_id", "src"))
     return EvalPairs(*names, **columns), missing
 
 
+def _check_known(scores: Scores, table: PairWeights, pair_weights: Path) -> None:
+    """Raise MismatchError unless every reward has an id, and belongs to a pair of the table."""
+    if scores.numbered:
+        raise MismatchError(f"{scores.path} has no pair ids to join with {pair_weights}; give every row its pair_id.")
+    known = set(table.pair_id.tolist())
+    if strangers := [pair_id for pair_id in scores.ids if pair_id not in known]:
+        raise MismatchError(
+            f"{len(strangers):,} rewards of {scores.path} belong to no pair of {pair_weights}, first {strangers[0]}."
+        )
+
+
 def _draw(facts: dict[str, Any], path: Path) -> bool:
     """Draw the figure, if there is something to draw it with."""
-    import importlib.util
-
     if importlib.util.find_spec("matplotlib") is None:
         return False
     from kat.reports.figures import draw_evaluation

@@ -1,35 +1,186 @@
-"""What every stage does around its work: hash its input, set bad rows aside, skip what is done, say what it did."""
+"""The protocol that all stages share: check outputs, skip what is done, time, write atomically, finalise, say so.
+
+    with stage("sample", out, inputs={"weights": path}, options={"budget": 10}) as job:
+        if job.done:
+            return
+        job.file.write(…)
+        job.say("10 openings")
+
+The body reads, makes one pure call, and writes to `job.file` (or into `job.folder`). When it ends well, the manifest is
+written, everything appears under its name at once, and one line is printed; when it does not, nothing appears.
+"""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any, TypeVar
 
-from kat.artifacts import sha256_file
-from kat.data.rows import missing_file, path_text
+from kat.artifacts import (
+    atomic_files,
+    atomic_folder,
+    file_manifest,
+    is_done,
+    manifest,
+    manifest_path,
+    sha256_file,
+    write_folder_manifest,
+)
+from kat.data.rows import missing_file
 from kat.errors import InputError, OutputError
+from kat.run_folder import rejected_path
+
+T = TypeVar("T")
 
 
-def input_hash(path: Path) -> str:
-    """The sha256 of an input file. Raises InputError with near names if it is not there."""
-    if not path.is_file():
-        raise InputError(missing_file(path))
-    return sha256_file(path)
+@dataclass
+class Job:
+    """What a stage's body works with.
+
+    `done` says that there is nothing to do. `manifest` is what the output is made from. `file` is the output, or
+    `folder` the place for its files; `beside` are further files by name, `rejected` the file for bad rows. `facts` go
+    into the manifest.
+    """
+
+    label: str
+    out: Path
+    manifest: dict[str, Any]
+    done: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    bad_rows: int = 0
+    _inputs: Mapping[str, Path] = field(default_factory=dict)
+    _files: Mapping[str, IO[bytes]] = field(default_factory=dict)
+    _folder: Path | None = None
+    _summary: str = ""
+    _details: list[str] = field(default_factory=list)
+
+    @property
+    def file(self) -> IO[bytes]:
+        """The output, open for writing."""
+        return self._files["out"]
+
+    @property
+    def rejected(self) -> IO[bytes]:
+        """The file for bad rows, open for writing; it appears only if there are any."""
+        return self._files["rejected"]
+
+    def beside(self, name: str) -> IO[bytes]:
+        """Return one of the files beside the output, open for writing."""
+        return self._files[name]
+
+    @property
+    def folder(self) -> Path:
+        """The scratch folder whose files become the output's."""
+        assert self._folder is not None, "this output is a file"
+        return self._folder
+
+    def say(self, summary: str, details: Iterable[str] = ()) -> None:
+        """Set what is printed when the output is complete: one line, and lines below it."""
+        self._summary, self._details = summary, list(details)
+
+    def changed_input(self) -> Path | None:
+        """Return the first input file that is not what it was when the stage began, if any is."""
+        inputs = self.manifest["inputs"]
+        return next((path for name, path in self._inputs.items() if input_hash(path) != inputs[name]), None)
 
 
-def relative(path: Path | None, folder: Path) -> str | None:
-    """A path as seen from a folder, so that both can move together."""
-    return None if path is None else path_text(Path(os.path.relpath(path.resolve(), folder.resolve())))
+@contextlib.contextmanager
+def stage(
+    name: str,
+    out: Path,
+    *,
+    inputs: Mapping[str, Path | str],
+    options: Mapping[str, Any],
+    overwrite: bool,
+    files: Iterable[str] = (),
+    beside: Mapping[str, Path] | None = None,
+    suffix: str = "",
+    reads: Iterable[Path] = (),
+    rejects: bool = False,
+) -> Iterator[Job]:
+    """Run the body that makes `out`: a folder with at least the `files`, or a file where none are named.
+
+    `inputs` are files, which are hashed, or hashes; no output may be one of them, nor one of the further files that
+    the stage `reads`. `beside` are files written together with the output, `suffix` is that of the output's format if
+    it needs one, and `rejects` says that bad rows are set aside in a file beside it.
+
+    Raises OutputError for an output that is an input, or that was made from something else (unless `overwrite`),
+    InputError for an input that is missing.
+    """
+    names = tuple(files)
+    beside = beside or {}
+    if names and out.name in ("", ".."):
+        out = out.resolve()  # what stands beside it needs a name
+    paths = {name: value for name, value in inputs.items() if isinstance(value, Path)}
+    _check_outputs(out, names, [*beside.values(), *([rejected_path(out)] if rejects else [])], suffix, paths, reads)
+    hashes = {name: input_hash(value) if isinstance(value, Path) else value for name, value in inputs.items()}
+    job = Job(name, out, manifest(name, hashes, options), _inputs=paths)
+    if is_done(out, job.manifest, names, overwrite=overwrite):
+        job.done = True
+        say(name, f"skipped: {out} was made from the same input and options.")
+        yield job
+        return
+    began = time.monotonic()
+    with _folder_output(job, rejects) if names else _file_output(job, beside, rejects):
+        yield job
+    if job.bad_rows:
+        say("rejected", f"{job.bad_rows:,} bad rows → {rejected_path(out)}")
+    say(name, f"{job._summary} → {out}   {time.monotonic() - began:.1f} s")
+    for line in job._details:
+        print(line)
 
 
-def rejected_path(out: Path) -> Path:
-    """Where the bad rows of a run go: OUT.rejected.jsonl."""
-    return out.with_name(out.name + ".rejected.jsonl")
+@contextlib.contextmanager
+def _file_output(job: Job, beside: Mapping[str, Path], rejects: bool) -> Iterator[None]:
+    """Files appear in this order: bad rows, what stands beside, the output, its manifest."""
+    paths = {"rejected": rejected_path(job.out)} if rejects else {}
+    paths |= {**beside, "out": job.out, "manifest": manifest_path(job.out)}
+    with atomic_files(*paths.values()) as opened:
+        files = dict(zip(paths, opened, strict=True))
+        job._files = files
+        yield
+        outputs = {paths[name].name: files[name] for name in ("out", *beside)}
+        files["manifest"].write(file_manifest(job.manifest, outputs, **job.facts))
 
 
-def check_output(out: Path, *inputs: Path, suffix: str = "") -> None:
-    """Raise OutputError for an output that is its own input, or that is named like another format.
+@contextlib.contextmanager
+def _folder_output(job: Job, rejects: bool) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        job._folder = stack.enter_context(atomic_folder(job.out))
+        if rejects:
+            # Bad rows get their name before the folder does: a folder that is complete lacks nothing.
+            (bad,) = stack.enter_context(atomic_files(rejected_path(job.out)))
+            job._files = {"rejected": bad}
+        yield
+        write_folder_manifest(job._folder, job.manifest, **job.facts)
+
+
+def _check_outputs(
+    out: Path,
+    names: tuple[str, ...],
+    others: list[Path],
+    suffix: str,
+    inputs: Mapping[str, Path],
+    reads: Iterable[Path],
+) -> None:
+    guarded = [*inputs.values(), *reads]
+    for other in others:
+        check_output(other, guarded)
+    if not names:
+        check_output(out, guarded, suffix)
+        check_output(manifest_path(out), guarded)
+    # By place, not by file: a folder may hold a hard link to what it was made from, and replaces the link alone.
+    places = {source.resolve() for source in guarded}
+    for path in (out / name for name in names):
+        if path.resolve() in places:
+            raise OutputError(f"{path} is the input, which is never overwritten. Name another output.")
+
+
+def check_output(out: Path, inputs: Iterable[Path], suffix: str = "") -> None:
+    """Raise OutputError for an output that is one of the inputs, or that is named like another format.
 
     `suffix` is that of the output's format, if it needs one.
     """
@@ -44,24 +195,25 @@ def check_output(out: Path, *inputs: Path, suffix: str = "") -> None:
         raise OutputError(f"{out} would be written uncompressed; name it without {out.suffix}.")
 
 
-def with_progress(items, unit: str):
-    """The same items, with a bar from the second second on."""
+def input_hash(path: Path) -> str:
+    """Return the sha256 of an input file. Raises InputError with near names if it is not there."""
+    if not path.is_file():
+        raise InputError(missing_file(path))
+    return sha256_file(path)
+
+
+def with_progress(items: Iterable[T], unit: str) -> Iterable[T]:
+    """Give the same items, with a bar from the second second on."""
     from tqdm import tqdm
 
     return tqdm(items, desc="read", unit=f" {unit}", disable=None, delay=1)
 
 
-def said(stage: str, what: str, out: Path, began: float) -> None:
-    """The line of a stage that did its work."""
-    print(f"{stage:<9} {what} → {out}   {time.monotonic() - began:.1f} s")
+def say(label: str, text: str) -> None:
+    """Print a line of a stage."""
+    print(f"{label:<14} {text}")
 
 
-def said_rejected(out: Path, count: int) -> None:
-    """The line of rows that were set aside, if any were."""
-    if count:
-        print(f"rejected  {count:,} bad rows → {rejected_path(out)}")
-
-
-def skipped(stage: str, out: Path) -> None:
-    """The line of a stage that had nothing to do."""
-    print(f"{stage:<9} skipped: {out} was made from the same input and options.")
+def say_next(text: str) -> None:
+    """Print what to do next."""
+    say("next", text)

@@ -1,100 +1,11 @@
-"""A stage's outcome in words: what the command line prints and the metadata keep."""
+"""What `kat density` did, and why an opening weighs what it weighs, in words."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from kat.data.openings import OpeningStats
-from kat.data.pairs import PairStats
-from kat.density.selftest import Trial
-from kat.records import Embeddings, Weights
-from kat.statistics import mean_pair_cosine, quantiles, spearman
-
-HEAVIEST = 20
-
-
-def prefix_stats(stats: PairStats, openings: OpeningStats) -> dict[str, Any]:
-    """What `prefixes_all.stats.json` holds."""
-    return {
-        "shape": stats.shape,
-        "pairs": openings.pairs,
-        "openings": openings.openings,
-        "share_removed": openings.removed,
-        "openings_with_several_contexts": openings.several,
-        "bad_rows": stats.bad,
-        "kept": dict(sorted(stats.kept.items())),
-        "rows_by_source": dict(stats.sources.most_common()),
-    }
-
-
-def prefix_lines(stats: Mapping[str, Any]) -> list[str]:
-    """The same for people."""
-    lines = [
-        f"  shape                            {stats['shape']}",
-        f"  pairs                            {stats['pairs']:,}",
-        f"  openings                         {stats['openings']:,}",
-        f"  share removed                    {stats['share_removed']:.1%}",
-        f"  openings with several contexts   {stats['openings_with_several_contexts']:,}",
-    ]
-    if stats["bad_rows"]:
-        lines.append(f"  bad rows set aside               {stats['bad_rows']:,}")
-    lines += [f"  kept: {name}   {n:,}" for name, n in stats["kept"].items()]
-    sources = Counter(stats["rows_by_source"]).most_common()
-    lines.append("  rows by source")
-    lines += [f"    {n:>9,}  {printable(name, 80)}" for name, n in sources[:20]]
-    if len(sources) > 20:
-        lines.append(f"    {sum(n for _, n in sources[20:]):>9,}  in {len(sources) - 20:,} more sources")
-    return lines
-
-
-def weight_metadata(embeddings: Embeddings, weights: Weights, openings: Mapping[str, str] | None) -> dict[str, Any]:
-    """What `embeddings_metadata.json` says; `openings` maps the heaviest ids to their text."""
-    density, neighbors = weights.density, weights.density.neighbors
-    values = weights.values.astype(np.float64)
-    return {
-        "n_items": len(embeddings),
-        "embedding_dim": int(embeddings.vectors.shape[1]),
-        "k": density.k,
-        "k_stored": neighbors.k,
-        "metric": neighbors.metric,
-        "estimator": density.estimator,
-        "recall": neighbors.recall,
-        "intrinsic_dimension": _finite(density.intrinsic_dimension),
-        "split_half_correlation": density.split_half,
-        "noise_variance": density.noise,
-        "temperature": weights.temperature,
-        "temperature_bound": weights.bound,
-        "cap": weights.cap,
-        "cap_hits": weights.cap_hits,
-        "effective_sample_size": weights.ess,
-        "effective_sample_share": weights.ess_share,
-        "heaviest_1_percent_share": weights.heaviest_share,
-        "weight": {
-            "min": float(values.min()),
-            "max": float(values.max()),
-            "mean": float(values.mean()),
-            "std": float(values.std()),
-            "quantiles": quantiles(values),
-        },
-        "mean_pair_cosine": _finite(mean_pair_cosine(embeddings.vectors)),
-        "mean_pair_cosine_centred": _finite(mean_pair_cosine(embeddings.vectors, center=True)),
-        "duplicate_vectors": int((neighbors.multiplicity > 1).sum()),
-        "rank_correlation_weight_length": _length_correlation(embeddings, values),
-        "heaviest": _heaviest(weights, openings),
-        **_truncation(embeddings),
-        "model": dict(embeddings.meta),
-    }
-
-
-def heaviest_ids(weights: Weights) -> list[str]:
-    """The ids of the heaviest openings, heaviest first, ties in row order."""
-    order = np.argsort(-weights.values, kind="stable")[:HEAVIEST]
-    return [weights.ids[i] for i in order]
+from kat.reports.console.text import printable
 
 
 def weight_lines(meta: Mapping[str, Any]) -> list[str]:
@@ -158,52 +69,3 @@ def explanation_lines(why: Mapping[str, Any], openings: Mapping[str, str]) -> li
             f"  length              {why['tokens']:,} tokens{cut}; longer than {why['length_percentile']:.1f} %"
         )
     return lines
-
-
-def trial_lines(trials: Sequence[Trial]) -> list[str]:
-    """The trials of `kat selftest` as a table."""
-    head = f"{'data':<26}{'estimator':<16}{'measure':<18}{'found':>7}{'bound':>8}   T"
-    lines = [head, "-" * (len(head) + 24)]
-    for t in trials:
-        bound = "–" if t.bound is None else f"≥ {t.bound:.2f}"
-        verdict = "" if t.passed else "   FAILS"
-        lines.append(
-            f"{t.data:<26}{t.estimator:<16}{t.measure:<18}{t.found:>7.3f}{bound:>8}"
-            f"   {t.temperature:.3g}, stopped by {t.stopped_by}{verdict}"
-        )
-    failed = sum(not t.passed for t in trials)
-    lines.append("every stated bound holds" if not failed else f"{failed} stated bounds fail")
-    return lines
-
-
-def printable(text: str, width: int) -> str:
-    """One line that no control character can disturb, cut to `width`."""
-    line = " ".join(text[: 4 * width].split())
-    line = "".join(c if c.isprintable() else "�" for c in line)
-    return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def _heaviest(weights: Weights, openings: Mapping[str, str] | None) -> list[dict[str, Any]]:
-    by_id = weights.mapping()
-    rows: list[dict[str, Any]] = []
-    for i in heaviest_ids(weights):
-        row: dict[str, Any] = {"id": i, "weight": by_id[i]}
-        if openings is not None:
-            row["opening"] = openings[i][:200]
-        rows.append(row)
-    return rows
-
-
-def _truncation(embeddings: Embeddings) -> dict[str, int]:
-    if embeddings.lost is None:
-        return {}
-    return {"truncated": int((embeddings.lost > 0).sum()), "tokens_lost": int(embeddings.lost.sum(dtype=np.int64))}
-
-
-def _length_correlation(embeddings: Embeddings, values: Sequence[float] | np.ndarray) -> float | None:
-    return None if embeddings.tokens is None else _finite(spearman(values, embeddings.tokens))
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None

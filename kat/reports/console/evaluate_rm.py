@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kat.reports.console.density import printable
+from kat.reports.console.text import printable
 
 SOURCES = 20
 _VIEWS = {"unweighted": "every pair", "balanced": "every opening"}

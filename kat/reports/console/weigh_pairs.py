@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kat.reports.console.density import printable
+from kat.reports.console.text import printable
 
 SHOWN = 10
 

@@ -1,0 +1,29 @@
+"""What `kat prefixes` did, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from kat.reports.console.text import printable
+
+
+def prefix_lines(stats: Mapping[str, Any]) -> list[str]:
+    """Describe what `prefixes_all.stats.json` holds."""
+    lines = [
+        f"  format                           {stats['shape']}",
+        f"  pairs                            {stats['pairs']:,}",
+        f"  openings                         {stats['openings']:,}",
+        f"  share removed                    {stats['share_removed']:.1%}",
+        f"  openings with several contexts   {stats['openings_with_several_contexts']:,}",
+    ]
+    if stats["bad_rows"]:
+        lines.append(f"  bad rows set aside               {stats['bad_rows']:,}")
+    lines += [f"  kept: {name}   {n:,}" for name, n in stats["kept"].items()]
+    sources = Counter(stats["rows_by_source"]).most_common()
+    lines.append("  rows by source")
+    lines += [f"    {n:>9,}  {printable(name, 80)}" for name, n in sources[:20]]
+    if len(sources) > 20:
+        lines.append(f"    {sum(n for _, n in sources[20:]):>9,}  in {len(sources) - 20:,} more sources")
+    return lines

@@ -1,0 +1,188 @@
+"""Names on disk, each once, and what belongs together: a run, its weights, its pair weights, and their manifests.
+
+    RUN/
+    ├── prefixes_all.jsonl                  kat prefixes; .stats.json and .manifest.json beside it
+    ├── embeddings/                         kat embed
+    ├── density/                            kat density, with neighbors/ inside
+    └── pair_weights[.CONTROL].parquet      kat weigh-pairs; .stats.json and .manifest.json beside it
+
+A folder of weights alone (kat density, or the origin's kat_compute_embeddings_offline, which keeps embeddings/ inside)
+is a run without pairs of its own: it may name the prefixes that it was made from.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from kat.artifacts import check_ids, load_array, read_manifest
+from kat.errors import InputError, MismatchError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PREFIXES = "prefixes_all.jsonl"
+EMBEDDINGS = "embeddings"
+DENSITY = "density"
+NEIGHBORS = "neighbors"
+
+VECTORS = "embeddings.npy"
+IDS = "ids.json"
+LENGTHS = "lengths.npy"
+WEIGHTS = "density_weights.npy"
+LOG_DENSITY = "log_density.npy"
+METADATA = "embeddings_metadata.json"
+EVALUATION = "evaluation.json"
+FIGURE = "evaluation.png"
+
+EMBEDDING_FILES = (VECTORS, IDS, LENGTHS)
+DENSITY_FILES = (VECTORS, WEIGHTS, IDS, METADATA, LOG_DENSITY, LENGTHS)
+NEIGHBOR_FILES = ("indices.npy", "distances.npy", "multiplicity.npy")
+
+
+def rejected_path(out: Path) -> Path:
+    """Return where the bad rows of an output's input go: OUT.rejected.jsonl."""
+    return out.with_name(out.name + ".rejected.jsonl")
+
+
+def stats_path(out: Path) -> Path:
+    """Return where the counts beside a file go: OUT with .stats.json for its last suffix."""
+    return out.with_suffix(".stats.json")
+
+
+def probabilities_path(out: Path) -> Path:
+    """Return where the inclusion probabilities of a sample go: OUT.probabilities.jsonl."""
+    return out.with_name(out.name + ".probabilities.jsonl")
+
+
+def checkpoint_path(out: Path) -> Path:
+    """Return where the work on an output is kept until it is complete: OUT.unfinished."""
+    return out.with_name(out.name + ".unfinished")
+
+
+def search_checkpoint_path(neighbors: Path) -> Path:
+    """Return where a search for neighbours keeps what it has."""
+    return neighbors / "unfinished.npz"
+
+
+def evaluation_path(scores: list[Path]) -> Path:
+    """Return the default folder of an evaluation: beside the first file, named by what is evaluated."""
+    names = [path.name.split(".")[0] for path in scores]
+    return scores[0].with_name("-".join(names) + ".evaluation")
+
+
+def pair_weights_name(control: str | None = None) -> str:
+    """Return the name of a run's pair weights; those of a control carry its name."""
+    return "pair_weights.parquet" if control is None else f"pair_weights.{control}.parquet"
+
+
+def relative(path: Path | None, folder: Path) -> str | None:
+    """Return a path as seen from a folder, so that both can move together; what is no UTF-8 in it is replaced."""
+    if path is None:
+        return None
+    return os.fsencode(os.path.relpath(path.resolve(), folder.resolve())).decode("utf-8", "replace")
+
+
+def load_ids(folder: Path) -> list[str]:
+    """Read the ordered ids of a folder. Raises MismatchError if ids.json is no list of distinct strings."""
+    path = folder / IDS
+    try:
+        ids = orjson.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise MismatchError(f"{path} cannot be read: {error}") from error
+    if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+        raise MismatchError(f"{path} is no list of strings.")
+    check_ids(ids, len(ids), str(path))
+    return ids
+
+
+class RunFolder:
+    """A run as a user names it: RUN, RUN/density, a folder of weights, or a file of pair weights.
+
+    `path` is what was named, `root` the folder that holds what is made of it. Manifests are read once. Nothing is
+    looked for before it is asked for.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.root = path.parent if path.suffix == ".parquet" else path
+        self._manifests: dict[Path, dict[str, Any] | None] = {}
+
+    def manifest(self, output: Path) -> dict[str, Any] | None:
+        """Read the manifest of an output, once; None if it has none that can be read."""
+        if output not in self._manifests:
+            self._manifests[output] = read_manifest(output)
+        return self._manifests[output]
+
+    @property
+    def is_run(self) -> bool:
+        """Whether this is a folder of `kat run`, prefixes and weights both."""
+        return (self.root / PREFIXES).is_file() and (self.root / DENSITY).is_dir()
+
+    @property
+    def embeddings(self) -> Path:
+        """The folder of embeddings of a run."""
+        return self.root / EMBEDDINGS
+
+    @cached_property
+    def density(self) -> Path:
+        """The folder of weights: RUN/density, or the folder itself. Raises InputError if there is none."""
+        for folder in (self.root / DENSITY, self.root):
+            if (self.manifest(folder) or {}).get("stage") == "density":
+                return folder
+        raise InputError(f"{self.path} holds no weights. Make them with: kat run PAIRS --out {self.path}")
+
+    @property
+    def neighbors(self) -> Path:
+        """The folder of the neighbours that the weights were made from."""
+        return self.density / NEIGHBORS
+
+    @property
+    def density_manifest(self) -> dict[str, Any]:
+        """The manifest of the weights."""
+        return self.manifest(self.density) or {}
+
+    @property
+    def prefixes(self) -> Path | None:
+        """The file that was embedded: the run's own, or the one that the weights name; None if it is not there."""
+        if (self.root / PREFIXES).is_file():
+            return self.root / PREFIXES
+        return named_items(self.density, self.density_manifest)
+
+    def pair_weights(self, control: str | None = None) -> Path:
+        """Return the file of pair weights: the one that was named, or the run's."""
+        return self.path if self.path.suffix == ".parquet" else self.root / pair_weights_name(control)
+
+    def all_pair_weights(self) -> list[Path]:
+        """Return the pair weights of a run that are there, those of controls too."""
+        return sorted(self.root.glob("pair_weights*.parquet"))
+
+    def load(self, name: str) -> np.ndarray:
+        """Map one of the arrays of the weights into memory."""
+        return load_array(self.density / name)
+
+    def pairs(self) -> tuple[Path, dict[str, Any]]:
+        """Return the file of pairs that the run was made from, and the manifest that names it.
+
+        Raises InputError if nothing names one, or the file is gone. Whether it changed is the caller's to ask.
+        """
+        prefixes = self.prefixes
+        manifest = (self.manifest(prefixes) if prefixes else None) or {}
+        if prefixes is None or not (where := manifest.get("pairs_path")):
+            raise InputError(f"{self.path} does not say which pairs it was made from; name them with --pairs_path.")
+        pairs = prefixes.parent / where
+        if not pairs.is_file():
+            raise InputError(
+                f"{self.path} was made from {pairs}, which is not there; name the pairs with --pairs_path."
+            )
+        return pairs, manifest
+
+
+def named_items(folder: Path, manifest: dict[str, Any]) -> Path | None:
+    """Return the file of prefixes or prompts that a folder's manifest names, if it is still there."""
+    where = manifest.get("items_path")
+    return folder / where if where and (folder / where).is_file() else None

@@ -1,0 +1,15 @@
+"""Do the demo's weights recover the rarity of its topics?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kat.demo.check import check_demo
+from kat.reports.console.demo_check import demo_check_lines
+
+
+def demo_check(pairs: Path, run: Path) -> bool:
+    """Print the topics with their weights; return whether these recover the topics' rarity."""
+    check = check_demo(pairs, run)
+    print("\n".join(demo_check_lines(check)))
+    return check.recovered

@@ -1,0 +1,172 @@
+"""Embeddings → k-NN density and weights, in a folder that explains itself: rare weighs more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from kat.artifacts import json_bytes, link_or_copy
+from kat.config import DensityOptions, EmbedOptions, RunOptions, recorded
+from kat.data.prompts import read_prompts
+from kat.density.storage import check_weights, compare_ids
+from kat.density.summary import heaviest_ids, weight_metadata
+from kat.embedding.storage import check_embeddings, load_embeddings, vectors_path
+from kat.errors import InputError, MismatchError
+from kat.reports.console.density import explanation_lines, weight_lines
+from kat.run_folder import (
+    DENSITY_FILES,
+    EMBEDDINGS,
+    IDS,
+    LENGTHS,
+    LOG_DENSITY,
+    METADATA,
+    NEIGHBORS,
+    VECTORS,
+    WEIGHTS,
+    RunFolder,
+    load_ids,
+    named_items,
+    relative,
+)
+from kat.stages.embed import embed_folder
+from kat.stages.neighbors import find_neighbors
+from kat.stages.neighbors import prove as prove_neighbors
+from kat.stages.stage import say, stage
+from kat.stages.verify import check_prompts
+
+if TYPE_CHECKING:
+    from kat.density.weights import Weights
+    from kat.records import Embeddings
+
+
+def weigh_openings(
+    source: Path, out: Path, options: DensityOptions, run_options: RunOptions, prompts: Path | None = None
+) -> None:
+    """Write the weights of embeddings (a folder, or a .pt file), and what they were made from, to a folder.
+
+    `prompts`, the file that was embedded, gives the heaviest openings their text; an embeddings folder knows its own.
+    """
+    prompts = _checked_prompts(source, prompts, run_options)
+    find_neighbors(source, out / NEIGHBORS, options, run_options)
+    with stage(
+        "density",
+        out,
+        inputs={"embeddings": vectors_path(source)},
+        options=recorded(options),
+        files=DENSITY_FILES,
+        overwrite=run_options.overwrite,
+    ) as job:
+        if job.done:
+            return
+        embeddings, origin = load_embeddings(source)
+        weights = weights_of(embeddings, out / NEIGHBORS, options)
+        meta = weight_metadata(embeddings, weights, _openings(prompts, heaviest_ids(weights)))
+        inputs = origin.get("inputs", {})
+        meta |= {"input": {"path": relative(prompts, out), **inputs}, "kat_version": job.manifest["kat_version"]}
+        _write(job.folder, source, embeddings, weights, meta)
+        job.facts["items_path"] = relative(prompts, out)
+        job.facts["items_sha256"] = inputs.get("items")
+        job.say(f"{len(weights):,} weights from {meta['k']} neighbours", weight_lines(meta))
+        if meta["k"] < options.k:
+            say("density", f"k is {meta['k']}, not {options.k}: there are only {len(weights):,} openings.")
+
+
+def weights_of(embeddings: Embeddings, neighbors: Path, options: DensityOptions) -> Weights:
+    """Weigh embeddings whose neighbours are on disk."""
+    from kat.density.estimators import estimate_density
+    from kat.density.weights import weigh
+    from kat.neighbors.storage import load_neighbors
+
+    density = estimate_density(load_neighbors(neighbors, embeddings), options.k, options.estimator)
+    return weigh(density, options.ess, options.cap, options.temperature, options.max_temperature)
+
+
+def explain(folder: Path, opening: str) -> list[str]:
+    """Say in lines why an opening of a run, or of a folder of weights, weighs what it weighs."""
+    run = RunFolder(folder)
+    embeddings, _ = load_embeddings(run.density)
+    weights = weights_of(embeddings, run.neighbors, DensityOptions(**run.density_manifest["options"]))
+    try:
+        evidence = weights.explain(opening)
+    except KeyError as error:
+        raise InputError(error.args[0]) from None
+    shown = [opening, *(i for i, _ in evidence["nearest"])]
+    return explanation_lines(evidence, _openings(named_items(run.density, run.density_manifest), shown) or {})
+
+
+def compute_offline(
+    prompts: Path, out: Path, embed: EmbedOptions, density: DensityOptions, run_options: RunOptions
+) -> None:
+    """Write embeddings and weights to one folder, the embeddings kept apart so that other weights are cheap."""
+    embed_folder(prompts, out / EMBEDDINGS, embed, run_options)
+    weigh_openings(out / EMBEDDINGS, out, density, run_options, prompts)
+
+
+def _write(folder: Path, source: Path, embeddings: Embeddings, weights: Weights, meta: dict[str, Any]) -> None:
+    from kat.neighbors.find import normalised
+
+    if source.is_dir():
+        link_or_copy(source / VECTORS, folder / VECTORS)
+    else:
+        unit = meta["metric"] == "cosine"
+        vectors = normalised(embeddings.vectors) if unit else embeddings.vectors
+        np.save(folder / VECTORS, vectors, allow_pickle=False)
+    (folder / IDS).write_bytes(orjson.dumps(list(embeddings.ids)))
+    assert weights.density is not None
+    arrays = {WEIGHTS: weights.values, LOG_DENSITY: weights.density.log_values, LENGTHS: _lengths(embeddings)}
+    for name, array in arrays.items():
+        np.save(folder / name, array, allow_pickle=False)
+    (folder / METADATA).write_bytes(json_bytes(meta))
+
+
+def _lengths(embeddings: Embeddings) -> np.ndarray:
+    """[N, 2] int32: tokens of the text, tokens lost; −1 where they are not known."""
+    if embeddings.tokens is None or embeddings.lost is None:
+        return np.full((len(embeddings), 2), -1, np.int32)
+    return np.stack([embeddings.tokens, embeddings.lost], 1)
+
+
+def _checked_prompts(source: Path, prompts: Path | None, run_options: RunOptions) -> Path | None:
+    """The file that was embedded: the one given, which must have the same ids, or the one that the folder names."""
+    embeddings, origin = load_embeddings(source)
+    if prompts is None:
+        return named_items(source, origin)
+    ids = read_prompts(prompts, run_options.max_bad_rows).ids
+    compare_ids(list(embeddings.ids), ids, str(source), str(prompts))
+    return prompts
+
+
+def _openings(prompts: Path | None, ids: Iterable[str]) -> dict[str, str] | None:
+    """The openings of some ids; None if the file is not known."""
+    if prompts is None:
+        return None
+    shown = set(ids)
+    return {p.id: p.opening for p in read_prompts(prompts, "all").prefixes if p.id in shown}
+
+
+def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:
+    """Check a folder of weights: what embeddings promise, weights of mean 1, and the neighbours inside."""
+    manifest = run.manifest(output) or {}
+    ids = load_ids(output)
+    unit = (manifest.get("options") or {}).get("metric") != "euclidean"
+    lines = [check_embeddings(output, ids, unit=unit), check_weights(output, ids)]
+    return [*lines, *_prove_neighbors(output, run), *check_prompts(output, ids, manifest, prompts)]
+
+
+def _prove_neighbors(output: Path, run: RunFolder) -> list[str]:
+    folder = output / NEIGHBORS
+    if not folder.is_dir():
+        return ["  no neighbours are kept here; weights cannot be explained"]
+    theirs, ours = run.manifest(folder), run.manifest(output) or {}
+    if theirs is None:
+        raise MismatchError(f"{folder} has no manifest: the search did not finish. Run the same command again.")
+    for part in ("inputs", "options"):
+        one, other = theirs.get(part) or {}, ours.get(part) or {}
+        for key in set(one) & set(other) - {"k"}:
+            if one[key] != other[key]:
+                raise MismatchError(f"{folder} was made with another {key} than the weights beside it. Run it again.")
+    return prove_neighbors(folder, run, None)

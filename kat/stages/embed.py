@@ -1,0 +1,132 @@
+"""Prefixes or prompts → unit vectors, in a folder or one .pt file. A stopped run goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kat.artifacts import json_list, link_or_copy
+from kat.config import EmbedOptions, RunOptions, recorded
+from kat.data.prompts import PromptFile
+from kat.embedding.checkpoint import EmbeddingCheckpoint, discard, remove, started_as
+from kat.embedding.storage import check_embeddings
+from kat.errors import InputError
+from kat.reports.console.embed import embed_lines
+from kat.run_folder import EMBEDDING_FILES, IDS, LENGTHS, VECTORS, RunFolder, checkpoint_path, load_ids, relative
+from kat.stages.stage import Job, say, stage
+from kat.stages.verify import check_prompts
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """The checkpoint that holds all vectors of the prompts, and the facts of the model."""
+
+    prompts: PromptFile
+    checkpoint: EmbeddingCheckpoint
+    model: Mapping[str, Any]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.checkpoint.lengths
+
+
+def embed(data: Path, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
+    """Write OUT: one .pt file if that is its suffix, else a folder."""
+    if out.suffix == ".pt":
+        embed_file(data, out, options, run_options)
+    else:
+        embed_folder(data, out, options, run_options)
+
+
+def embed_file(data: Path, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
+    """Write one .pt file {"ids": [str], "emb": float32 [N, D]}."""
+    with _stage(data, out, options, run_options) as job:
+        if not job.done:
+            with _embedded(data, job, options, run_options) as embedded:
+                _write_file(job, embedded)
+    discard(job.out, job.manifest)
+
+
+def embed_folder(data: Path, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
+    """Write a folder of embeddings.npy, ids.json and lengths.npy ([N, 2]: tokens of the text, tokens lost)."""
+    with _stage(data, out, options, run_options, EMBEDDING_FILES) as job:
+        if not job.done:
+            with _embedded(data, job, options, run_options) as embedded:
+                _write_folder(job, embedded)
+                job.facts["items_path"] = relative(data, job.out)
+                job.facts["bad_rows"] = embedded.prompts.bad
+    discard(job.out, job.manifest)
+
+
+def _stage(
+    data: Path, out: Path, options: EmbedOptions, run_options: RunOptions, files: tuple[str, ...] = ()
+) -> contextlib.AbstractContextManager[Job]:
+    from kat.models.digests import settings_digest, weights_digest
+    from kat.models.sources import resolve
+
+    source = resolve(options.source, allow_network=options.allow_network)
+    return stage(
+        "embed",
+        out,
+        inputs={"items": data, "model": weights_digest(source), "model_settings": settings_digest(source)},
+        options=recorded(options, run_options) | {"model": options.source},
+        files=files,
+        rejects=True,
+        overwrite=run_options.overwrite,
+    )
+
+
+@contextlib.contextmanager
+def _embedded(data: Path, job: Job, options: EmbedOptions, run_options: RunOptions) -> Iterator[_Embedded]:
+    """Compute what the checkpoint lacks; it holds the vectors and lengths of all prompts then."""
+    from kat.embedding.encoder import kept_encoder
+
+    prompts = PromptFile(data, run_options.max_bad_rows, job.rejected.write)
+    job.rejected.flush()  # a full disk is noticed before the long work, not after
+    encoder = kept_encoder(options, run_options.device)
+    started = started_as(job.manifest, f"{encoder.engine.precision} on {encoder.engine.device.type}")
+    shape = (len(prompts), encoder.engine.dimension)
+    folder = checkpoint_path(job.out)
+    with EmbeddingCheckpoint(folder, started, shape, overwrite=run_options.overwrite) as checkpoint:
+        if checkpoint.resumed:
+            say("embed", f"goes on with what {checkpoint.folder} holds")
+        encoder.encode_into(checkpoint, prompts, progress=True)
+        embedded = _Embedded(prompts, checkpoint, dict(encoder.meta()))
+        yield embedded
+        if job.changed_input():
+            remove(folder)  # its work cannot be trusted
+            raise InputError(f"{data} changed while it was embedded; nothing was written. Give the same command again.")
+        job.bad_rows = prompts.bad
+        summary, *details = embed_lines(embedded.lengths, embedded.model, prompts.made_ids)
+        job.say(summary, details)
+
+
+def _write_file(job: Job, embedded: _Embedded) -> None:
+    import torch
+
+    ids, lost = [prompt.id for prompt in embedded.prompts], embedded.lengths[:, 1].tolist()
+    torch.save({"ids": ids, "emb": torch.from_numpy(embedded.checkpoint.vectors)}, job.file)
+    job.facts["model"] = embedded.model
+    job.facts["tokens_lost"] = {i: n for i, n in zip(ids, lost, strict=True) if n}
+
+
+def _write_folder(job: Job, embedded: _Embedded) -> None:
+    for name in (VECTORS, LENGTHS):
+        link_or_copy(embedded.checkpoint.folder / name, job.folder / name)
+    with (job.folder / IDS).open("wb") as file:
+        file.writelines(json_list(prompt.id for prompt in embedded.prompts))
+    job.facts["model"] = embedded.model
+
+
+def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:
+    """Check a folder of embeddings: ids, vectors of unit length, and the order of the file that was embedded."""
+    if not output.is_dir():
+        return []
+    ids = load_ids(output)
+    return [check_embeddings(output, ids), *check_prompts(output, ids, run.manifest(output) or {}, prompts)]

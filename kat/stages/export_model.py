@@ -1,0 +1,61 @@
+"""A model of any source → a Hugging Face folder. Its command is `kat export`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from kat.artifacts import MANIFEST
+from kat.errors import InputError
+from kat.models.digests import settings_digest, weights_digest
+from kat.models.nanochat.layout import MODEL_TYPE
+from kat.models.sources import resolve
+from kat.stages.stage import stage
+
+CONFIG = "config.json"
+
+
+def export_model(source: str, out: Path, allow_network: bool, overwrite: bool) -> None:
+    """Write a model's files as safetensors, with its tokenizer and settings. Weights in pickles are read and saved."""
+    model = resolve(source, allow_network=allow_network)
+    if out.exists() and out.samefile(model.path):
+        raise InputError(f"{out} is the model itself. Name another folder.")
+    with stage(
+        "export",
+        out,
+        inputs={"model": weights_digest(model), "model_settings": settings_digest(model)},
+        options={},
+        files=(CONFIG,),
+        overwrite=overwrite,
+    ) as job:
+        if job.done:
+            return
+        if any(model.path.glob("*.safetensors")):
+            _copy(model.path, job.folder)
+        else:
+            _save(source, model.path, job.folder, allow_network)
+        own = (job.folder / CONFIG).is_file() and MODEL_TYPE in (job.folder / CONFIG).read_text()
+        job.say(f"{source} as a Hugging Face folder", [_next_step(out, own_class=own)])
+
+
+def _copy(model: Path, folder: Path) -> None:
+    for path in (p for p in model.iterdir() if p.name != MANIFEST):
+        if path.is_dir():
+            shutil.copytree(path, folder / path.name)
+        else:
+            shutil.copyfile(path, folder / path.name)
+
+
+def _save(source: str, model: Path, folder: Path, allow_network: bool) -> None:
+    from kat.models.load import load_model
+
+    kind = "causal" if "CausalLM" in (model / CONFIG).read_text() else "encoder"
+    loaded = load_model(source, kind=kind, device="cpu", dtype="float32", allow_network=allow_network)
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+
+
+def _next_step(out: Path, *, own_class: bool) -> str:
+    if own_class:
+        return "next           import kat.models.nanochat.modeling and call register() before AutoModel reads it"
+    return f'next           transformers.AutoModel.from_pretrained("{out}")'

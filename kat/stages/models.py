@@ -1,0 +1,13 @@
+"""What models there are: bundled ones, and nanochat's checkpoints."""
+
+from __future__ import annotations
+
+from kat.config import base_directory
+from kat.models.catalog import found_models
+from kat.reports.console.models import model_lines
+
+
+def list_models() -> None:
+    """Print the models that names lead to, with format version, dimension and step."""
+    print("\n".join(model_lines(found_models())))
+    print(f"  nanochat's checkpoints are looked for in {base_directory()}; any local directory does as well.")

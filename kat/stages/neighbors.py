@@ -1,0 +1,50 @@
+"""Embeddings → the k nearest others of each: the part of `kat density` that other weights need not repeat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kat.config import DensityOptions, RunOptions
+from kat.embedding.storage import load_embeddings, vectors_path
+from kat.neighbors.storage import check_neighbors, save_neighbors
+from kat.run_folder import NEIGHBOR_FILES, RunFolder, search_checkpoint_path
+from kat.stages.stage import stage
+
+STORED_NEIGHBORS = 50
+"""Neighbours kept on disk at least, so that weights at another k need no new search."""
+
+
+def find_neighbors(source: Path, out: Path, options: DensityOptions, run_options: RunOptions) -> None:
+    """Write the neighbours of embeddings (a folder, or a .pt file) to a folder. Goes on where a stopped search was."""
+    from kat.neighbors.find import find_neighbors as find
+
+    k = max(options.k, STORED_NEIGHBORS)
+    settings = {name: getattr(options, name) for name in ("metric", "center", "search", "least_recall")}
+    with stage(
+        "neighbors",
+        out,
+        inputs={"embeddings": vectors_path(source)},
+        options={"k": k, **settings},
+        files=NEIGHBOR_FILES,
+        overwrite=run_options.overwrite,
+    ) as job:
+        if job.done:
+            return
+        embeddings, _ = load_embeddings(source)
+        neighbors = find(
+            embeddings,
+            min(k, max(len(embeddings) - 1, 1)),
+            device=run_options.device,
+            progress=True,
+            checkpoint=search_checkpoint_path(out),
+            **settings,
+        )
+        save_neighbors(neighbors, job.folder)
+        job.facts["recall"] = neighbors.recall
+        quality = "exact" if neighbors.recall == 1 else f"recall {neighbors.recall:.4f}"
+        job.say(f"{neighbors.k} of each of {len(neighbors):,} openings, {quality}")
+
+
+def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:
+    """Check a folder of neighbours: nearest first, self left out, all of them rows that there are."""
+    return [check_neighbors(output)]

@@ -1,0 +1,52 @@
+"""Pairs → one prefix for each distinct opening."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kat.artifacts import json_bytes
+from kat.config import RunOptions
+from kat.data.openings import OpeningStats, collect_openings
+from kat.data.pairs import PairReader, PairStats
+from kat.data.prefix_file import prefix_line
+from kat.reports.console.prefixes import prefix_lines
+from kat.run_folder import relative, stats_path
+from kat.stages.stage import stage, with_progress
+
+
+def make_prefixes(pairs_path: Path, out: Path, run_options: RunOptions) -> None:
+    """Write OUT, OUT's stats.json, and OUT.rejected.jsonl if rows were set aside."""
+    with stage(
+        "prefixes",
+        out,
+        inputs={"pairs": pairs_path},
+        options={"max_bad_rows": run_options.max_bad_rows},
+        beside={"stats": stats_path(out)},
+        rejects=True,
+        overwrite=run_options.overwrite,
+    ) as job:
+        if job.done:
+            return
+        reader = PairReader(pairs_path, run_options.max_bad_rows, job.rejected.write)
+        prefixes, openings = collect_openings(with_progress(reader, "pairs"))
+        stats = prefix_stats(reader.stats, openings)
+        job.file.writelines(map(prefix_line, prefixes))
+        job.beside("stats").write(json_bytes(stats))
+        job.facts["pairs_path"] = relative(pairs_path, out.parent)
+        job.bad_rows = reader.stats.bad
+        job.say(f"{stats['pairs']:,} pairs → {stats['openings']:,} openings", prefix_lines(stats))
+
+
+def prefix_stats(stats: PairStats, openings: OpeningStats) -> dict[str, Any]:
+    """Return what `prefixes_all.stats.json` holds."""
+    return {
+        "shape": stats.shape,
+        "pairs": openings.pairs,
+        "openings": openings.openings,
+        "share_removed": openings.removed,
+        "openings_with_several_contexts": openings.several,
+        "bad_rows": stats.bad,
+        "kept": dict(sorted(stats.kept.items())),
+        "rows_by_source": dict(stats.sources.most_common()),
+    }

@@ -1,0 +1,39 @@
+"""Weights → openings drawn in proportion to them, and how likely each was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from kat.config import SampleOptions, recorded
+from kat.density.sampling import sample
+from kat.run_folder import WEIGHTS, RunFolder, load_ids, probabilities_path
+from kat.stages.stage import stage
+
+
+def sample_openings(folder: Path, out: Path, options: SampleOptions, overwrite: bool) -> None:
+    """Write a text file of the ids drawn from a run or a folder of weights, and every id's inclusion probability."""
+    run = RunFolder(folder)
+    with stage(
+        "sample",
+        out,
+        inputs={"weights": run.density / WEIGHTS},
+        options=recorded(options),
+        beside={"probabilities": probabilities_path(out)},
+        reads=run.density.iterdir(),
+        overwrite=overwrite,
+    ) as job:
+        if job.done:
+            return
+        ids, weights = load_ids(run.density), np.asarray(run.load(WEIGHTS))
+        rows, probabilities = sample(weights, options.budget, options.seed)
+        for opening, probability in zip(ids, probabilities.tolist(), strict=True):
+            job.beside("probabilities").write(orjson.dumps({"id": opening, "probability": probability}) + b"\n")
+        job.file.writelines(f"{ids[row]}\n".encode() for row in rows)
+        certain = int((probabilities >= 1).sum())
+        job.say(
+            f"{len(rows):,} of {len(ids):,} openings, {certain:,} of them for certain",
+            [f"  every opening's inclusion probability → {probabilities_path(out)}"],
+        )
