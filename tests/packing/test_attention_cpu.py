@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from kat.packing import kernels
-from kat.packing.attention_cpu import LANES, SCORES, alike, attend_by_products
-from kat.packing.layout import Layout
+from kat.packing.attention_cpu import LANES, SCORES, attend_by_products, batches
+from kat.packing.layout import AttentionRule, Layout
 
 ROUNDING = 2.0**-8  # of a bfloat16, relative
 
@@ -44,7 +44,7 @@ def test_products_are_softmax_attention_of_each_text(causal, window, heads, size
     q, k, v = torch.randn(1, 4, t, 8) * size, torch.randn(1, heads, t, 8), torch.randn(1, heads, t, 12)
     q, k, v = (x.bfloat16() for x in (q, k, v))
     with torch.inference_mode():
-        found = attend_by_products(q, k, v, layout, 0.35, causal, window).transpose(0, 1)
+        found = attend_by_products(q, k, v, layout, AttentionRule(0.35, causal, window)).transpose(0, 1)
     for a, n in zip(layout.bounds.tolist(), layout.lengths.tolist(), strict=False):
         one = slice(a, a + n)
         wanted = softmax_attention(*(x[0][:, one] for x in (q, k, v)), 0.35, keep(n, causal, window))
@@ -61,22 +61,22 @@ def test_runs_are_cut_where_their_scores_would_leave_the_cache():
     layout = Layout(np.full(count, 64))
     q, k, v = (torch.randn(1, 2, layout.total, 4).bfloat16() for _ in range(3))
     with torch.inference_mode():
-        found = attend_by_products(q, k, v, layout, 0.5, False, None)
+        found = attend_by_products(q, k, v, layout, AttentionRule(0.5, False, None))
     scores = q[0].double().unflatten(1, (count, 64)) @ k[0].double().unflatten(1, (count, 64)).transpose(-1, -2) / 2
     wanted = (scores.softmax(-1) @ v[0].double().unflatten(1, (count, 64))).flatten(1, 2).transpose(0, 1)
     assert (found.double() - wanted).abs().max() < 0.03
 
 
-def test_alike_texts_are_taken_together_in_few_shapes():
+def test_texts_of_like_length_share_a_product_of_few_shapes():
     lengths = np.sort(np.random.default_rng(0).integers(1, 200, 700))[::-1]
-    found = list(alike(lengths, 12))
+    found = list(batches(lengths, 12))
     assert [i for texts, _ in found for i in range(texts.start, texts.stop)] == list(range(700))
     for texts, filled in found:
         assert (-(-lengths[texts] // LANES) * LANES == filled).all()
         count = texts.stop - texts.start
         assert count == 1 or 12 * count * filled**2 <= SCORES
     assert len({(t.stop - t.start, filled) for t, filled in found}) < 40  # of 700 texts of 190 lengths
-    assert list(alike(np.asarray([5000, 1]), 12)) == [(slice(0, 1), 5008), (slice(1, 2), 16)]
+    assert list(batches(np.asarray([5000, 1]), 12)) == [(slice(0, 1), 5008), (slice(1, 2), 16)]
 
 
 @pytest.mark.parametrize("heads", [4, 2])
@@ -86,7 +86,7 @@ def test_a_long_text_is_read_some_heads_at_a_time(heads, monkeypatch):
     layout = Layout(np.asarray([60, 33, 5]))
     q, k, v = (torch.randn(1, n, layout.total, 8).bfloat16() for n in (4, heads, heads))
     with torch.inference_mode():
-        found = attend_by_products(q, k, v, layout, 0.35, True, None).transpose(0, 1)
+        found = attend_by_products(q, k, v, layout, AttentionRule(0.35, True, None)).transpose(0, 1)
     for a, n in zip(layout.bounds.tolist(), layout.lengths.tolist(), strict=False):
         one = slice(a, a + n)
         wanted = softmax_attention(*(x[0][:, one] for x in (q, k, v)), 0.35, keep(n, True, None))

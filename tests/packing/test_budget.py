@@ -51,7 +51,7 @@ def test_few_packs_are_full():
         assert lengths[rows].sum() + lengths[after[0]] > 2000
 
 
-def test_a_text_over_the_budget_is_read_alone():
+def test_a_text_over_the_budget_has_a_pack_of_its_own():
     assert [p.tolist() for p in packs(np.asarray([3, 5000, 4]), 2000)] == [[1], [2, 0]]
     assert [p.tolist() for p in packs(np.asarray([3, 5000, 4]), 2000, padded=True)] == [[1], [2, 0]]
     assert packs(np.asarray([], int), 10) == []

@@ -1,11 +1,11 @@
-"""Packed rows against each text alone, in transformers' own attention: tiny random models of many families."""
+"""Packed rows against each text unpacked, in transformers' own attention: tiny random models of many families."""
 
 import numpy as np
 import pytest
 import torch
 
 from kat.packing.precision import to_bfloat16
-from kat.packing.switch import alone, hidden_states, switch_over
+from kat.packing.switch import hidden_states, switch_over, unpacked_hidden_states
 
 SIZE = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
 GROUPED = SIZE | {"num_key_value_heads": 2}
@@ -57,11 +57,11 @@ LENGTHS = (60, 31, 31, 31, 9, 4, 4, 2, 1, 1)
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_packed_is_each_text_alone(family):
+def test_packed_is_plain_per_text(family):
     model = make(family, MODELS[family])
     tokens = texts(*LENGTHS)
     with torch.inference_mode():
-        wanted = torch.cat([alone(model, t) for t in tokens])
+        wanted = torch.cat([unpacked_hidden_states(model, t) for t in tokens])
         assert switch_over(model, 64) is None
         found, layout = hidden_states(model, tokens)
         other, _ = hidden_states(model, tokens[::-1])
@@ -90,7 +90,7 @@ def test_bfloat16_stays_close_and_keeps_float32_residuals(family):
     model = make(family, MODELS[family])
     tokens = texts(*LENGTHS)
     with torch.inference_mode():
-        wanted = torch.cat([alone(model, t) for t in tokens])
+        wanted = torch.cat([unpacked_hidden_states(model, t) for t in tokens])
         assert switch_over(model, 64) is None
         found, _ = hidden_states(to_bfloat16(model), tokens)
     assert found.dtype == torch.float32
@@ -104,9 +104,9 @@ def test_what_cannot_be_packed_is_found_out_and_left_as_it_was(family):
     mine = texts(12)[0]
     before = model.config._attn_implementation
     with torch.inference_mode():
-        wanted = alone(model, mine)
+        wanted = unpacked_hidden_states(model, mine)
         assert switch_over(model, 64)
-        torch.testing.assert_close(alone(model, mine), wanted)
+        torch.testing.assert_close(unpacked_hidden_states(model, mine), wanted)
     assert model.config._attn_implementation == before
 
 
@@ -123,7 +123,7 @@ def test_the_probe_sees_a_wrong_position():
 def test_gradients_flow_through_packed_attention():
     model = make("Llama", GROUPED)
     tokens = texts(9, 4, 4)
-    (sum((alone(model, t) ** 2).sum() for t in tokens)).backward()
+    (sum((unpacked_hidden_states(model, t) ** 2).sum() for t in tokens)).backward()
     wanted = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     assert switch_over(model, 64) is None
