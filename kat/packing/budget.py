@@ -20,7 +20,7 @@ EVEN = 4
 
 
 def windows(texts: Iterable[str], most: int = WINDOW, characters: int = CHARACTERS) -> Iterator[list[str]]:
-    """Yield consecutive texts, up to `most` and about `characters` at a time: what is held in memory, however many come."""
+    """Yield consecutive texts, up to `most` and about `characters` at a time: all that memory holds, however many come."""
     held: list[str] = []
     size = 0
     for text in texts:
@@ -71,6 +71,6 @@ def _goals(total: int, budget: int) -> Iterator[float]:
 
 
 def halves(lengths: np.ndarray) -> int:
-    """Return the number of texts [B ≥ 2] that hold about half of a pack's tokens: where to cut one that was too large."""
+    """Return how many of a pack's first texts hold about half of its tokens: where to cut it. Needs two texts."""
     ends = np.cumsum(lengths)
     return min(max(int(np.searchsorted(ends, ends[-1] / 2)), 1), len(lengths) - 1)
