@@ -20,7 +20,7 @@ EVEN = 4
 
 
 def windows(texts: Iterable[str], most: int = WINDOW, characters: int = CHARACTERS) -> Iterator[list[str]]:
-    """Yield consecutive texts, up to `most` and about `characters` at a time: all that memory holds, however many come."""
+    """Yield consecutive texts, up to `most` and about `characters` at a time: what memory holds, however many come."""
     held: list[str] = []
     size = 0
     for text in texts:
