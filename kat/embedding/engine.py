@@ -12,7 +12,6 @@ import numpy as np
 from kat.embedding.pooling import pool, pool_packed
 from kat.models.loading import LoadedModel, read_encoder
 from kat.packing.budget import halves
-from kat.packing.precision import to_bfloat16
 from kat.packing.switch import hidden_states, probe_texts, switch_over
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class Engine:
     def _forward(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
         import torch
 
-        # Not inference mode: it does not count a tensor's changes, which `kat.packing.norms.low` relies on.
+        # Not inference mode: it does not count a tensor's changes, which `kat.packing.norms.bf16_copy` relies on.
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             if self.unpacked is None:
                 hidden, layout = hidden_states(self.loaded.model, [*tokens, *self._filler(tokens)])
@@ -124,6 +123,8 @@ class Engine:
 
     def _to_bfloat16(self) -> None:
         import torch
+
+        from kat.packing.precision import to_bfloat16
 
         if self.unpacked is None:
             texts = probe_texts(self.loaded.model, self.loaded.limit)

@@ -2,21 +2,23 @@
 
 `register()` makes the name `kat_packed` known to transformers' attention interface. A model switched to it and called
 with one row of tokens, their positions and `layout=` (a `Layout`) gives each token the hidden state that it would have
-if its text were alone. No model is rewritten: linear layers, norms and embeddings read the row as it is.
+if its text were read unpacked. No model is rewritten: linear layers, norms and embeddings read the row as it is.
+
+torch is imported inside functions, and what is for one device only where a tensor is on it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kat.packing.attention_cpu import LONGEST, attend_by_products
-from kat.packing.layout import Layout, Run
+from kat.packing.layout import AttentionRule, Layout, Run
 
 if TYPE_CHECKING:
     import torch
 
 NAME = "kat_packed"
 _UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask", "cache")
+"""Arguments of attention functions that change what comes out, and that no function here knows."""
 
 
 class NotPackedError(NotImplementedError):
@@ -24,7 +26,7 @@ class NotPackedError(NotImplementedError):
 
 
 def register() -> str:
-    """Make `kat_packed` known to transformers; returns the name. Harmless when repeated."""
+    """Make `kat_packed` known to transformers; return the name. Harmless when repeated."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
@@ -34,8 +36,11 @@ def register() -> str:
 
 
 def packed_mask(*, local_size: int | None = None, device: torch.device | str = "cpu", **_: Any) -> torch.Tensor | None:
-    """No mask: the layout says it all. A local window is handed on as a [1, 1, 1, 1] number, so that a layer that
-    does not know its own window is found out."""
+    """Return no mask: the layout says it all.
+
+    A local window is handed on as a [1, 1, 1, 1] number, so that `_check` finds out a layer that does not know its
+    own window: it gets a mask and no `sliding_window`.
+    """
     import torch
 
     return None if local_size is None else torch.full((1, 1, 1, 1), local_size, device=device)
@@ -54,69 +59,102 @@ def packed_attention(
     layout: Layout | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Queries [1, H, T, D], keys and values [1, H', T, D'] → [1, T, H, D'], every text for itself.
+    """Return attention [1, T, H, D'] of queries [1, H, T, D], keys and values [1, H', T, D'], every text for itself.
 
     H is a multiple of H' (grouped queries). Causal where the layer is, within `sliding_window` tokens (the token
-    itself included, as FlashAttention counts) where the layer has one. Raises NotPackedError for what it cannot do.
+    itself included, as FlashAttention counts) where the layer has one. The arguments are those that transformers
+    calls attention functions with. Raises NotPackedError for what it cannot do.
     """
-    import torch
-
-    _check(query, key, attention_mask, dropout, sliding_window, layout, more)
-    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    window = sliding_window if sliding_window and sliding_window < layout.longest else None
+    layout = _check(query, key, layout, attention_mask, more | {"dropout": dropout, "window": sliding_window})
+    rule = AttentionRule(
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        causal=bool(getattr(module, "is_causal", True) if is_causal is None else is_causal),
+        window=sliding_window if sliding_window and sliding_window < layout.longest else None,
+    )
     # Rotary positions leave queries and keys in float32 beside values in bfloat16.
-    query, key = query.to(value.dtype), key.to(value.dtype)
-    if query.is_cuda:
-        from kat.packing.attention_cuda import attend_on_cuda
-
-        return attend_on_cuda(query, key, value, layout, scale, causal, window), None
-    quick = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled()
-    if quick and layout.longest <= LONGEST:
-        return attend_by_products(query, key, value, layout, scale, causal, window).unsqueeze(0), None
-    out = value.new_empty(layout.total, query.shape[1], value.shape[-1])
-    for run in layout.runs:
-        parts = [_texts(x, run) for x in (query, key, value)]
-        found = _attend(*parts, scale, causal and run.length > 1, _keep(run.length, causal, window, query.device))
-        out[run.start : run.stop].view(run.count, run.length, *out.shape[1:]).copy_(found.transpose(1, 2))
-    return out.unsqueeze(0), None
+    return _dispatch(query.to(value.dtype), key.to(value.dtype), value, layout, rule), None
 
 
-def _check(query, key, mask, dropout, sliding_window, layout: Layout | None, more: dict[str, Any]) -> None:
+def _check(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    layout: Layout | None,
+    mask: torch.Tensor | None,
+    options: dict[str, Any],
+) -> Layout:
+    """Return the layout, or raise NotPackedError where the row does not fit it, or the attention is of another kind."""
     if layout is None:
         raise NotPackedError("the model does not hand the layout on to its attention")
     if query.shape[0] != 1 or query.shape[2] != layout.total or key.shape[2] != layout.total:
         raise NotPackedError(f"attention over {tuple(query.shape)} does not fit one row of {layout.total} tokens")
-    if mask is not None and (mask.numel() != 1 or sliding_window is None):
+    if mask is not None and (mask.numel() != 1 or options["window"] is None):
         raise NotPackedError("a layer has a mask of its own")
-    if strange := [name for name in _UNKNOWN if more.get(name) is not None]:
+    if strange := [name for name in _UNKNOWN if options.get(name) is not None]:
         raise NotPackedError(f"its attention has {', '.join(strange)}")
-    if dropout:
+    if options["dropout"]:
         raise NotPackedError("dropout is on; call model.eval() first")
+    return layout
+
+
+def _dispatch(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, rule: AttentionRule
+) -> torch.Tensor:
+    """Attend by the quickest way that the device, the precision and the texts' lengths allow."""
+    import torch
+
+    if query.is_cuda:
+        from kat.packing.attention_cuda import attend_on_cuda
+
+        return attend_on_cuda(query, key, value, layout, rule)
+    # The compiled loops read bfloat16 and have no gradients.
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled():
+        from kat.packing.attention_cpu import LONGEST, attend_by_products
+
+        if layout.longest <= LONGEST:
+            return attend_by_products(query, key, value, layout, rule).unsqueeze(0)
+    return attend_by_runs(query, key, value, layout, rule)
+
+
+def attend_by_runs(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, rule: AttentionRule
+) -> torch.Tensor:
+    """Return the same by torch's own attention, a call for each run of texts of one length: any device and precision.
+
+    Gradients go through. A text of one token needs no causal mask, and torch is quicker without one.
+    """
+    out = value.new_empty(layout.total, query.shape[1], value.shape[-1])
+    for run in layout.runs:
+        q, k, v = (_texts(x, run) for x in (query, key, value))
+        keep = _keep(run.length, rule, query.device)
+        texts = _attend(q, k, v, keep, rule._replace(causal=rule.causal and run.length > 1))
+        out[run.start : run.stop].view(run.count, run.length, *out.shape[1:]).copy_(texts.transpose(1, 2))
+    return out.unsqueeze(0)
 
 
 def _texts(x: torch.Tensor, run: Run) -> torch.Tensor:
-    """[1, H, T, D] → the run's texts [B, H, L, D], a view."""
+    """Return the run's texts [B, H, L, D] in [1, H, T, D], a view."""
     return x[0, :, run.start : run.stop].unflatten(1, (run.count, run.length)).transpose(0, 1)
 
 
-def _keep(length: int, causal: bool, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """Which keys each query sees, [L, L] bool; None for all of them, or for plain causal attention."""
+def _keep(length: int, rule: AttentionRule, device: torch.device) -> torch.Tensor | None:
+    """Return which keys each query sees, [L, L] bool; None for all of them, or for plain causal attention."""
     import torch
 
-    if window is None or window >= length:
+    if rule.window is None or rule.window >= length:
         return None
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
-    return (distance >= 0) & (distance < window) if causal else distance.abs() < window
+    return (distance >= 0) & (distance < rule.window) if rule.causal else distance.abs() < rule.window
 
 
-def _attend(q, k, v, scale: float, causal: bool, keep: torch.Tensor | None) -> torch.Tensor:
-    """Attention of texts [B, H, L, D] of one length."""
+def _attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, keep: torch.Tensor | None, rule: AttentionRule
+) -> torch.Tensor:
+    """Return the attention of texts [B, H, L, D] of one length."""
     import torch
 
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     return torch.nn.functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=keep, is_causal=causal and keep is None, scale=scale
+        q, k, v, attn_mask=keep, is_causal=rule.causal and keep is None, scale=rule.scale
     )

@@ -3,50 +3,74 @@
 torch's own attention is several times slower here than the products it is made of: it is written for rows of
 thousands of keys, and a text has tens or hundreds (MiniLM, 32 tokens a text, AVX512-BF16: 7 ms a layer and 4,096
 tokens against 2).
+
+`kernels` is imported inside functions: numba loads with it, which a model in float32 or on a GPU never needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from kat.packing.layout import Layout
-
-if TYPE_CHECKING:
-    import torch
-
-Texts = tuple[np.ndarray, np.ndarray, int]
-"""First tokens in the row [B], lengths [B], and the length that they are filled up to."""
+from kat.packing.layout import AttentionRule, Layout
 
 SCORES = 1 << 19
 """Scores of one product, 1 MB: they stay in the second cache between the product that makes and the one that uses."""
 LONGEST = 4096
 """Tokens up to which a text is read so: the scores of a longer one, 32 MB a head, are better never written."""
 LANES = 16
-"""Texts are filled up to a multiple of this, the float32 numbers of the widest registers."""
+"""Texts are filled up to a multiple of this many tokens, the float32 numbers of the widest registers: the rest of a
+row would not be done in vectors. It also leaves few shapes of product (`batches`)."""
 
 
-def attend_by_products(q, k, v, layout: Layout, scale: float, causal: bool, window: int | None) -> torch.Tensor:
-    """Queries [1, H, T, D], keys and values [1, H', T, D'], all bfloat16 → [T, H, D'], every text for itself."""
-    rows = [x[0].transpose(0, 1) for x in (q, k, v)]
-    out = rows[0].new_empty(layout.total, q.shape[1], v.shape[-1])
-    shared = k.shape[1]
-    for texts, filled in alike(layout.lengths, q.shape[1]):
-        part = (layout.bounds[texts], layout.lengths[texts], filled)
-        heads = shared if len(part[1]) > 1 else max(1, 4 * SCORES // (q.shape[1] // shared * filled**2))
-        for first in range(0, shared, heads):  # a long text's scores would leave any memory
-            _attend(*rows, part, (first, min(first + heads, shared)), scale, causal, window or layout.longest, out)
+class Rows(NamedTuple):
+    """Queries [T, H, D], keys [T, H', D] and values [T, H', D'] of a packed row, H a multiple of H'."""
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def groups(self) -> int:
+        """Return the heads of queries that share one head of keys, H / H'."""
+        return self.queries.shape[1] // self.keys.shape[1]
+
+
+class Batch(NamedTuple):
+    """Texts that share a product: first tokens in the row [B], lengths [B], and what these are filled up to."""
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    filled: int
+
+
+def attend_by_products(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, rule: AttentionRule
+) -> torch.Tensor:
+    """Return attention [T, H, D'] of queries [1, H, T, D], keys and values [1, H', T, D'], every text for itself.
+
+    All in bfloat16, on a processor, without gradients.
+    """
+    rows = Rows(*(x[0].transpose(0, 1) for x in (query, key, value)))
+    rule = rule._replace(window=rule.window or layout.longest)
+    out = rows.queries.new_empty(layout.total, query.shape[1], value.shape[-1])
+    for texts, filled in batches(layout.lengths, query.shape[1]):
+        batch = Batch(layout.bounds[texts], layout.lengths[texts], filled)
+        for heads in _key_heads(rows, batch):
+            _attend(rows, batch, heads, rule, out)
     return out
 
 
-def alike(lengths: np.ndarray, heads: int) -> Iterator[tuple[slice, int]]:
-    """Neighbouring texts whose lengths fill up to the same number of tokens, and that number.
+def batches(lengths: np.ndarray, heads: int) -> Iterator[tuple[slice, int]]:
+    """Yield neighbouring texts whose lengths [B] fill up to the same number of tokens, and that number.
 
-    As many as SCORES allows, else a power of two: oneDNN keeps half a megabyte for each shape of product that it has
-    met, and a thousand of them if it meets so many.
+    As many texts as SCORES allows, else a power of two. oneDNN and torch keep their plans of each shape of product
+    that they have met, half a megabyte apiece for the last thousand: 500 MB for texts of any length, in any number. Cut
+    like this, in rows of a multiple of 32 tokens (the engine's filler), they took 23 MB.
     """
     filled = -(-lengths // LANES) * LANES
     cuts = [0, *(np.flatnonzero(np.diff(filled)) + 1).tolist(), len(lengths)]
@@ -59,44 +83,56 @@ def alike(lengths: np.ndarray, heads: int) -> Iterator[tuple[slice, int]]:
             start += count
 
 
-def _attend(q, k, v, texts: Texts, heads: tuple[int, int], scale: float, causal: bool, window: int, out) -> None:
-    """Some texts of rows [T, H, D] into `out` [T, H, D'], for the heads of keys from the first to before the last.
+def _key_heads(rows: Rows, batch: Batch) -> Iterator[range]:
+    """Yield the heads of keys that are read together: all, but for a long text, whose scores would fill the memory."""
+    heads = most = rows.keys.shape[1]
+    if len(batch.lengths) == 1:
+        most = max(1, 4 * SCORES // (rows.groups * batch.filled**2))
+    for first in range(0, heads, most):
+        yield range(first, min(first + most, heads))
+
+
+def _attend(rows: Rows, batch: Batch, heads: range, rule: AttentionRule, out: torch.Tensor) -> None:
+    """Write the attention of a batch's texts, for these heads of keys and their queries, into `out` [T, H, D'].
 
     The products see zeros behind a text's keys; the softmax does not. Its sum divides what comes out, not what goes
     into the second product: one pass over the shorter side.
     """
-    import torch
-
     from kat.packing import kernels
 
-    starts, lengths, filled = texts
-    first, count = heads[0], heads[1] - heads[0]
-    groups = q.shape[1] // k.shape[1]
-    asked = _gathered(q, texts, first * groups, count * groups)
-    keys, values = (_gathered(x, texts, first, count) for x in (k, v))
+    groups = rows.groups
+    query_heads = range(heads.start * groups, heads.stop * groups)
+    queries = _gathered(rows.queries, batch, query_heads)
+    keys, values = _gathered(rows.keys, batch, heads), _gathered(rows.values, batch, heads)
     # The queries of a group of heads stand one below the other before the keys that they share.
     shared = keys.shape[:2]
-    asked = asked.view(shared.numel(), -1, asked.shape[-1])
-    keys, values = keys.view(len(asked), filled, -1), values.view(len(asked), filled, -1)
-    scores = torch.baddbmm(asked.new_empty(1, 1, 1), asked, keys.transpose(1, 2), beta=0, alpha=scale)
+    queries = queries.view(shared.numel(), -1, queries.shape[-1])
+    keys, values = (x.view(len(queries), batch.filled, -1) for x in (keys, values))
+    # beta=0 ignores the first argument: this product takes the scale along, which bmm does not.
+    scores = torch.baddbmm(queries.new_empty(1, 1, 1), queries, keys.transpose(1, 2), beta=0, alpha=rule.scale)
     totals = np.empty((*shared, scores.shape[1]), np.float32)
-    kernels.exponentials(as_words(scores.view(*totals.shape, filled)), lengths, causal, window, totals)
-    found = torch.bmm(scores, values).view(len(lengths), count * groups, filled, -1)
-    kernels.scatter(as_words(found), totals.reshape(found.shape[:3]), first * groups, starts, lengths, as_words(out))
+    words = as_words(scores.view(*totals.shape, batch.filled))
+    kernels.exponentials(words, batch.lengths, rule.causal, rule.window, totals)
+    sums = torch.bmm(scores, values).view(len(batch.lengths), len(query_heads), batch.filled, -1)
+    kernels.scatter(
+        texts=as_words(sums),
+        totals=totals.reshape(sums.shape[:3]),
+        head=query_heads.start,
+        starts=batch.starts,
+        lengths=batch.lengths,
+        row=as_words(out),
+    )
 
 
-def _gathered(row: torch.Tensor, texts: Texts, head: int, heads: int) -> torch.Tensor:
-    """The texts of a row [T, ·, D] as [B, heads, filled, D], from `head` on."""
+def _gathered(row: torch.Tensor, batch: Batch, heads: range) -> torch.Tensor:
+    """Return these heads of the batch's texts in a row [T, ·, D] as [B, heads, filled, D]."""
     from kat.packing import kernels
 
-    starts, lengths, filled = texts
-    found = row.new_empty(len(lengths), heads, filled, row.shape[2])
-    kernels.gather(as_words(row), head, starts, lengths, as_words(found))
-    return found
+    texts = row.new_empty(len(batch.lengths), len(heads), batch.filled, row.shape[2])
+    kernels.gather(as_words(row), heads.start, batch.starts, batch.lengths, as_words(texts))
+    return texts
 
 
 def as_words(x: torch.Tensor) -> np.ndarray:
-    """The same memory as uint16."""
-    import torch
-
+    """Return the memory of a bfloat16 tensor as uint16, for NumPy has no bfloat16."""
     return x.view(torch.uint16).numpy()

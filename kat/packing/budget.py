@@ -15,14 +15,14 @@ WINDOW = 65_536
 """Texts that are sorted together: enough for long runs of equal length, few enough for any memory."""
 CHARACTERS = 1 << 26
 """Characters that are sorted together: some 16 million tokens, 64 MB of them."""
-
 EVEN = 4
 """Processes that many a machine has: a number of packs that they divide leaves none of them waiting at the end."""
 
 
 def windows(texts: Iterable[str], most: int = WINDOW, characters: int = CHARACTERS) -> Iterator[list[str]]:
-    """Consecutive texts, up to `most` and about `characters` at a time: what is held in memory, however many come."""
-    held, size = [], 0
+    """Yield consecutive texts, up to `most` and about `characters` at a time: what memory holds, however many come."""
+    held: list[str] = []
+    size = 0
     for text in texts:
         held.append(text)
         size += len(text)
@@ -34,7 +34,7 @@ def windows(texts: Iterable[str], most: int = WINDOW, characters: int = CHARACTE
 
 
 def packs(lengths: np.ndarray, budget: int, most: int | None = None, *, padded: bool = False) -> list[np.ndarray]:
-    """Row numbers of each pack, longest texts first.
+    """Return the row numbers of each pack, longest texts first.
 
     `lengths` [N] are tokens, all above 0. A pack holds at most `budget` tokens (with padding to its longest text if
     `padded`), or one text, and at most `most` texts. Longest first: what does not fit in memory shows at once. Many
@@ -48,7 +48,8 @@ def packs(lengths: np.ndarray, budget: int, most: int | None = None, *, padded: 
     falling = np.asarray(lengths, np.int64)[order]
     ends = np.cumsum(falling)
     goals = _goals(int(ends[-1]) if len(ends) else 0, budget)
-    found, start, before = [], 0, 0
+    cut: list[np.ndarray] = []
+    start = before = 0
     while start < len(order):
         if padded:
             stop = min(start + max(budget // int(falling[start]), 1), len(order))
@@ -56,13 +57,13 @@ def packs(lengths: np.ndarray, budget: int, most: int | None = None, *, padded: 
             goal = next((g for g in goals if g > before), np.inf)
             stop = max(int(np.searchsorted(ends, min(before + budget, goal), side="right")), start + 1)
         stop = stop if most is None else min(stop, start + most)
-        found.append(order[start:stop])
+        cut.append(order[start:stop])
         start, before = stop, int(ends[stop - 1])
-    return found
+    return cut
 
 
 def _goals(total: int, budget: int) -> Iterator[float]:
-    """Where the packs of `total` tokens should end, if there are enough of them to be made equal."""
+    """Yield the token where each pack of `total` tokens should end, if there are enough of them to be made equal."""
     count = -(-total // budget)
     if count >= 4 * EVEN:
         count = -(-count // EVEN) * EVEN
@@ -70,6 +71,6 @@ def _goals(total: int, budget: int) -> Iterator[float]:
 
 
 def halves(lengths: np.ndarray) -> int:
-    """Where to cut a pack that was too large: texts before the cut hold about half of its tokens. Needs two texts."""
+    """Return how many of a pack's first texts hold about half of its tokens: where to cut it. Needs two texts."""
     ends = np.cumsum(lengths)
     return min(max(int(np.searchsorted(ends, ends[-1] / 2)), 1), len(lengths) - 1)

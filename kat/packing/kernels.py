@@ -1,7 +1,21 @@
 """Compiled loops over bfloat16 numbers: what stands between the products of a layer, each in one pass over memory.
 
 A bfloat16 is the upper half of a float32. Arrays of them are seen as uint16, for NumPy has no such type.
+
+A loop that the compiler does not vectorise is ten times slower and looks the same. What keeps these loops in vectors:
+
+- Sums in any order (`LOOSE`): a sum from left to right cannot be cut into lanes.
+- Maxima of integers (`rank`), not of floats, whose NaN makes the order matter.
+- Loops over all of a row that is a view of its own. Numba's index may be negative, so a loop from a to z over part of
+  an array is scalar; keys that are not seen get minus infinity instead, and every row has the same fixed length.
+- Bounds read into a variable before the loop (`gather`): what is read from one array while another is written is read
+  again at every turn, for the two might overlap. Reading it once made attention a third faster.
+
+`_exponentials` and `_normalised` take one row for the third of these reasons.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -10,13 +24,15 @@ from numba.core import types
 from numba.extending import intrinsic
 
 FLAGS = {"cache": True, "nogil": True, "error_model": "numpy"}
-LOOSE = {"reassoc", "contract", "nsz"}  # sums in any order; NaN and infinity keep their meaning
+# Sums in any order; NaN and infinity keep their meaning, for a model that overflows must not look as if it did not.
+LOOSE = {"reassoc", "contract", "nsz"}
 
 LOG2_E = np.float32(np.log2(np.e))
 LOWEST = np.float32(-127)  # what `scaled` makes 0 of
 UNSEEN = np.uint16(0xFF80)  # minus infinity
 # 2^f = 1 + f·(…) on [-1/2, 1/2] to 1e-4, and (Φ(x) - 1/2) / x in (x/4)², so that x·Φ(x) is right to 1e-5 for |x| up
-# to 4: fitted by weighted least squares at Chebyshev nodes. A bfloat16 is right to 4e-3.
+# to 4: fitted by weighted least squares at Chebyshev nodes. A bfloat16 is right to 4e-3, so that degree 3 is enough:
+# degree 4 (3e-6) takes a tenth longer and changes no neighbour.
 EXP2 = tuple(np.float32(c) for c in (0.69328293, 0.24221096, 0.05500893))
 PHI = tuple(
     np.float32(c)
@@ -34,44 +50,47 @@ PHI = tuple(
 )
 
 
-@intrinsic
-def wide(_, half):
-    """The float32 whose upper half is a uint16."""
+# Intrinsics are functions of a typing context and argument types; compiled code calls them without the context.
+_Intrinsic = tuple[Any, Callable[..., ir.Value]]
 
-    def emit(context, builder, signature, args):
+
+@intrinsic
+def wide(_: Any, half: Any) -> _Intrinsic:
+    """Return the float32 whose upper half is a uint16."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[ir.Value]) -> ir.Value:
         word = builder.shl(builder.zext(args[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
         return builder.bitcast(word, ir.FloatType())
 
     return types.float32(types.uint16), emit
 
 
-@intrinsic
-def rank(_, half):
-    """A whole number that orders as a bfloat16 does, NaN last: maxima of integers are quick. Its own inverse."""
-
-    def emit(context, builder, signature, args):
-        sign = builder.ashr(args[0], ir.Constant(ir.IntType(16), 15))
-        return builder.xor(args[0], builder.and_(sign, ir.Constant(ir.IntType(16), 0x7FFF)))
-
-    return types.int16(types.uint16), emit
+def _emit_rank(context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[ir.Value]) -> ir.Value:
+    """Flip all bits but the sign of a negative number: a larger magnitude is then a smaller integer."""
+    sign = builder.ashr(args[0], ir.Constant(ir.IntType(16), 15))
+    return builder.xor(args[0], builder.and_(sign, ir.Constant(ir.IntType(16), 0x7FFF)))
 
 
 @intrinsic
-def unrank(_, order):
-    """The bfloat16 of a rank."""
-
-    def emit(context, builder, signature, args):
-        sign = builder.ashr(args[0], ir.Constant(ir.IntType(16), 15))
-        return builder.xor(args[0], builder.and_(sign, ir.Constant(ir.IntType(16), 0x7FFF)))
-
-    return types.uint16(types.int16), emit
+def rank(_: Any, half: Any) -> _Intrinsic:
+    """Return an int16 that orders as a bfloat16 does, NaN last: maxima of integers are done in vectors."""
+    return types.int16(types.uint16), _emit_rank
 
 
 @intrinsic
-def narrow(_, value):
-    """The upper half of a float32, rounded to the nearest (ties away from zero). Not for NaN."""
+def unrank(_: Any, order: Any) -> _Intrinsic:
+    """Return the bfloat16 of a rank; the flip is its own inverse."""
+    return types.uint16(types.int16), _emit_rank
 
-    def emit(context, builder, signature, args):
+
+@intrinsic
+def narrow(_: Any, value: Any) -> _Intrinsic:
+    """Return the upper half of a float32, rounded to the nearest (ties away from zero).
+
+    A NaN stays one if its lower half is zero, as that of a NaN of arithmetic or of bfloat16 is; others may not.
+    """
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[ir.Value]) -> ir.Value:
         word = builder.bitcast(args[0], ir.IntType(32))
         word = builder.add(word, ir.Constant(ir.IntType(32), 0x8000))
         return builder.trunc(builder.lshr(word, ir.Constant(ir.IntType(32), 16)), ir.IntType(16))
@@ -80,10 +99,13 @@ def narrow(_, value):
 
 
 @intrinsic
-def scaled(_, value, exponent):
-    """value · 2^n of float32 numbers, for whole n that leave it a normal number; exactly 0 for 1 · 2^-127."""
+def scaled(_: Any, value: Any, exponent: Any) -> _Intrinsic:
+    """Return value · 2^n of float32 numbers, for whole n that leave it a normal number; exactly 0 for 1 · 2^-127.
 
-    def emit(context, builder, signature, args):
+    n is added to the bits of the exponent, where a multiplication would first need 2^n as a number.
+    """
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[ir.Value, ir.Value]) -> ir.Value:
         exponent = builder.shl(builder.fptosi(args[1], ir.IntType(32)), ir.Constant(ir.IntType(32), 23))
         word = builder.add(builder.bitcast(args[0], ir.IntType(32)), exponent)
         return builder.bitcast(word, ir.FloatType())
@@ -92,8 +114,11 @@ def scaled(_, value, exponent):
 
 
 @numba.njit(fastmath=LOOSE, inline="always", **{k: v for k, v in FLAGS.items() if k != "cache"})
-def exp(x, largest):
-    """e^(x - largest) for x ≤ largest, to 1e-4, and 0 or a number below 2^-125 where that is below 2^-126."""
+def exp(x: np.float32, largest: np.float32) -> np.float32:
+    """Return e^(x - largest) for x ≤ largest, to 1e-4; 0 or a number below 2^-125 where that is below 2^-126.
+
+    As 2^n · 2^f, n whole and |f| ≤ 1/2.
+    """
     y = max(x * LOG2_E - largest * LOG2_E, LOWEST)
     n = np.floor(y + np.float32(0.5))
     f = y - n
@@ -101,8 +126,8 @@ def exp(x, largest):
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
-def _exponentials(row):
-    """One row. Quick where its length is a multiple of 16, for the rest is not done in vectors."""
+def _exponentials(row: np.ndarray) -> np.float32:
+    """Do `exponentials` for one row [K] and return its sum. The rest of a length over 16 is not done in vectors."""
     top = np.int16(-32768)
     for i in range(len(row)):
         top = max(top, rank(row[i]))
@@ -115,13 +140,13 @@ def _exponentials(row):
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
-def exponentials(scores, lengths, causal, window, totals):
-    """Scores to e^(score - largest of the row), in place, and their sums.
+def exponentials(scores: np.ndarray, lengths: np.ndarray, causal: bool, window: int, totals: np.ndarray) -> None:
+    """Turn scores into e^(score - largest of the row), in place, and write their sums: maximum, mask, sum in one pass.
 
     `scores` [B, H', G·K, K] uint16 are those of B texts of `lengths` tokens, each filled up to K: query i of a
     text, in each of the G heads that share keys, sees those of its keys that are not after it if `causal`, and less
     than `window` away. The rest become 0. `totals` [B, H', G·K] float32 gets the sum of what was written, so that
-    rounding cancels; 1 for the queries behind a text's end, whose scores are left alone.
+    rounding cancels; 1 for the queries behind a text's end, whose scores stay as they are.
     """
     keys = scores.shape[3]
     for b in range(scores.shape[0]):
@@ -143,8 +168,13 @@ def exponentials(scores, lengths, causal, window, totals):
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
-def gelu(x, out):
-    """x·Φ(x) of uint16 [N] into `out`: the exact GELU, not its tanh form, to within bfloat16's rounding or 1e-5."""
+def gelu(x: np.ndarray, out: np.ndarray) -> None:
+    """Write x·Φ(x) of uint16 [N] into `out`: the exact GELU, not its tanh form, within bfloat16's rounding or 1e-5.
+
+    Beyond |x| = 4 it is x or 0, and leaves out a tail of 1.3e-4. The polynomial is written out, so that no loop
+    stands inside the one that is to be done in vectors. Fused into oneDNN's product, a GELU gains nothing: the product
+    slows by what it cost.
+    """
     for i in range(len(x)):
         v = wide(x[i])
         t = v * v * np.float32(1 / 16)
@@ -162,8 +192,13 @@ def gelu(x, out):
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
-def _normalised(row, weight, bias, eps, centred, low):
-    """One row, in place; its bfloat16 numbers into `low`."""
+def _normalised(
+    row: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: np.float32, centred: bool, bf16: np.ndarray
+) -> None:
+    """Normalise one row, in place; write its bfloat16 numbers into `bf16`.
+
+    Three loops over a row that stays in the first cache: memory is read and written once.
+    """
     size = np.float32(len(row))
     mean, square = np.float32(0), np.float32(0)
     if centred:
@@ -177,53 +212,75 @@ def _normalised(row, weight, bias, eps, centred, low):
     for d in range(len(row)):
         value = (row[d] - mean) * scale * weight[d] + bias[d]
         row[d] = value
-        low[d] = narrow(value)
+        bf16[d] = narrow(value)
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
-def norm(x, weight, bias, eps, centred, out, low):
-    """Layer norm (`centred`) or root mean square norm of x [N, D] into `out` [N, D] float32 and `low` [N, D] uint16."""
+def norm(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    eps: np.float32,
+    centred: bool,
+    out: np.ndarray,
+    bf16: np.ndarray,
+) -> None:
+    """Write the layer norm (`centred`) or root mean square norm of x [N, D] into `out` [N, D] float32 and, as
+    bfloat16, into `bf16` [N, D] uint16; weight and bias are [D] float32."""
     for i in range(len(x)):
-        row, found = x[i], out[i]
+        row, normed = x[i], out[i]
         for d in range(len(row)):
-            found[d] = row[d]
-        _normalised(found, weight, bias, eps, centred, low[i])
+            normed[d] = row[d]
+        _normalised(normed, weight=weight, bias=bias, eps=eps, centred=centred, bf16=bf16[i])
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
-def norm_of_sum(x, half, weight, bias, eps, centred, out, low):
-    """The norm of x [N, D] float32 + half [N, D] uint16, as `norm` gives it."""
+def norm_of_sum(
+    x: np.ndarray,
+    half: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    eps: np.float32,
+    centred: bool,
+    out: np.ndarray,
+    bf16: np.ndarray,
+) -> None:
+    """Write the norm of x [N, D] float32 + half [N, D] uint16, as `norm` does."""
     for i in range(len(x)):
-        row, other, found = x[i], half[i], out[i]
+        row, other, normed = x[i], half[i], out[i]
         for d in range(len(row)):
-            found[d] = row[d] + wide(other[d])
-        _normalised(found, weight, bias, eps, centred, low[i])
+            normed[d] = row[d] + wide(other[d])
+        _normalised(normed, weight=weight, bias=bias, eps=eps, centred=centred, bf16=bf16[i])
 
 
 @numba.njit(**FLAGS)
-def gather(row, head, starts, lengths, out):
-    """Texts from a packed row [T, ·, D] to [B, H, L, D]: H heads from `head` on, the first tokens at `starts` [B].
-    Zeros fill it up."""
-    for b in range(out.shape[0]):
-        start, length = starts[b], lengths[b]  # read once: the compiler cannot know that `out` is not where they are
-        for h in range(out.shape[1]):
+def gather(row: np.ndarray, head: int, starts: np.ndarray, lengths: np.ndarray, texts: np.ndarray) -> None:
+    """Copy texts of a packed row [T, ·, D] to [B, H, L, D]: H heads from `head` on, the first tokens at `starts` [B].
+
+    Zeros fill up what is longer than `lengths` [B].
+    """
+    for b in range(texts.shape[0]):
+        start, length = starts[b], lengths[b]  # read once: the compiler cannot know that `texts` does not overlap them
+        for h in range(texts.shape[1]):
             for i in range(length):
                 token, column = start + i, head + h
-                for d in range(out.shape[3]):
-                    out[b, h, i, d] = row[token, column, d]
-            for i in range(length, out.shape[2]):
-                for d in range(out.shape[3]):
-                    out[b, h, i, d] = 0
+                for d in range(texts.shape[3]):
+                    texts[b, h, i, d] = row[token, column, d]
+            for i in range(length, texts.shape[2]):
+                for d in range(texts.shape[3]):
+                    texts[b, h, i, d] = 0
 
 
 @numba.njit(fastmath=LOOSE, **FLAGS)
-def scatter(found, totals, head, starts, lengths, row):
-    """The way back, each text's vectors [B, H, L, D] divided by totals [B, H, L]; what filled them up stays behind."""
-    for b in range(found.shape[0]):
+def scatter(
+    texts: np.ndarray, totals: np.ndarray, head: int, starts: np.ndarray, lengths: np.ndarray, row: np.ndarray
+) -> None:
+    """Copy texts [B, H, L, D], divided by totals [B, H, L], back to their row; what filled them up stays behind."""
+    for b in range(texts.shape[0]):
         start, length = starts[b], lengths[b]
         for i in range(length):
             token = start + i
-            for h in range(found.shape[1]):
+            for h in range(texts.shape[1]):
                 scale, column = np.float32(1) / totals[b, h, i], head + h
-                for d in range(found.shape[3]):
-                    row[token, column, d] = narrow(wide(found[b, h, i, d]) * scale)
+                for d in range(texts.shape[3]):
+                    row[token, column, d] = narrow(wide(texts[b, h, i, d]) * scale)

@@ -1,4 +1,7 @@
-"""Models on packed rows: switch a model over, run it, and find out whether it gives what it gives text by text."""
+"""Models on packed rows: switch a model over, run it, and find out whether it gives what it gives unpacked.
+
+torch is imported inside functions: `kat.embedding.engine` imports this module at its top.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +18,33 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TOLERANCE = 2e-4
-"""Largest difference of a hidden state from its text alone, float32, in units of the largest: rounding is 1e-6."""
+"""Largest difference of a hidden state from the unpacked text's, float32, in units of the largest: rounding is 1e-6."""
 
 
 def hidden_states(model: PreTrainedModel, tokens: Sequence[np.ndarray]) -> tuple[torch.Tensor, Layout]:
-    """Last hidden states [T, D] of texts end to end, by a model that `switch_over` has said yes to."""
+    """Return the last hidden states [T, D] of texts end to end, by a model that `switch_over` has returned None for."""
     import torch
 
     ids, layout = pack(tokens)
     positions = torch.from_numpy(layout.positions + position_offset(model)).to(model.device)
-    found = model(
+    output = model(
         input_ids=torch.from_numpy(ids)[None].to(model.device),
         position_ids=positions[None],
         layout=layout,
         **_no_cache(model),
     )
-    return found.last_hidden_state[0], layout
+    return output.last_hidden_state[0], layout
 
 
-def alone(model: PreTrainedModel, tokens: np.ndarray) -> torch.Tensor:
-    """Last hidden states [T, D] of one text, by transformers alone."""
+def unpacked_hidden_states(model: PreTrainedModel, tokens: np.ndarray) -> torch.Tensor:
+    """Return the last hidden states [T, D] of one text, in a batch of its own as transformers reads it."""
     import torch
 
     ids = torch.from_numpy(tokens.astype(np.int64))[None].to(model.device)
     return model(input_ids=ids, attention_mask=torch.ones_like(ids), **_no_cache(model)).last_hidden_state[0]
 
 
-def switch_over(model: PreTrainedModel, longest: int = 512) -> str | None:
+def switch_over(model: PreTrainedModel, longest: int) -> str | None:
     """Switch a float32 model's attention to packed rows, and return None; or leave it as it is and return why not.
 
     The proof is a probe: texts of several lengths, one of them longer than a local window, if windows are shorter
@@ -53,11 +56,11 @@ def switch_over(model: PreTrainedModel, longest: int = 512) -> str | None:
     texts = probe_texts(model, longest)
     before = model.config._attn_implementation
     with torch.inference_mode():
-        wanted = [alone(model, t) for t in texts]
+        unpacked = [unpacked_hidden_states(model, text) for text in texts]
         try:
             _set_attention(model, register())
-            found, layout = hidden_states(model, texts)
-            why = _difference(found, wanted, layout)
+            packed, layout = hidden_states(model, texts)
+            why = _difference(packed, unpacked, layout)
         # Other people's code, called in a way that it may not foresee: whatever it raises says that it cannot.
         except Exception as error:
             first = str(error).strip().splitlines() or [type(error).__name__]
@@ -68,6 +71,7 @@ def switch_over(model: PreTrainedModel, longest: int = 512) -> str | None:
 
 
 def _set_attention(model: PreTrainedModel, name: str) -> None:
+    """Set a model's attention function; raise NotPackedError where transformers only warns that it cannot."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -81,7 +85,10 @@ def _set_attention(model: PreTrainedModel, name: str) -> None:
 
 
 def probe_texts(model: PreTrainedModel, longest: int) -> list[np.ndarray]:
-    """Texts of random tokens, two of one length, none of them padding."""
+    """Return texts of random tokens, two of one length and no token padding, all of at most `longest` tokens.
+
+    The first is longer than a local window on both sides, where windows are short enough.
+    """
     config = model.config
     windows = [getattr(config, name, None) for name in ("sliding_window", "local_attention")]
     long = max([24, *(int(w) * 2 + 3 for w in windows if isinstance(w, int) and 0 < w * 2 + 3 <= longest)])
@@ -92,19 +99,20 @@ def probe_texts(model: PreTrainedModel, longest: int) -> list[np.ndarray]:
 
 
 def position_offset(model: PreTrainedModel) -> int:
-    """The position of a text's first token: RoBERTa's family starts after the padding index."""
+    """Return the position of a text's first token: RoBERTa's family starts after the padding index."""
     for name, module in model.named_modules():
         if name.rsplit(".", 1)[-1] == "position_embeddings" and getattr(module, "padding_idx", None) is not None:
             return module.padding_idx + 1
     return 0
 
 
-def _difference(found: torch.Tensor, wanted: list[torch.Tensor], layout: Layout) -> str | None:
-    size = max(float(w.abs().max()) for w in wanted)
-    for start, one in zip(layout.bounds.tolist(), wanted, strict=False):
-        off = float((found[start : start + len(one)] - one).abs().max())
+def _difference(packed: torch.Tensor, unpacked: list[torch.Tensor], layout: Layout) -> str | None:
+    """Say by how much packed hidden states [T, D] are off those of the texts; None where it is rounding."""
+    size = max(float(states.abs().max()) for states in unpacked)
+    for start, states in zip(layout.bounds.tolist(), unpacked, strict=False):
+        off = float((packed[start : start + len(states)] - states).abs().max())
         if not off <= TOLERANCE * size:  # NaN is a difference
-            return f"in a packed row its hidden states differ from a text's alone by {off / size:.1e}"
+            return f"in a packed row its hidden states differ from the unpacked text's by {off / size:.1e}"
     return None
 
 

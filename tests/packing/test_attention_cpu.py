@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from attention_oracle import keep, softmax_attention
 
 from kat.packing import kernels
-from kat.packing.attention_cpu import LANES, SCORES, alike, attend_by_products
-from kat.packing.layout import Layout
+from kat.packing.attention_cpu import LANES, SCORES, attend_by_products, batches
+from kat.packing.layout import AttentionRule, Layout
 
 ROUNDING = 2.0**-8  # of a bfloat16, relative
 
@@ -17,21 +18,8 @@ def words(x: torch.Tensor) -> np.ndarray:
 
 def every_number() -> torch.Tensor:
     """All finite bfloat16 numbers."""
-    found = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
-    return found[found.isfinite()]
-
-
-def softmax_attention(q, k, v, scale, keep):
-    """The definition, for one text: [H, L, D]."""
-    k, v = (x.double().repeat_interleave(len(q) // len(k), 0) for x in (k, v))
-    scores = q.double() @ k.transpose(-1, -2) * scale
-    return scores.masked_fill(~keep, -torch.inf).softmax(-1) @ v
-
-
-def keep(length: int, causal: bool, window: int | None) -> torch.Tensor:
-    distance = torch.arange(length)[:, None] - torch.arange(length)
-    near = distance.abs() < (window or length)
-    return near & (distance >= 0) if causal else near
+    actual = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    return actual[actual.isfinite()]
 
 
 @pytest.mark.parametrize("size", [1.0, 60.0])  # 60: scores beyond what exp can hold
@@ -44,11 +32,11 @@ def test_products_are_softmax_attention_of_each_text(causal, window, heads, size
     q, k, v = torch.randn(1, 4, t, 8) * size, torch.randn(1, heads, t, 8), torch.randn(1, heads, t, 12)
     q, k, v = (x.bfloat16() for x in (q, k, v))
     with torch.inference_mode():
-        found = attend_by_products(q, k, v, layout, 0.35, causal, window).transpose(0, 1)
+        actual = attend_by_products(q, k, v, layout, AttentionRule(0.35, causal, window)).transpose(0, 1)
     for a, n in zip(layout.bounds.tolist(), layout.lengths.tolist(), strict=False):
-        one = slice(a, a + n)
-        wanted = softmax_attention(*(x[0][:, one] for x in (q, k, v)), 0.35, keep(n, causal, window))
-        off = (found[:, one].double() - wanted).abs()
+        text = slice(a, a + n)
+        expected = softmax_attention(*(x[0][:, text] for x in (q, k, v)), 0.35, keep(n, causal, window))
+        off = (actual[:, text].double() - expected).abs()
         if size == 1:
             assert off.max() < 0.03
         # Extreme scores, as bfloat16, may fall to either side of a draw: few do.
@@ -61,22 +49,22 @@ def test_runs_are_cut_where_their_scores_would_leave_the_cache():
     layout = Layout(np.full(count, 64))
     q, k, v = (torch.randn(1, 2, layout.total, 4).bfloat16() for _ in range(3))
     with torch.inference_mode():
-        found = attend_by_products(q, k, v, layout, 0.5, False, None)
+        actual = attend_by_products(q, k, v, layout, AttentionRule(0.5, False, None))
     scores = q[0].double().unflatten(1, (count, 64)) @ k[0].double().unflatten(1, (count, 64)).transpose(-1, -2) / 2
-    wanted = (scores.softmax(-1) @ v[0].double().unflatten(1, (count, 64))).flatten(1, 2).transpose(0, 1)
-    assert (found.double() - wanted).abs().max() < 0.03
+    expected = (scores.softmax(-1) @ v[0].double().unflatten(1, (count, 64))).flatten(1, 2).transpose(0, 1)
+    assert (actual.double() - expected).abs().max() < 0.03
 
 
-def test_alike_texts_are_taken_together_in_few_shapes():
+def test_texts_of_like_length_share_a_product_of_few_shapes():
     lengths = np.sort(np.random.default_rng(0).integers(1, 200, 700))[::-1]
-    found = list(alike(lengths, 12))
-    assert [i for texts, _ in found for i in range(texts.start, texts.stop)] == list(range(700))
-    for texts, filled in found:
+    actual = list(batches(lengths, 12))
+    assert [i for texts, _ in actual for i in range(texts.start, texts.stop)] == list(range(700))
+    for texts, filled in actual:
         assert (-(-lengths[texts] // LANES) * LANES == filled).all()
         count = texts.stop - texts.start
         assert count == 1 or 12 * count * filled**2 <= SCORES
-    assert len({(t.stop - t.start, filled) for t, filled in found}) < 40  # of 700 texts of 190 lengths
-    assert list(alike(np.asarray([5000, 1]), 12)) == [(slice(0, 1), 5008), (slice(1, 2), 16)]
+    assert len({(t.stop - t.start, filled) for t, filled in actual}) < 40  # of 700 texts of 190 lengths
+    assert list(batches(np.asarray([5000, 1]), 12)) == [(slice(0, 1), 5008), (slice(1, 2), 16)]
 
 
 @pytest.mark.parametrize("heads", [4, 2])
@@ -86,11 +74,11 @@ def test_a_long_text_is_read_some_heads_at_a_time(heads, monkeypatch):
     layout = Layout(np.asarray([60, 33, 5]))
     q, k, v = (torch.randn(1, n, layout.total, 8).bfloat16() for n in (4, heads, heads))
     with torch.inference_mode():
-        found = attend_by_products(q, k, v, layout, 0.35, True, None).transpose(0, 1)
+        actual = attend_by_products(q, k, v, layout, AttentionRule(0.35, True, None)).transpose(0, 1)
     for a, n in zip(layout.bounds.tolist(), layout.lengths.tolist(), strict=False):
-        one = slice(a, a + n)
-        wanted = softmax_attention(*(x[0][:, one] for x in (q, k, v)), 0.35, keep(n, True, None))
-        assert (found[:, one].double() - wanted).abs().max() < 0.03
+        text = slice(a, a + n)
+        expected = softmax_attention(*(x[0][:, text] for x in (q, k, v)), 0.35, keep(n, True, None))
+        assert (actual[:, text].double() - expected).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("window", [1, 3, 17, 40])
@@ -105,9 +93,9 @@ def test_exponentials_of_the_keys_that_are_seen_sum_to_what_was_written(causal, 
         for q in [i + g for i in range(n) for g in (0, 32)]:
             seen = torch.zeros(32, dtype=bool)
             seen[:n] = keep(n, causal, window)[q % 32]
-            wanted = before[b, :, q].masked_fill(~seen, -torch.inf)
-            wanted = (wanted - wanted.amax(-1, keepdim=True)).exp()
-            torch.testing.assert_close(scores[b, :, q].double(), wanted, rtol=ROUNDING + 1.1e-4, atol=1e-37)
+            expected = before[b, :, q].masked_fill(~seen, -torch.inf)
+            expected = (expected - expected.amax(-1, keepdim=True)).exp()
+            torch.testing.assert_close(scores[b, :, q].double(), expected, rtol=ROUNDING + 1.1e-4, atol=1e-37)
             np.testing.assert_allclose(totals[b, :, q], scores[b, :, q].double().sum(-1), rtol=1e-6)
         assert (totals[b].reshape(2, 2, 32)[..., n:] == 1).all()
 
@@ -123,10 +111,10 @@ def test_gelu_of_every_number():
     x = every_number()
     out = torch.empty_like(x)
     kernels.gelu(words(x), words(out))
-    wanted = torch.nn.functional.gelu(x.double())
-    assert ((out.double() - wanted).abs() <= wanted.abs() * ROUNDING + 1.4e-4).all()
+    expected = torch.nn.functional.gelu(x.double())
+    assert ((out.double() - expected).abs() <= expected.abs() * ROUNDING + 1.4e-4).all()
     near = x.abs() < 3.9  # the tail that is left out beyond is the larger part of 1.4e-4
-    assert ((out.double() - wanted).abs()[near] <= wanted.abs()[near] * ROUNDING + 1e-5).all()
+    assert ((out.double() - expected).abs()[near] <= expected.abs()[near] * ROUNDING + 1e-5).all()
 
 
 def test_texts_go_there_and_back():

@@ -26,13 +26,13 @@ def test_windows_of_long_texts_hold_fewer():
 @pytest.mark.parametrize("most", [None, 24])
 def test_every_row_is_in_one_pack_within_the_budget(padded, most):
     lengths = np.random.default_rng(0).integers(1, 400, 1000)
-    found = packs(lengths, 2000, most, padded=padded)
-    for rows in found:
+    actual = packs(lengths, 2000, most, padded=padded)
+    for rows in actual:
         size = lengths[rows].max() * len(rows) if padded else lengths[rows].sum()
         assert size <= 2000
         assert len(rows) <= (most or 1000)
-    assert sorted(np.concatenate(found).tolist()) == list(range(1000))
-    assert (np.diff(lengths[np.concatenate(found)]) <= 0).all()  # longest first
+    assert sorted(np.concatenate(actual).tolist()) == list(range(1000))
+    assert (np.diff(lengths[np.concatenate(actual)]) <= 0).all()  # longest first
 
 
 def test_many_packs_are_equal_and_divided_by_the_processes():
@@ -45,13 +45,13 @@ def test_many_packs_are_equal_and_divided_by_the_processes():
 
 def test_few_packs_are_full():
     lengths = np.full(100, 50)
-    found = packs(lengths, 2000)
-    assert [int(lengths[rows].sum()) for rows in found] == [2000, 2000, 1000]
-    for rows, after in pairwise(found):
+    actual = packs(lengths, 2000)
+    assert [int(lengths[rows].sum()) for rows in actual] == [2000, 2000, 1000]
+    for rows, after in pairwise(actual):
         assert lengths[rows].sum() + lengths[after[0]] > 2000
 
 
-def test_a_text_over_the_budget_is_read_alone():
+def test_a_text_over_the_budget_has_a_pack_of_its_own():
     assert [p.tolist() for p in packs(np.asarray([3, 5000, 4]), 2000)] == [[1], [2, 0]]
     assert [p.tolist() for p in packs(np.asarray([3, 5000, 4]), 2000, padded=True)] == [[1], [2, 0]]
     assert packs(np.asarray([], int), 10) == []
@@ -75,8 +75,8 @@ def test_a_layout_knows_bounds_positions_and_runs():
     assert layout.bounds.tolist() == [0, 3, 5, 7, 8, 11]
     assert layout.positions.tolist() == [0, 1, 2, 0, 1, 0, 1, 0, 0, 1, 2]
     assert [(r.start, r.count, r.length) for r in layout.runs] == [(0, 1, 3), (3, 2, 2), (7, 1, 1), (8, 1, 3)]
-    ids, found = pack([np.asarray([7, 8], np.int32), np.asarray([9], np.int32)])
+    ids, actual = pack([np.asarray([7, 8], np.int32), np.asarray([9], np.int32)])
     assert ids.tolist() == [7, 8, 9]
-    assert found.lengths.tolist() == [2, 1]
+    assert actual.lengths.tolist() == [2, 1]
     with pytest.raises(ValueError, match="at least one token"):
         pack([np.asarray([], np.int32)])

@@ -6,7 +6,7 @@ import torch
 from making import tiny
 from transformers import AutoModel
 
-from kat.packing.norms import in_one_pass, low
+from kat.packing.norms import bf16_copy, fuse_norms
 
 WIDTH = 48
 
@@ -22,15 +22,15 @@ class RMSNorm(torch.nn.Module):
 
 
 def layer_norm(**options) -> torch.nn.Module:
-    found = torch.nn.LayerNorm(WIDTH, **options)
-    for p in found.parameters():
+    actual = torch.nn.LayerNorm(WIDTH, **options)
+    for p in actual.parameters():
         torch.nn.init.normal_(p)
-    return found
+    return actual
 
 
 def replaced(norm: torch.nn.Module) -> torch.nn.Module:
     stack = torch.nn.ModuleList([norm])
-    in_one_pass(stack)
+    fuse_norms(stack)
     return stack[0]
 
 
@@ -53,10 +53,10 @@ def test_a_norm_in_one_pass_is_the_norm_and_its_bfloat16(kind):
     half = torch.randn(2, 5, WIDTH).bfloat16()
     before = x.clone()
     with torch.no_grad():
-        for found, wanted in ((norm(x), plain(x)), (norm(x, half), plain(x + half))):
-            torch.testing.assert_close(found, wanted, rtol=2e-5, atol=2e-5)
-            assert low(found).dtype == torch.bfloat16
-            torch.testing.assert_close(low(found).float(), found, rtol=2.0**-8, atol=0)
+        for actual, expected in ((norm(x), plain(x)), (norm(x, half), plain(x + half))):
+            torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-5)
+            assert bf16_copy(actual).dtype == torch.bfloat16
+            torch.testing.assert_close(bf16_copy(actual).float(), actual, rtol=2.0**-8, atol=0)
         assert torch.equal(x, before)
         bent = torch.randn(WIDTH, 5).t()  # not in one piece
         torch.testing.assert_close(norm(bent), plain(bent), rtol=2e-5, atol=2e-5)
@@ -78,29 +78,29 @@ def test_not_a_number_comes_through():
     x = torch.randn(2, WIDTH)
     x[0, 3] = torch.nan
     with torch.no_grad():
-        found = replaced(layer_norm())(x)
-    assert found[0].isnan().all()
-    assert low(found)[0].isnan().all()
-    assert found[1].isfinite().all()
+        actual = replaced(layer_norm())(x)
+    assert actual[0].isnan().all()
+    assert bf16_copy(actual)[0].isnan().all()
+    assert actual[1].isfinite().all()
 
 
 def test_a_changed_tensor_is_converted_again():
     with torch.no_grad():
         x = torch.randn(4)
-        first = low(x)
-        assert low(x) is first
+        first = bf16_copy(x)
+        assert bf16_copy(x) is first
         x += 1
-        assert torch.equal(low(x), x.bfloat16())
-        found = replaced(layer_norm())(torch.randn(2, WIDTH))
-        found *= 3
-        assert torch.equal(low(found), found.bfloat16())
+        assert torch.equal(bf16_copy(x), x.bfloat16())
+        actual = replaced(layer_norm())(torch.randn(2, WIDTH))
+        actual *= 3
+        assert torch.equal(bf16_copy(actual), actual.bfloat16())
     with torch.inference_mode():
         y = torch.randn(4)
-        low(y)
+        bf16_copy(y)
         y += 1
-        assert torch.equal(low(y), y.bfloat16())
+        assert torch.equal(bf16_copy(y), y.bfloat16())
     z = torch.randn(4, requires_grad=True)
-    low(z).float().sum().backward()
+    bf16_copy(z).float().sum().backward()
     assert z.grad is not None
 
 
@@ -109,10 +109,10 @@ def test_models_give_what_they_gave(tmp_path, family):
     model = AutoModel.from_pretrained(tiny(tmp_path / family, family)).eval()
     ids = torch.from_numpy(np.random.default_rng(0).integers(5, 100, (2, 9)))
     with torch.no_grad():
-        wanted = model(input_ids=ids).last_hidden_state
+        expected = model(input_ids=ids).last_hidden_state
         kinds = [type(m).__name__ for m in model.modules()]
         for stack in [m for m in model.modules() if isinstance(m, torch.nn.ModuleList)]:
-            in_one_pass(stack)
+            fuse_norms(stack)
         assert [type(m).__name__ for m in model.modules()] != kinds
-        found = model(input_ids=ids).last_hidden_state
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        actual = model(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)

@@ -1,11 +1,11 @@
-"""Packed rows against each text alone, in transformers' own attention: tiny random models of many families."""
+"""Packed rows against each text unpacked, in transformers' own attention: tiny random models of many families."""
 
 import numpy as np
 import pytest
 import torch
 
 from kat.packing.precision import to_bfloat16
-from kat.packing.switch import alone, hidden_states, switch_over
+from kat.packing.switch import hidden_states, switch_over, unpacked_hidden_states
 
 SIZE = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
 GROUPED = SIZE | {"num_key_value_heads": 2}
@@ -57,17 +57,17 @@ LENGTHS = (60, 31, 31, 31, 9, 4, 4, 2, 1, 1)
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_packed_is_each_text_alone(family):
+def test_packed_is_plain_per_text(family):
     model = make(family, MODELS[family])
     tokens = texts(*LENGTHS)
     with torch.inference_mode():
-        wanted = torch.cat([alone(model, t) for t in tokens])
+        expected = torch.cat([unpacked_hidden_states(model, t) for t in tokens])
         assert switch_over(model, 64) is None
-        found, layout = hidden_states(model, tokens)
+        actual, layout = hidden_states(model, tokens)
         other, _ = hidden_states(model, tokens[::-1])
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     backwards = torch.cat(other.split(layout.lengths[::-1].tolist())[::-1])
-    torch.testing.assert_close(backwards, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(backwards, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -90,12 +90,12 @@ def test_bfloat16_stays_close_and_keeps_float32_residuals(family):
     model = make(family, MODELS[family])
     tokens = texts(*LENGTHS)
     with torch.inference_mode():
-        wanted = torch.cat([alone(model, t) for t in tokens])
+        expected = torch.cat([unpacked_hidden_states(model, t) for t in tokens])
         assert switch_over(model, 64) is None
-        found, _ = hidden_states(to_bfloat16(model), tokens)
-    assert found.dtype == torch.float32
-    assert torch.nn.functional.cosine_similarity(found, wanted, dim=-1).min() > 0.999
-    assert not torch.equal(found, wanted)  # something was computed in another precision
+        actual, _ = hidden_states(to_bfloat16(model), tokens)
+    assert actual.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(actual, expected, dim=-1).min() > 0.999
+    assert not torch.equal(actual, expected)  # something was computed in another precision
 
 
 @pytest.mark.parametrize("family", UNPACKABLE)
@@ -104,9 +104,9 @@ def test_what_cannot_be_packed_is_found_out_and_left_as_it_was(family):
     mine = texts(12)[0]
     before = model.config._attn_implementation
     with torch.inference_mode():
-        wanted = alone(model, mine)
+        expected = unpacked_hidden_states(model, mine)
         assert switch_over(model, 64)
-        torch.testing.assert_close(alone(model, mine), wanted)
+        torch.testing.assert_close(unpacked_hidden_states(model, mine), expected)
     assert model.config._attn_implementation == before
 
 
@@ -123,10 +123,32 @@ def test_the_probe_sees_a_wrong_position():
 def test_gradients_flow_through_packed_attention():
     model = make("Llama", GROUPED)
     tokens = texts(9, 4, 4)
-    (sum((alone(model, t) ** 2).sum() for t in tokens)).backward()
-    wanted = [p.grad.clone() for p in model.parameters()]
+    (sum((unpacked_hidden_states(model, t) ** 2).sum() for t in tokens)).backward()
+    expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     assert switch_over(model, 64) is None
     (hidden_states(model, tokens)[0] ** 2).sum().backward()
-    for one, p in zip(wanted, model.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, one, atol=1e-4, rtol=1e-3)
+    for gradient, p in zip(expected, model.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, gradient, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["Bert", "Llama", "Qwen2", "GPT2"])
+def test_packed_in_bfloat16_is_each_text_in_a_row_of_its_own(family):
+    """What is around a text changes the order of sums, and no more: bfloat16 is right to 2^-8."""
+    model = make(family, MODELS[family])
+    assert switch_over(model, 64) is None
+    to_bfloat16(model)
+    tokens = texts(*LENGTHS)
+    with torch.no_grad():
+        packed, _ = hidden_states(model, tokens)
+        separate = torch.cat([hidden_states(model, [text])[0] for text in tokens])
+    assert (packed - separate).abs().max() < 2e-2 * separate.abs().max()
+    assert torch.nn.functional.cosine_similarity(packed, separate, dim=-1).min() > 0.9999
+
+
+def test_the_light_modules_load_neither_torch_nor_numba(python):
+    """`kat.embedding` imports them at its top."""
+    names = "kat.packing.switch, kat.packing.attention, kat.packing.layout, kat.packing.budget"
+    heavy = "{'torch', 'transformers', 'numba'}"
+    ran = python("-c", f"import sys, {names}; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)")
+    assert ran.rc == 0, ran.stderr
