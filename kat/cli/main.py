@@ -253,10 +253,11 @@ def demo_check(
 ) -> None:
     """Show how far weights recover the rarity of the demo's topics; exit 1 if they do not."""
     from kat.demo.check import check_demo
+    from kat.reports.console.demo_check import demo_check_lines
 
-    lines, recovered = check_demo(pairs, run)
-    print("\n".join(lines))
-    if not recovered:
+    check = check_demo(pairs, run)
+    print("\n".join([*demo_check_lines(check), f"results: {run}"]))
+    if not check.recovered:
         raise SystemExit(1)
 
 

@@ -31,7 +31,7 @@ from kat.stages.stage import (
 )
 
 if TYPE_CHECKING:
-    from kat.data.prompts import ItemFile
+    from kat.data.prompts import PromptFile
     from kat.embedding.checkpoint import Unfinished
     from kat.records import Embeddings, Weights
 
@@ -278,10 +278,10 @@ def write_demo(out: Path, pairs: int, seed: int, overwrite: bool) -> None:
     said("demo-data", f"{pairs:,} pairs", out, began)
 
 
-def _checked(data: Path, how: RunOptions, bad: IO[bytes]) -> ItemFile:
-    from kat.data.prompts import ItemFile
+def _checked(data: Path, how: RunOptions, bad: IO[bytes]) -> PromptFile:
+    from kat.data.prompts import PromptFile
 
-    items = ItemFile(data, how.max_bad_rows, bad.write)
+    items = PromptFile(data, how.max_bad_rows, bad.write)
     bad.flush()  # a full disk is noticed before the long work, not after
     return items
 
@@ -295,7 +295,7 @@ def _check_unchanged(data: Path, out: Path, wanted: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _embedded(
-    items: ItemFile, out: Path, wanted: dict[str, Any], embed: EmbedOptions, how: RunOptions
+    items: PromptFile, out: Path, wanted: dict[str, Any], embed: EmbedOptions, how: RunOptions
 ) -> Iterator[tuple[Unfinished, dict[str, Any]]]:
     """The items' vectors and lengths, all of them computed, in the folder of unfinished work; and the model's facts."""
     from kat.embedding.checkpoint import Unfinished
@@ -353,14 +353,14 @@ def _items_path(source: Path, origin: dict[str, Any]) -> Path | None:
 
 def _checked_items(source: Path, items: Path | None, how: RunOptions) -> Path | None:
     """The file that was embedded: the one given, which must have the same ids, or the one that the folder names."""
-    from kat.data.prompts import read_items
+    from kat.data.prompts import read_prompts
     from kat.density.mapping import compare_ids
     from kat.embedding.storage import load_embeddings
 
     embeddings, origin = load_embeddings(source)
     if items is None:
         return _items_path(source, origin)
-    compare_ids(list(embeddings.ids), read_items(items, how.max_bad_rows).ids, str(source), str(items))
+    compare_ids(list(embeddings.ids), read_prompts(items, how.max_bad_rows).ids, str(source), str(items))
     return items
 
 
@@ -372,10 +372,10 @@ def _openings(items: Path | None, weights: Weights) -> dict[str, str] | None:
 
 def _texts(items: Path, ids: list[str]) -> dict[str, str]:
     """The openings of some ids."""
-    from kat.data.prompts import read_items
+    from kat.data.prompts import read_prompts
 
     wanted = set(ids)
-    return {p.id: p.opening for p in read_items(items, "all").prefixes if p.id in wanted}
+    return {p.id: p.opening for p in read_prompts(items, "all").prefixes if p.id in wanted}
 
 
 def _lengths(embeddings: Embeddings):
@@ -387,7 +387,7 @@ def _lengths(embeddings: Embeddings):
     return np.stack([embeddings.tokens, embeddings.lost], 1)
 
 
-def _said_embedded(lines: list[str], items: ItemFile, out: Path, began: float) -> None:
+def _said_embedded(lines: list[str], items: PromptFile, out: Path, began: float) -> None:
     said_rejected(out, items.bad)
     said("embed", lines[0], out, began)
     for line in lines[1:]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kat.artifacts import MANIFEST, first_damage, load_array, load_ids, read_manifest, sha256_file
-from kat.data.prompts import read_items
+from kat.data.prompts import read_prompts
 from kat.density.mapping import check_weights, compare_ids
 from kat.errors import InputError, MismatchError
 
@@ -116,7 +116,7 @@ def _check_prompts(folder: Path, ids: list[str], found: dict[str, Any], prompts:
     if not path.is_file():
         raise MismatchError(f"{folder} was made from {path}, which is gone. If it moved, name it: --prompts_path FILE")
     digest = (found.get("inputs") or {}).get("items") or found.get("items_sha256")
-    compare_ids(ids, read_items(path, "all").ids, str(folder / "ids.json"), str(path))
+    compare_ids(ids, read_prompts(path, "all").ids, str(folder / "ids.json"), str(path))
     if digest and sha256_file(path) != digest:
         raise MismatchError(
             f"{path} has the same ids but is not the file that {folder} was made from: its text changed."

@@ -34,7 +34,7 @@ def weigh_pairs(run: Path, out: Path | None, pairs: Path | None, options: PairOp
     `out` is RUN/pair_weights.parquet by default, with the control's name in it if there is one. `pairs` is the file
     that the run was made from unless another is given. Returns `out`.
     """
-    from kat.data.pair_columns import collect_judged
+    from kat.data.pair_columns import collect_columns
     from kat.data.pairs import PairReader
     from kat.pair_weights.storage import write_pair_weights
     from kat.reports.console.weigh_pairs import pair_weight_lines
@@ -57,7 +57,7 @@ def weigh_pairs(run: Path, out: Path | None, pairs: Path | None, options: PairOp
     began = time.monotonic()
     with artifacts.whole_files(rejected_path(out), stats_path, out, manifest_path(out)) as (bad, beside, file, record):
         reader = PairReader(pairs, allowed, bad.write)
-        judged = collect_judged(with_progress(reader, "pairs"))
+        judged = collect_columns(with_progress(reader, "pairs"))
         opened, search = read_run(density)
         table, facts = pair_table(judged, opened, options, search, how.device)
         facts["bad_rows"] = reader.stats.bad

@@ -21,7 +21,7 @@ HEAVIEST = 20
 def prefix_stats(stats: PairStats, openings: OpeningStats) -> dict[str, Any]:
     """What `prefixes_all.stats.json` holds."""
     return {
-        "shape": stats.shape,
+        "shape": stats.format,
         "pairs": openings.pairs,
         "openings": openings.openings,
         "share_removed": openings.removed,
