@@ -19,7 +19,7 @@ from kat.records import Message, Pair, Prefix
 
 SNIFFED = 100
 """Parseable rows that are looked at before the first one is taken apart."""
-_MOST_SNIFFED = 10_000
+_MOST_SNIFFED = 10_000  # rows of any kind that are held for that
 
 
 @dataclass
@@ -38,13 +38,16 @@ class PairStats:
 
 
 class PairReader(Iterator[Pair]):
-    """An iterator of Pair over one file; `stats` holds the counts, complete at the end.
+    """Iterate over the pairs of one file; `stats` holds the counts, complete at the end.
 
-    Raises FormatError at the start if the first 100 rows are of no known format or of two, and BadRowsError at the
-    end if more than `max_bad_rows` were bad.
+    Raises FormatError with the first pair if the first 100 rows are of no known format or of two; at the end
+    BadRowsError if more than `max_bad_rows` were bad, and InputError if no row was a pair. `sink` gets each bad row:
+    see `BadRows`.
     """
 
-    def __init__(self, path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None):
+    def __init__(
+        self, path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None
+    ) -> None:
         self.path = Path(path)
         self.bad_rows = BadRows(self.path, max_bad_rows, sink)
         self.stats = PairStats()
@@ -122,7 +125,7 @@ def _oddities(history: list[Message], messages: list[Message], chosen: str, reje
 
 
 class _Repeats:
-    """Counts repeated pairs in 24 bytes a pair, by 64-bit hashes: a false match is rarer than 1 in 10⁵ at 10⁷ pairs."""
+    """Count repeated pairs in 24 bytes a pair, by 64-bit hashes: a false match is rarer than 1 in 10⁵ at 10⁷ pairs."""
 
     def __init__(self) -> None:
         self._ids, self._ordered, self._unordered = array("q"), array("q"), array("q")

@@ -43,7 +43,7 @@ class PrefixFile(Mapping[str, Prefix]):
         row = parse_line(0, line.removeprefix(BOM))
         try:
             if row is None or row.value is None:
-                raise BadRow(row.fault if row else "a blank line")
+                raise BadRow("a blank line" if row is None else row.fault or "not a JSON object")
             return prompt_of(row.value)
         except BadRow as bad:
             raise InputError(f"{self.path}, {where}, is no prefix: {bad.reason}.") from None

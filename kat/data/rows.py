@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -202,7 +202,7 @@ def _parquet_row(number: int, batch: pa.RecordBatch, i: int) -> Row:
     return Row(number, json.dumps(value, default=str, ensure_ascii=False).encode("utf-8", "replace"), value)
 
 
-def _decompressed(path: Path) -> BinaryIO:
+def _decompressed(path: Path) -> io.BufferedIOBase:
     """The file's lines. Raises InputError if its first bytes are of a format that its name does not say."""
     file = path.open("rb")
     magic = file.read(4)

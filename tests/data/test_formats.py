@@ -11,6 +11,7 @@ from making import hh, pair, random_text, turn
 from kat.data.conversations import HH_TURN, parse_hh
 from kat.data.formats import expected_formats, format_of, formats, parse_row
 from kat.data.rows import BadRow
+from kat.plugins import FORMATS, load_all
 
 USER, ASSISTANT = "user", "assistant"
 WHO = {USER: "Human", ASSISTANT: "Assistant"}
@@ -56,7 +57,8 @@ def conversation(rng, *, system):
     return [*first, *lead, *body]
 
 
-def test_the_names_on_disk():
+def test_names_are_those_on_disk_and_those_of_the_files():
+    assert list(load_all(FORMATS)) == [name.replace("-", "_") for name in BY_NAME]
     assert set(BY_NAME) == {"kat", "hh", "hh-prompt", "trl-explicit", "trl-implicit", "ultrafeedback"}
 
 

@@ -12,8 +12,10 @@ def matches(value: dict[str, Any]) -> bool:
     """Tell whether a row holds two texts, one of them (the other may be damaged) HH text, and no prompt beside them."""
     if isinstance(value.get("prefix"), dict) or "prompt" in value:
         return False
-    texts = value.get("chosen"), value.get("rejected")
-    return all(isinstance(text, str) for text in texts) and any(HH_TURN.match(text) for text in texts)
+    chosen, rejected = value.get("chosen"), value.get("rejected")
+    if not isinstance(chosen, str) or not isinstance(rejected, str):
+        return False
+    return bool(HH_TURN.match(chosen) or HH_TURN.match(rejected))
 
 
 def parse(value: dict[str, Any]) -> Preference:
