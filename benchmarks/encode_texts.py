@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import kat
-from kat.data.prompts import read_items
+from kat.data.prompts import read_prompts
 
 FILES = ("raw.hh_harmless.dev", "pairs.rmb.all")
 QUERIES = "prompts.ir_queries.all"
@@ -71,7 +71,7 @@ def prefixes(data: Path, most: int | None) -> list[str]:
 
 def queries(data: Path, most: int) -> list[str]:
     """Distinct short texts; rows that cannot be read are left out."""
-    items = read_items(file_of(data, QUERIES), max_bad_rows="all")
+    items = read_prompts(file_of(data, QUERIES), max_bad_rows="all")
     return drawn(distinct([prefix.text for prefix in items.prefixes]), most)
 
 

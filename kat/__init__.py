@@ -25,7 +25,7 @@ _HOMES = {
     "find_neighbors": "kat.neighbors.find",
     "load_density_mapping": "kat.density.mapping",
     "load_model": "kat.models.load",
-    "open_prefixes": "kat.data.openings",
+    "open_prefixes": "kat.data.prefix_file",
     "opening_id": "kat.data.openings",
     "read_pair_weights": "kat.pair_weights.storage",
     "read_pairs": "kat.data.pairs",

@@ -2,7 +2,7 @@
 
     KatError
     ├── InputError        a file or array that kat cannot use
-    │   ├── ShapeError        rows of no known shape, or of two shapes in one file
+    │   ├── FormatError       rows of no known format, or of two formats in one file
     │   ├── BadRowsError      more bad rows than allowed
     │   └── DuplicateIdError  one id for two openings
     ├── MismatchError     ids, rows or hashes that should agree and do not
@@ -24,14 +24,14 @@ class InputError(KatError, ValueError):
     """A file or array that kat cannot use."""
 
 
-class ShapeError(InputError):
-    """Rows of no known shape, or of two shapes in one file."""
+class FormatError(InputError):
+    """Rows of no known format, or of two formats in one file."""
 
 
 class BadRowsError(InputError):
     """More bad rows than allowed. `counts` maps each reason to (rows, first "file:line")."""
 
-    def __init__(self, message: str, counts: dict[str, tuple[int, str]]):
+    def __init__(self, message: str, counts: dict[str, tuple[int, str]]) -> None:
         super().__init__(message)
         self.counts = counts
 

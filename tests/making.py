@@ -18,7 +18,7 @@ def turn(role: str, content: str) -> dict[str, str]:
 
 
 def pair(opening: str = "How?", chosen: str = "good", rejected: str = "bad", *, after: tuple = (), **more: Any) -> Row:
-    """A row of kat's own shape; `after` are the messages that follow the opening."""
+    """A row of kat's own format; `after` are the messages that follow the opening."""
     return {
         "prefix": {"messages": [turn("user", opening), *after]},
         "chosen": chosen,

@@ -1,1 +1,1 @@
-"""Reading what people have: files, row shapes, openings and prefixes, and a grammar that makes demo pairs."""
+"""Reading what people have: files to rows, the formats of preference rows, pairs, openings, prefixes and prompts."""

@@ -1,30 +1,27 @@
-"""Openings, the unit of density: their ids, the one prefix kept for each, and prefixes files."""
+"""Openings, the unit of density: their ids, and the one prefix kept for each."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import orjson
 
-from kat.data.rows import BOM, BadRow, parse_line
-from kat.errors import InputError, MismatchError
 from kat.records import Pair, Prefix
 
 
 @lru_cache(maxsize=16_384)  # the pairs of an opening come by again and again
 def opening_id(opening: str) -> str:
-    """First 16 hex digits of the md5 of the opening, white space collapsed and stripped, UTF-8."""
+    """Return the first 16 hex digits of the md5 of the opening, white space collapsed and stripped, UTF-8."""
     collapsed = " ".join(opening.split())
     return hashlib.md5(collapsed.encode("utf-8"), usedforsecurity=False).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class OpeningStats:
-    """`several` counts the openings that were met with more than one prefix."""
+    """Pairs and openings counted; `several` are the openings that were met with more than one prefix."""
 
     pairs: int
     openings: int
@@ -32,12 +29,12 @@ class OpeningStats:
 
     @property
     def removed(self) -> float:
-        """Share of pairs that brought no new opening."""
+        """Return the share of pairs that brought no new opening."""
         return 1 - self.openings / self.pairs if self.pairs else 0.0
 
 
 def unique_prefixes(pairs: Iterable[Pair]) -> list[Prefix]:
-    """One prefix for each distinct opening, in order of first appearance.
+    """Return one prefix for each distinct opening, in order of first appearance.
 
     Which one is kept does not depend on the order of the pairs: the one with fewest messages, then fewest UTF-8
     bytes of content, then smallest bytes of content.
@@ -46,23 +43,24 @@ def unique_prefixes(pairs: Iterable[Pair]) -> list[Prefix]:
 
 
 def collect_openings(pairs: Iterable[Pair]) -> tuple[list[Prefix], OpeningStats]:
-    """`unique_prefixes`, with what was met on the way."""
+    """Return `unique_prefixes` of the pairs, and what was met on the way."""
     best: dict[str, Prefix] = {}
     several: set[str] = set()
-    n = 0
+    n_pairs = 0
     for pair in pairs:
-        n += 1
+        n_pairs += 1
         new = pair.prefix
-        old = best.setdefault(new.id, new)
-        if old is new or old.messages == new.messages:
+        kept = best.setdefault(new.id, new)
+        if kept is new or kept.messages == new.messages:
             continue
         several.add(new.id)
-        if _preference(new) < _preference(old):
+        if _rank(new) < _rank(kept):
             best[new.id] = new
-    return list(best.values()), OpeningStats(n, len(best), len(several))
+    return list(best.values()), OpeningStats(n_pairs, len(best), len(several))
 
 
-def _preference(prefix: Prefix) -> tuple:
+def _rank(prefix: Prefix) -> tuple[int, int, bytes, list[bytes], list[str]]:
+    """The prefix of smallest rank is the one that is kept."""
     contents = [m["content"].encode("utf-8") for m in prefix.messages]
     # Boundaries and roles decide between prefixes whose joined content is the same.
     roles = [m["role"] for m in prefix.messages]
@@ -70,66 +68,5 @@ def _preference(prefix: Prefix) -> tuple:
 
 
 def prefix_line(prefix: Prefix) -> bytes:
-    """A line of a prefixes file."""
+    """Return a prefix as a line of a prefixes file (`kat.data.prefix_file`)."""
     return orjson.dumps({"id": prefix.id, "prefix": {"messages": prefix.messages}}) + b"\n"
-
-
-class PrefixFile(Mapping[str, Prefix]):
-    """A prefixes file as a read-only mapping by id. Holds the ids and their offsets; reads a prefix when asked."""
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        if self.path.suffix in (".gz", ".zst", ".parquet"):
-            raise InputError(f"{self.path} cannot be read by offset; expected an uncompressed .jsonl file.")
-        try:
-            self._file = self.path.open("rb")
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be opened: {error.strerror}.") from error
-        self._offsets: dict[str, int] = {}
-        self._index()
-
-    def _index(self) -> None:
-        offset = 0
-        for number, line in enumerate(self._file, 1):
-            if line.removeprefix(BOM).strip():
-                prefix_id = self._parse(line, f"line {number}").id
-                if prefix_id in self._offsets:
-                    raise MismatchError(f"{self.path}:{number} repeats the id {prefix_id}.")
-                self._offsets[prefix_id] = offset
-            offset += len(line)
-
-    def _parse(self, line: bytes, where: str) -> Prefix:
-        from kat.data.prompts import item_of
-
-        row = parse_line(0, line.removeprefix(BOM))
-        try:
-            if row is None or row.value is None:
-                raise BadRow(row.fault if row else "a blank line")
-            return item_of(row.value)
-        except BadRow as bad:
-            raise InputError(f"{self.path}, {where}, is no prefix: {bad.reason}.") from None
-
-    def __getitem__(self, prefix_id: str) -> Prefix:
-        offset = self._offsets[prefix_id]
-        self._file.seek(offset)
-        return self._parse(self._file.readline(), f"byte {offset}")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._offsets)
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> PrefixFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def open_prefixes(path: str | Path) -> PrefixFile:
-    """A prefixes file as a mapping {id: Prefix} that reads one prefix at a time from disk."""
-    return PrefixFile(path)

@@ -16,7 +16,7 @@ DUPLICATE = "exact duplicate of an earlier pair"
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class PairColumns:
     """P pairs in the order of their file.
 
     `pair_ids` are distinct: one that came before got "#2", "#3", … (`renamed` counts them). `opening` [P] are rows of
@@ -39,11 +39,12 @@ class Judged:
         return len(self.pair_ids)
 
 
-def collect_judged(pairs: Iterable[Pair]) -> Judged:
+def collect_columns(pairs: Iterable[Pair]) -> PairColumns:
     """Read pairs through, keeping some 300 bytes of each."""
-    names, openings = _Names(), {}
+    names, openings = _Names(), dict[str, int]()
     sources: dict[str, str] = {}
-    src, seen = [], set()
+    src: list[str] = []
+    digests: set[bytes] = set()
     opening, opening_chars, numbers, duplicate = array("q"), array("q"), array("q"), array("b")
     for pair in pairs:
         names.add(pair.id)
@@ -52,49 +53,49 @@ def collect_judged(pairs: Iterable[Pair]) -> Judged:
             opening_chars.append(len(pair.prefix.opening))
         opening.append(place)
         numbers.extend((pair.row, len(pair.chosen), len(pair.rejected)))
-        src.append(sources.setdefault(pair.src, pair.src))
+        src.append(sources.setdefault(pair.src, pair.src))  # one string a source, not one a pair
         digest = _digest(pair)
-        duplicate.append(digest in seen)
-        seen.add(digest)
+        duplicate.append(digest in digests)
+        digests.add(digest)
     row, chosen, rejected = np.asarray(numbers, np.int64).reshape(-1, 3).T
-    return Judged(
-        names.given,
-        row,
-        src,
-        np.asarray(opening, np.int64),
-        list(openings),
-        np.asarray(opening_chars, np.int64),
-        chosen,
-        rejected,
-        np.asarray(duplicate, bool),
-        names.renamed,
+    return PairColumns(
+        pair_ids=names.given,
+        row=row,
+        src=src,
+        opening=np.asarray(opening, np.int64),
+        opening_ids=list(openings),
+        opening_chars=np.asarray(opening_chars, np.int64),
+        chosen_chars=chosen,
+        rejected_chars=rejected,
+        duplicate=np.asarray(duplicate, bool),
+        renamed=names.renamed,
     )
 
 
 class _Names:
     """Ids made distinct, in order: the first keeps its own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.given: list[str] = []
         self.renamed = 0
         self._taken: set[str] = set()
         self._used: Counter[str] = Counter()
 
-    def add(self, wanted: str) -> None:
-        name = wanted
-        while name in self._taken:
-            self._used[wanted] += 1
-            name = f"{wanted}#{self._used[wanted] + 1}"
-        self.renamed += name != wanted
+    def add(self, pair_id: str) -> None:
+        name = pair_id
+        while name in self._taken:  # also by an id that was "x#2" from the start
+            self._used[pair_id] += 1
+            name = f"{pair_id}#{self._used[pair_id] + 1}"
+        self.renamed += name != pair_id
         self._taken.add(name)
         self.given.append(name)
 
 
 def _digest(pair: Pair) -> bytes:
-    """128 bits of a pair's whole text."""
-    found = hashlib.blake2b(digest_size=16)
+    """128 bits of all of a pair's text."""
+    digest = hashlib.blake2b(digest_size=16)
     for part in (*(p for m in pair.prefix.messages for p in (m["role"], m["content"])), pair.chosen, pair.rejected):
         text = part.encode()
-        found.update(len(text).to_bytes(8, "little"))
-        found.update(text)
-    return found.digest()
+        digest.update(len(text).to_bytes(8, "little"))  # so that ("ab", "c") is not ("a", "bc")
+        digest.update(text)
+    return digest.digest()

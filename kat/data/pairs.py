@@ -1,4 +1,4 @@
-"""Reading preference pairs of any known shape, streamed, nothing lost and nothing silent."""
+"""Reading preference pairs of any known format, streamed, nothing lost and nothing silent."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from kat.data.formats import EXPECTED, judgement, opening_of, row_id, shape_of, trim
+from kat.data.conversations import opening_of, row_id, trim
+from kat.data.formats import Format, expected_formats, format_of, parse_row
 from kat.data.openings import opening_id
 from kat.data.rows import BadRow, BadRows, Row, path_text, read_rows
-from kat.errors import InputError, ShapeError
+from kat.errors import FormatError, InputError
 from kat.records import Message, Pair, Prefix
 
 SNIFFED = 100
 """Parseable rows that are looked at before the first one is taken apart."""
-_MOST_SNIFFED = 10_000
+_MOST_SNIFFED = 10_000  # rows of any kind that are held for that
 
 
 @dataclass
 class PairStats:
-    """What a reader met. Complete once it is exhausted; `kept` counts oddities of rows that were kept."""
+    """What a reader met, complete once it is exhausted.
 
-    shape: str = ""
+    `format` is the name of the file's format, `kept` counts the oddities of rows that were kept, `sources` the pairs
+    of each source.
+    """
+
+    format: str = ""
     pairs: int = 0
     bad: int = 0
     kept: Counter[str] = field(default_factory=Counter)
@@ -33,13 +38,16 @@ class PairStats:
 
 
 class PairReader(Iterator[Pair]):
-    """An iterator of Pair over one file; `stats` holds the counts, complete at the end.
+    """Iterate over the pairs of one file; `stats` holds the counts, complete at the end.
 
-    Raises ShapeError at the start if the first 100 rows are of no known shape or of two, and BadRowsError at the
-    end if more than `max_bad_rows` were bad.
+    Raises FormatError with the first pair if the first 100 rows are of no known format or of two; at the end
+    BadRowsError if more than `max_bad_rows` were bad, and InputError if no row was a pair. `sink` gets each bad row:
+    see `BadRows`.
     """
 
-    def __init__(self, path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None):
+    def __init__(
+        self, path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None
+    ) -> None:
         self.path = Path(path)
         self.bad_rows = BadRows(self.path, max_bad_rows, sink)
         self.stats = PairStats()
@@ -50,45 +58,47 @@ class PairReader(Iterator[Pair]):
         return next(self._pairs)
 
     def _read(self, rows: Iterator[Row]) -> Iterator[Pair]:
-        head, shape = _sniff(rows, self.path)
-        self.stats.shape = shape
-        seen = _Repeats()
+        head, file_format = _sniff(rows, self.path)
+        self.stats.format = file_format.name
+        repeats = _Repeats()
         for row in _chained(head, rows):
             try:
-                pair = self._pair(row, shape)
+                pair = self._pair(row, file_format)
             except BadRow as bad:
                 self.bad_rows.add(row, bad.reason)
                 continue
-            seen.add(pair)
+            repeats.add(pair)
             self.stats.pairs += 1
             self.stats.sources[pair.src] += 1
             yield pair
         self.stats.bad = self.bad_rows.total
-        self.stats.kept.update(seen.counts())
+        self.stats.kept.update(repeats.counts())
         self.bad_rows.check()
         if not self.stats.pairs:
             raise InputError(f"{self.path} holds no usable pair: all {self.stats.bad:,} rows are bad.")
 
-    def _pair(self, row: Row, shape: str) -> Pair:
+    def _pair(self, row: Row, file_format: Format) -> Pair:
         if row.value is None:
             raise BadRow(row.fault or "not a JSON object")
-        if shape_of(row.value) not in (shape, None):
-            raise BadRow(f"of another shape than the file's ({shape})")
+        # The file's own format is asked first: nearly every row is of it. One of no format is taken apart all the
+        # same, for then its fault gets a name. The two reasons stand in files of rejected rows: their words stay.
+        if not file_format.matches(row.value) and format_of(row.value):
+            raise BadRow(f"of another shape than the file's ({file_format.name})")
         try:
-            history, chosen, rejected = judgement(row.value, shape)
+            history, chosen, rejected = parse_row(row.value, file_format)
         except (KeyError, TypeError, AttributeError):
-            raise BadRow(f"not of the file's shape ({shape})") from None
+            raise BadRow(f"not of the file's shape ({file_format.name})") from None
         messages = trim(history)
         oddities = _oddities(history, messages, chosen, rejected)
         prefix = Prefix(opening_id(opening_of(messages)), messages)
         pair_id = row_id(row.value) or _content_id(messages, chosen, rejected)
         self.stats.kept.update(oddities)
         src = row.value.get("src") or row.value.get("source") or self._default_src
-        return Pair(pair_id, prefix, chosen, rejected, str(src), row.number)
+        return Pair(id=pair_id, prefix=prefix, chosen=chosen, rejected=rejected, src=str(src), row=row.number)
 
 
 def read_pairs(path: str | Path, max_bad_rows: int | str = 0) -> PairReader:
-    """The pairs of a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file, one at a time.
+    """Read the pairs of a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file, one at a time.
 
     `max_bad_rows` is how many unusable rows to step over, or "all"; one more raises BadRowsError at the end.
     The reader's `stats` and `bad_rows` say what was met.
@@ -104,20 +114,20 @@ def _content_id(messages: list[Message], chosen: str, rejected: str) -> str:
 
 
 def _oddities(history: list[Message], messages: list[Message], chosen: str, rejected: str) -> list[str]:
-    found = []
+    oddities = []
     if messages[0]["role"] != "user":
-        found.append(f"starts with {messages[0]['role']}")
+        oddities.append(f"starts with {messages[0]['role']}")
     if len(messages) < len(history):
-        found.append("assistant turns after the last user message, left out of the prefix")
+        oddities.append("assistant turns after the last user message, left out of the prefix")
     if "\0" in chosen or "\0" in rejected or any("\0" in m["content"] for m in messages):
-        found.append("holds NUL")
-    return found
+        oddities.append("holds NUL")
+    return oddities
 
 
 class _Repeats:
-    """Counts repeated pairs in 24 bytes a pair, by 64-bit hashes: a false match is rarer than 1 in 10⁵ at 10⁷ pairs."""
+    """Count repeated pairs in 24 bytes a pair, by 64-bit hashes: a false match is rarer than 1 in 10⁵ at 10⁷ pairs."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._ids, self._ordered, self._unordered = array("q"), array("q"), array("q")
 
     def add(self, pair: Pair) -> None:
@@ -131,45 +141,49 @@ class _Repeats:
         import numpy as np
 
         ids, ordered, unordered = (np.frombuffer(a, np.int64) for a in (self._ids, self._ordered, self._unordered))
-        _, first, copies = np.unique(ordered, return_index=True, return_counts=True)
+        _, first, multiplicity = np.unique(ordered, return_index=True, return_counts=True)
+        # Among distinct pairs, two that agree once the order is gone are each other's reverse.
         _, orders = np.unique(unordered[first], return_counts=True)
-        found = {
-            "exact duplicates of an earlier pair": int((copies - 1).sum()),
+        counts = {  # the names are keys of files of statistics
+            "exact duplicates of an earlier pair": int((multiplicity - 1).sum()),
             "judgements that another pair reverses": int(orders[orders > 1].sum()),
             "ids used before": len(ids) - len(np.unique(ids)),
         }
-        return {name: n for name, n in found.items() if n}
+        return {name: n for name, n in counts.items() if n}
 
 
-def _sniff(rows: Iterator[Row], path: Path) -> tuple[list[Row], str]:
-    """The first rows and the shape that those of known shape agree on."""
+def _sniff(rows: Iterator[Row], path: Path) -> tuple[list[Row], Format]:
+    """The first rows and the format that those of known format agree on."""
     head: list[Row] = []
-    seen: dict[str, int] = {}
+    first_rows: dict[str, tuple[Format, int]] = {}
     parseable = 0
     while parseable < SNIFFED and len(head) < _MOST_SNIFFED and (row := next(rows, None)):
         head.append(row)
         if row.value is not None:
             parseable += 1
-            if shape := shape_of(row.value):
-                seen.setdefault(shape, row.number)
-    if len(seen) > 1:
-        (one, first), (other, second) = list(seen.items())[:2]
-        raise ShapeError(
-            f"{path} mixes shapes: line {first} is {one}, line {second} is {other}. Put them into files of their own."
+            if row_format := format_of(row.value):
+                first_rows.setdefault(row_format.name, (row_format, row.number))
+    if not first_rows:
+        raise FormatError(_unknown_format(head, path))
+    (file_format, first), *others = first_rows.values()
+    if others:
+        other, second = others[0]
+        raise FormatError(
+            f"{path} mixes formats: line {first} is {file_format.name}, line {second} is {other.name}. "
+            "Put them into files of their own."
         )
-    if not seen:
-        raise ShapeError(_unknown_shape(head, path))
-    return head, next(iter(seen))
+    return head, file_format
 
 
-def _unknown_shape(head: list[Row], path: Path) -> str:
+def _unknown_format(head: list[Row], path: Path) -> str:
     if not head:
         return f"{path} holds no rows."
     first = next((r for r in head if r.value is not None), None)
-    if first is None:
+    if first is None or first.value is None:
         return f"{path} holds no JSON object in its first {len(head)} rows; line {head[0].number}: {head[0].fault}."
+    # ascii() so that no control character of a key reaches the terminal.
     keys = ", ".join(ascii(key)[1:-1] for key in islice(first.value, 12)) or "none"
-    return f"{path} is of no known shape: line {first.number} has the keys {keys};\n  {EXPECTED}"
+    return f"{path} is of no known format: line {first.number} has the keys {keys};\n  {expected_formats()}"
 
 
 def _chained(head: list[Row], rows: Iterator[Row]) -> Iterator[Row]:

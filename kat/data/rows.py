@@ -14,20 +14,23 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from kat.errors import BadRowsError, InputError, OptionError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BOM = b"\xef\xbb\xbf"
 FORMATS = ".jsonl, .jsonl.gz, .jsonl.zst, .parquet"
 
 
 class BadRow(ValueError):
-    """Why a row cannot be used: a short fixed reason, counted, and perhaps details of this row."""
+    """Why a row cannot be used: a short reason from a fixed set, so that it can be counted."""
 
-    def __init__(self, reason: str):
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
@@ -44,7 +47,7 @@ class Row:
 
 @dataclass
 class BadRows:
-    """Counts bad rows by reason and judges the total against a limit when the file is through.
+    """Count bad rows by reason, and compare the total with a limit when the file is through.
 
     `sink`, if given, receives each as `{"file", "line", "reason", "raw"}` in one line of JSON.
     """
@@ -54,17 +57,19 @@ class BadRows:
     sink: Callable[[bytes], object] | None = None
     counts: dict[str, tuple[int, str]] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.limit != "all" and (not isinstance(self.limit, int) or self.limit < 0):
             raise OptionError(f'max_bad_rows is {self.limit!r}; expected a number from 0 up, or "all".')
 
     @property
     def total(self) -> int:
+        """Return the number of bad rows so far."""
         return sum(n for n, _ in self.counts.values())
 
     def add(self, row: Row, reason: str) -> None:
-        seen, first = self.counts.get(reason, (0, f"{self.path}:{row.number}"))
-        self.counts[reason] = (seen + 1, first)
+        """Count a row, and hand it to the sink."""
+        count, first = self.counts.get(reason, (0, f"{self.path}:{row.number}"))
+        self.counts[reason] = (count + 1, first)
         if self.sink:
             self.sink(rejected_line(self.path, row, reason))
 
@@ -80,7 +85,7 @@ class BadRows:
 
 
 def rejected_line(path: Path, row: Row, reason: str) -> bytes:
-    """A bad row unchanged: as text, or in base64 (and then said so) where its bytes are no UTF-8."""
+    """Return a bad row unchanged as a line of JSON: as text, or as base64 (and says so) where it is no UTF-8."""
     record: dict[str, Any] = {"file": path_text(path), "line": row.number, "reason": reason}
     try:
         record["raw"] = row.raw.decode("utf-8")
@@ -90,7 +95,7 @@ def rejected_line(path: Path, row: Row, reason: str) -> bytes:
 
 
 def read_rows(path: str | Path) -> Iterator[Row]:
-    """The rows of a file in order, streamed.
+    """Read the rows of a file in order, streamed.
 
     Raises InputError for a file that is missing, of another format, or damaged.
     """
@@ -133,33 +138,33 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def path_text(path: Path) -> str:
-    """A path as text that JSON can hold, also where the file's name is no UTF-8."""
+    """Return a path as text that JSON can hold, also where the file's name is no UTF-8."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def missing_file(path: Path) -> str:
-    """What to say of an input that is not there: near names in its folder, if any."""
+    """Return what to say of an input that is not there: near names in its folder, if any."""
     import difflib
 
     if path.exists() and not path.is_dir():
         return f"{path} is no regular file; kat reads an input more than once. Save it to a file first."
     if path.is_dir():
         return f"{path} is a folder; a file was expected ({FORMATS})."
-    there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, there, n=3)
+    names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=3)
     hint = f" Did you mean {' or '.join(str(path.parent / n) for n in near)}?" if near else ""
     return f"{path} does not exist.{hint}"
 
 
 def parse_line(number: int, line: bytes) -> Row | None:
-    """One line of JSON to a row; None for a blank one."""
+    """Return one line of JSON as a row; None for a blank line."""
     body = line.rstrip(b"\r\n")
     if not body or body.isspace():  # unlike strip(), no copy
         return None
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
-        value, fault = _second_opinion(body, whole=line.endswith(b"\n"))
+        value, fault = _second_opinion(body, complete=line.endswith(b"\n"))
         if fault:
             return Row(number, body, None, fault)
     if not isinstance(value, dict):
@@ -169,7 +174,7 @@ def parse_line(number: int, line: bytes) -> Row | None:
     return Row(number, body, value)
 
 
-def _second_opinion(body: bytes, *, whole: bool) -> tuple[Any, str | None]:
+def _second_opinion(body: bytes, *, complete: bool) -> tuple[Any, str | None]:
     """What the strict parser disliked, in words."""
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
@@ -181,7 +186,7 @@ def _second_opinion(body: bytes, *, whole: bool) -> tuple[Any, str | None]:
     except BadRow as bad:
         return None, bad.reason
     except (ValueError, RecursionError):
-        return None, "not JSON" if whole else "cut last line"
+        return None, "not JSON" if complete else "cut last line"
     return value, None
 
 
@@ -189,7 +194,7 @@ def _no_constant(name: str) -> None:
     raise BadRow("NaN or Infinity, which is not JSON")
 
 
-def _parquet_row(number: int, batch, i: int) -> Row:
+def _parquet_row(number: int, batch: pa.RecordBatch, i: int) -> Row:
     try:
         value = {name: column[i].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
     except UnicodeDecodeError:
@@ -197,7 +202,7 @@ def _parquet_row(number: int, batch, i: int) -> Row:
     return Row(number, json.dumps(value, default=str, ensure_ascii=False).encode("utf-8", "replace"), value)
 
 
-def _decompressed(path: Path) -> BinaryIO:
+def _decompressed(path: Path) -> io.BufferedIOBase:
     """The file's lines. Raises InputError if its first bytes are of a format that its name does not say."""
     file = path.open("rb")
     magic = file.read(4)

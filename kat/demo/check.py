@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kat.artifacts import load_array, load_ids
-from kat.data.prompts import item_of
+from kat.data.prompts import prompt_of
 from kat.data.rows import read_rows
 from kat.density.weights import effective_sample_size
 from kat.errors import InputError, MismatchError
@@ -18,41 +20,67 @@ RECOVERED = 0.8
 """Rank correlation of mean topic weight with 1 / topic size from which the demo counts as a success."""
 
 
-def check_demo(pairs: Path, run: Path) -> tuple[list[str], bool]:
-    """A table of topics, largest first, and whether their weights recover their rarity."""
+@dataclass(frozen=True)
+class DemoCheck:
+    """How far weights recover the rarity of T topics.
+
+    `topics`, `sizes` (openings of each) and `mean_weights` are of one length T, largest topic first, ties by name.
+    `rank_correlation` is Spearman's of mean weight with 1 / size; `ess_share` is (Σw)² / Σw² / N over all N
+    `openings` that have a weight.
+    """
+
+    topics: tuple[str, ...]
+    sizes: tuple[int, ...]
+    mean_weights: tuple[float, ...]
+    rank_correlation: float
+    ess_share: float
+    openings: int
+
+    @property
+    def recovered(self) -> bool:
+        """Tell whether the weights recover the topics' rarity."""
+        return self.rank_correlation >= RECOVERED
+
+
+def check_demo(pairs: Path, run: Path) -> DemoCheck:
+    """Compare the weights of a run with the topics of the demo file that it was made from.
+
+    Raises MismatchError if an opening of the file has no weight, InputError if a row has no topic.
+    """
     weights = dict(zip(load_ids(run / "density"), load_array(run / "density" / "density_weights.npy"), strict=True))
     topics = topics_of_openings(pairs)
     if missing := topics.keys() - weights.keys():
         raise MismatchError(
             f"{run} has no weight for {len(missing):,} openings of {pairs}; was it made from this file?"
         )
+    return compare_topics(topics, weights)
+
+
+def compare_topics(topics: Mapping[str, str], weights: Mapping[str, float]) -> DemoCheck:
+    """Compare weights {opening id: weight} with the sizes of topics {opening id: topic}; every opening has a weight."""
     by_topic: dict[str, list[float]] = defaultdict(list)
     for opening, topic in topics.items():
         by_topic[topic].append(float(weights[opening]))
-    sizes = {topic: len(w) for topic, w in by_topic.items()}
-    means = {topic: float(np.mean(w)) for topic, w in by_topic.items()}
-    order = sorted(sizes, key=lambda t: (-sizes[t], t))
-    rank = spearman([1 / sizes[t] for t in order], [means[t] for t in order])
+    order = sorted(by_topic, key=lambda topic: (-len(by_topic[topic]), topic))
+    sizes = tuple(len(by_topic[topic]) for topic in order)
+    means = tuple(float(np.mean(by_topic[topic])) for topic in order)
     values = np.asarray(list(weights.values()))
-    share = effective_sample_size(values) / len(values)
-    lines = ["", f"{'topic':<28}{'openings':>9}{'mean weight':>13}", "-" * 50]
-    lines += [
-        f"{t:<28}{sizes[t]:>9,}{means[t]:>13.3f}  {'▇' * round(24 * means[t] / max(means.values()))}" for t in order
-    ]
-    lines += [
-        "-" * 50,
-        f"rank correlation of mean topic weight with 1 / topic size: {rank:.3f} (at least {RECOVERED} expected)",
-        f"effective sample size: {share:.1%} of {len(values):,} openings",
-        f"results: {run}",
-    ]
-    return lines, rank >= RECOVERED
+    return DemoCheck(
+        topics=tuple(order),
+        sizes=sizes,
+        mean_weights=means,
+        rank_correlation=spearman(1 / np.asarray(sizes), np.asarray(means)),
+        ess_share=effective_sample_size(values) / len(values),
+        openings=len(values),
+    )
 
 
 def topics_of_openings(pairs: Path) -> dict[str, str]:
-    """{opening id: topic} of a demo file."""
-    found = {}
+    """Read {opening id: topic} of a demo file. Raises InputError for a row without a topic, BadRow for no opening."""
+    topics: dict[str, str] = {}
     for row in read_rows(pairs):
         if row.value is None or "topic" not in row.value:
             raise InputError(f"{pairs}:{row.number} has no topic; expected a file of kat demo-data.")
-        found[item_of(row.value | {"id": None}).id] = row.value["topic"]
-    return found
+        # Without its id, which is the pair's, a row gets the id of its opening.
+        topics[prompt_of(row.value | {"id": None}).id] = row.value["topic"]
+    return topics

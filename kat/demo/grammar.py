@@ -124,14 +124,16 @@ class Topic:
 
 
 def demo_pairs(n_pairs: int = 4000, seed: int = 0, topics: int = 40) -> Iterator[dict[str, Any]]:
-    """Preference pairs as rows, the same for the same arguments on every Python.
+    """Yield preference pairs as rows, the same for the same arguments on every Python.
 
     Topic sizes are Zipf, which topic is large is drawn, and so is the order of the rows. With fewer pairs than topics,
     only so many topics occur. Each row also holds its `topic`, for comparing weights with how rare a topic is.
+
+    Raises OptionError for a negative number of pairs, or a number of topics that the grammar does not have.
     """
     if n_pairs < 0 or not 1 <= topics <= len(TOPICS):
-        wanted = f"expected n_pairs >= 0 and topics from 1 to {len(TOPICS)}"
-        raise OptionError(f"demo pairs: got n_pairs={n_pairs}, topics={topics}; {wanted}")
+        expected = f"expected n_pairs >= 0 and topics from 1 to {len(TOPICS)}"
+        raise OptionError(f"demo pairs: got n_pairs={n_pairs}, topics={topics}; {expected}")
     return _rows(n_pairs, Random(seed), min(topics, n_pairs))
 
 
@@ -148,7 +150,7 @@ def _rows(n_pairs: int, rng: Random, n_topics: int) -> Iterator[dict[str, Any]]:
 
 
 def zipf_sizes(total: int, parts: int) -> list[int]:
-    """Splits `total` into `parts` sizes in proportion to 1, 1/2, 1/3, …, none below 1 and none lost to rounding."""
+    """Split `total` into `parts` sizes in proportion to 1, 1/2, 1/3, …, none below 1 and none lost to rounding."""
     harmonic = sum(1 / rank for rank in range(1, parts + 1))
     exact = [(total - parts) / rank / harmonic for rank in range(1, parts + 1)]
     sizes = [1 + int(share) for share in exact]

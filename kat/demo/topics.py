@@ -1,4 +1,4 @@
-"""What the demo pairs talk about: forty everyday topics, all of the same form, for the grammar in `demo.py`.
+"""What the demo pairs talk about: forty everyday topics, all of the same form, for `kat.demo.grammar`.
 
 A topic is (circumstances, deeds). A circumstance is a phrase that can follow any deed of the topic. A deed is an
 infinitive and its key tip: what a good answer to "how do I …?" has to name, and what no other deed shares. Every

@@ -15,14 +15,14 @@ def load_density_mapping(prompts_path: str | Path, weights_path: str | Path) -> 
 
     Raises MismatchError naming the first id that is missing, left over, or in another place.
     """
-    from kat.data.prompts import read_items
+    from kat.data.prompts import read_prompts
 
     weights_path = Path(weights_path)
     values = np.asarray(load_array(weights_path))
     ids = load_ids(weights_path.parent)
     if values.shape != (len(ids),):
         raise MismatchError(f"{weights_path} has shape {values.shape}, and ids.json beside it {len(ids):,} ids.")
-    prompts = read_items(prompts_path, "all")
+    prompts = read_prompts(prompts_path, "all")
     check_weights(values, ids, weights_path)
     compare_ids(ids, prompts.ids, f"{weights_path.parent / 'ids.json'}", str(prompts_path))
     return dict(zip(ids, values.tolist(), strict=True))

@@ -25,7 +25,7 @@ from kat.packing.budget import packs, windows
 from kat.records import Embeddings, Prefix
 
 if TYPE_CHECKING:
-    from kat.data.prompts import ItemFile
+    from kat.data.prompts import PromptFile
     from kat.embedding.checkpoint import Unfinished
 
 WORTHWHILE = 2e12
@@ -120,7 +120,7 @@ class Encoder:
                 self.combine(reading, pooled, vectors[rows], counts[rows], lambda row, a=rows.start: ids[a + row])
         return Embeddings(ids, vectors, counts[:, 0].copy(), counts[:, 1].copy(), self.meta())
 
-    def encode_into(self, work: Unfinished, items: ItemFile, *, progress: bool = False) -> None:
+    def encode_into(self, work: Unfinished, items: PromptFile, *, progress: bool = False) -> None:
         """Embed the items of a file into the arrays of `work`, leaving out what an earlier run did.
 
         Holds one window of texts in memory, and no vectors: those belong to files.

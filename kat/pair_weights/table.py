@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kat.config import DensityOptions, PairOptions
-from kat.data.pair_columns import DUPLICATE, Judged
+from kat.data.pair_columns import DUPLICATE, PairColumns
 from kat.density.estimators import estimate_density, query_log_density
 from kat.density.weights import effective_sample_size
 from kat.errors import InputError, MismatchError
@@ -49,7 +49,7 @@ class _Openings:
 
 
 def pair_table(
-    judged: Judged, run: OpeningWeights, options: PairOptions, search: DensityOptions, device: str = "auto"
+    judged: PairColumns, run: OpeningWeights, options: PairOptions, search: DensityOptions, device: str = "auto"
 ) -> tuple[PairWeights, dict[str, Any]]:
     """The table and a report of it. `search` are the options that the run's density was made with.
 
@@ -85,7 +85,7 @@ def pair_table(
     return table, facts
 
 
-def _places(judged: Judged, run: OpeningWeights, options: PairOptions) -> np.ndarray:
+def _places(judged: PairColumns, run: OpeningWeights, options: PairOptions) -> np.ndarray:
     """The run's row [X] of each opening, −1 where it has none."""
     known = {one: i for i, one in enumerate(run.embeddings.ids)}
     place = np.asarray([known.get(one, -1) for one in judged.opening_ids], np.int64)
@@ -99,7 +99,7 @@ def _places(judged: Judged, run: OpeningWeights, options: PairOptions) -> np.nda
     return place
 
 
-def _left_out(judged: Judged, place: np.ndarray, options: PairOptions) -> np.ndarray:
+def _left_out(judged: PairColumns, place: np.ndarray, options: PairOptions) -> np.ndarray:
     """Why a pair is left out [P], "" if it is not."""
     found = np.full(len(judged), "", object)
     if options.missing_weight == "drop":
@@ -109,7 +109,7 @@ def _left_out(judged: Judged, place: np.ndarray, options: PairOptions) -> np.nda
     return found
 
 
-def _openings(judged: Judged, run: OpeningWeights, place: np.ndarray, pairs: np.ndarray) -> _Openings:
+def _openings(judged: PairColumns, run: OpeningWeights, place: np.ndarray, pairs: np.ndarray) -> _Openings:
     tokens = run.embeddings.tokens
     if tokens is None or (place < 0).any():
         return _Openings(judged.opening_ids, place, pairs, judged.opening_chars.astype(np.float64), "characters")
@@ -200,7 +200,7 @@ def _table(judged, run, openings, left_out, validates, group, w, weighting, rows
     )
 
 
-def _source_facts(judged: Judged, left_out: np.ndarray, place: np.ndarray, openings: _Openings) -> dict[str, Any]:
+def _source_facts(judged: PairColumns, left_out: np.ndarray, place: np.ndarray, openings: _Openings) -> dict[str, Any]:
     return {
         "pairs": len(judged),
         "openings": len(place),
@@ -234,7 +234,7 @@ def _split_facts(openings: _Openings, group: np.ndarray, validates: np.ndarray, 
 
 
 def _leak_facts(
-    ends: np.ndarray, openings: _Openings, table: PairWeights, judged: Judged, options: PairOptions
+    ends: np.ndarray, openings: _Openings, table: PairWeights, judged: PairColumns, options: PairOptions
 ) -> dict[str, Any]:
     """What a split by opening alone would have leaked, in expectation: by density bin, over the openings."""
     chance = expected_leak(ends, len(openings.ids), options.validation_share)

@@ -1,20 +1,34 @@
-"""One judgement told in every shape comes back the same; what is no judgement is a bad row with its reason."""
+"""One preference told in every format comes back the same; what is no preference is a bad row with its reason."""
 
 import contextlib
+import json
+from collections import Counter
 from random import Random
 
 import pytest
 from making import hh, pair, random_text, turn
 
-from kat.data.formats import SHAPES, judgement, messages_of, opening_of, parse_hh, row_id, shape_of, trim
+from kat.data.conversations import HH_TURN, parse_hh
+from kat.data.formats import expected_formats, format_of, formats, parse_row
 from kat.data.rows import BadRow
+from kat.plugins import FORMATS, load_all
 
 USER, ASSISTANT = "user", "assistant"
 WHO = {USER: "Human", ASSISTANT: "Assistant"}
+BY_NAME = {row_format.name: row_format for row_format in formats()}
 
 
-def told(shape, history, chosen, rejected):
-    """A judgement in the words of a shape; the test's own rendering."""
+def parse(row, name):
+    return parse_row(row, BY_NAME[name])
+
+
+def name_of(row):
+    row_format = format_of(row)
+    return None if row_format is None else row_format.name
+
+
+def told(name, history, chosen, rejected):
+    """A preference in a format; the test's own rendering."""
     ends = [turn(ASSISTANT, chosen)], [turn(ASSISTANT, rejected)]
     text = hh(*((WHO.get(m["role"], "?"), m["content"]) for m in history))
     return {
@@ -30,7 +44,7 @@ def told(shape, history, chosen, rejected):
             "score_chosen": 8.5,
             "score_rejected": 3.0,
         },
-    }[shape]
+    }[name]
 
 
 def conversation(rng, *, system):
@@ -43,28 +57,99 @@ def conversation(rng, *, system):
     return [*first, *lead, *body]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_tells_the_same_judgement(shape):
-    rng = Random(shape)
+def test_names_are_those_on_disk_and_those_of_the_files():
+    assert list(load_all(FORMATS)) == [name.replace("-", "_") for name in BY_NAME]
+    assert set(BY_NAME) == {"kat", "hh", "hh-prompt", "trl-explicit", "trl-implicit", "ultrafeedback"}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_format_tells_the_same_preference(name):
+    rng = Random(name)
     for _ in range(150):
-        history = conversation(rng, system=not shape.startswith("hh"))
+        history = conversation(rng, system=not name.startswith("hh"))
         chosen, rejected = "a" + random_text(rng), "b" + random_text(rng)
-        row = told(shape, history, chosen, rejected)
-        assert shape_of(row) == shape
-        assert judgement(row, shape) == (history, chosen, rejected)
+        row = told(name, history, chosen, rejected)
+        assert name_of(row) == name
+        assert parse(row, name) == (history, chosen, rejected)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_an_example_is_of_its_own_format_alone_and_says_the_same_in_all(name):
+    row = BY_NAME[name].example
+    assert [each.name for each in formats() if each.matches(row)] == [name]
+    assert parse(row, name) == ([turn(USER, "Why?")], "So.", "No.")
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_what_is_expected_shows_every_example(name):
+    lines = expected_formats().splitlines()
+    place = next(i for i, line in enumerate(lines) if line.split()[0] == name)
+    assert BY_NAME[name].help in lines[place]
+    assert json.loads(lines[place + 1]) == BY_NAME[name].example
 
 
 def test_strings_of_trl_explicit():
     row = {"prompt": "What\n\nnow?", "chosen": " x ", "rejected": "y"}
-    assert shape_of(row) == "trl-explicit"
-    assert judgement(row, "trl-explicit") == ([turn(USER, "What\n\nnow?")], " x ", "y")
+    assert name_of(row) == "trl-explicit"
+    assert parse(row, "trl-explicit") == ([turn(USER, "What\n\nnow?")], " x ", "y")
 
 
 @pytest.mark.parametrize(
     "row", [{}, {"text": "hi"}, {"chosen": "a", "rejected": "b"}, {"prompt": 3, "chosen": "a", "rejected": "b"}]
 )
-def test_other_rows_have_no_shape(row):
-    assert shape_of(row) is None
+def test_other_rows_have_no_format(row):
+    assert format_of(row) is None
+
+
+def decided(row):
+    """The format of a row as one decision tree, from the top: what the formats' own predicates have to agree with."""
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    texts = [isinstance(side, str) for side in (chosen, rejected)]
+    lists = isinstance(chosen, list) and isinstance(rejected, list)
+    if isinstance(row.get("prefix"), dict):
+        return "kat"
+    if "prompt" not in row:
+        if lists:
+            return "trl-implicit"
+        return "hh" if all(texts) and (HH_TURN.match(chosen) or HH_TURN.match(rejected)) else None
+    if isinstance(row["prompt"], list):
+        return "trl-explicit"
+    if not isinstance(row["prompt"], str):
+        return None
+    if any(texts):
+        return "hh-prompt" if HH_TURN.match(row["prompt"]) else "trl-explicit"
+    if not lists:
+        return None
+    users = [m for m in [*chosen, *rejected] if isinstance(m, dict) and m.get("role") == "user"]
+    return "ultrafeedback" if users else "trl-explicit"
+
+
+def test_formats_exclude_each_other_on_random_rows():
+    rng = Random(21)
+    texts = ["", "q", "q\n\nHuman: x", hh(("Human", "q")), hh(("Human", "q"), ("Assistant", "a")), "\n\nAssistant:"]
+    messages = [turn(USER, "q"), turn(ASSISTANT, "a"), turn("system", "s"), {}, {"role": None}, "user", 3, None]
+    met = Counter()
+
+    def value():
+        kind = rng.random()
+        if kind < 0.4:
+            return rng.choice(texts)
+        if kind < 0.8:
+            return rng.choices(messages, k=rng.randint(0, 3))
+        return rng.choice([None, 3, 2.5, True, {}, {"messages": []}, {"role": USER}])
+
+    for _ in range(20_000):
+        keys = [key for key in ("prompt", "chosen", "rejected", "text", "score_chosen") if rng.random() < 0.75]
+        row = {key: value() for key in keys}
+        if rng.random() < 0.2:
+            row["prefix"] = value()
+        matching = [each.name for each in formats() if each.matches(row)]
+        want = decided(row)
+        assert matching == ([want] if want else []), row
+        assert name_of(row) == want
+        met[want] += 1
+    assert set(met) == {*BY_NAME, None}
+    assert min(met.values()) > 100, met
 
 
 class TestHH:
@@ -88,14 +173,14 @@ class TestHH:
         """A common beginning of both answers belongs to the answers."""
         chosen, rejected = "I think that yes", "I think that no"
         row = told("hh", [turn(USER, "Well?")], chosen, rejected)
-        assert judgement(row, "hh") == ([turn(USER, "Well?")], chosen, rejected)
+        assert parse(row, "hh") == ([turn(USER, "Well?")], chosen, rejected)
 
     @pytest.mark.parametrize("end", ["\n\nAssistant: ", "\n\nAssistant:", "\n\nAssistant:  \n"])
     def test_an_empty_last_answer(self, end):
         good, bad = hh(("Human", "q"), ("Assistant", "a")), hh(("Human", "q")) + end
         for chosen, rejected, name in ((good, bad, "rejected"), (bad, good, "chosen")):
             with pytest.raises(BadRow, match=f"{name} is empty"):
-                judgement({"chosen": chosen, "rejected": rejected}, "hh")
+                parse({"chosen": chosen, "rejected": rejected}, "hh")
 
     def test_histories_that_part_before_the_last_turn(self):
         row = {
@@ -103,17 +188,17 @@ class TestHH:
             "rejected": hh(("Human", "q"), ("Assistant", "A"), ("Human", "x"), ("Assistant", "c")),
         }
         with pytest.raises(BadRow, match="histories"):
-            judgement(row, "hh")
+            parse(row, "hh")
 
     @pytest.mark.parametrize("text", ["no turn", "x\n\nHuman: q\n\nAssistant: a", None, 7, ["x"], "", "  "])
     def test_text_that_starts_without_a_turn(self, text):
         with pytest.raises(BadRow):
-            judgement({"chosen": text, "rejected": hh(("Human", "q"), ("Assistant", "a"))}, "hh")
+            parse({"chosen": text, "rejected": hh(("Human", "q"), ("Assistant", "a"))}, "hh")
 
     def test_a_conversation_that_ends_on_the_human(self):
         row = {"chosen": hh(("Human", "q"), ("Assistant", "a"), ("Human", "b")), "rejected": hh(("Human", "q"))}
         with pytest.raises(BadRow, match="assistant"):
-            judgement(row, "hh")
+            parse(row, "hh")
 
 
 BAD_COMPLETIONS = [None, "", " \n\t\u00a0\u2003", 3, 2.5, True, [], {}, ["x"]]
@@ -121,28 +206,28 @@ BAD_COMPLETIONS = [None, "", " \n\t\u00a0\u2003", 3, 2.5, True, [], {}, ["x"]]
 
 @pytest.mark.parametrize("side", ["chosen", "rejected"])
 @pytest.mark.parametrize("value", BAD_COMPLETIONS, ids=repr)
-@pytest.mark.parametrize("shape", ["kat", "trl-explicit"])
-def test_a_completion_that_is_no_text(shape, value, side):
-    row = {"kat": pair(), "trl-explicit": {"prompt": "q", "chosen": "a", "rejected": "b"}}[shape] | {side: value}
+@pytest.mark.parametrize("name", ["kat", "trl-explicit"])
+def test_a_completion_that_is_no_text(name, value, side):
+    row = {"kat": pair(), "trl-explicit": {"prompt": "q", "chosen": "a", "rejected": "b"}}[name] | {side: value}
     with pytest.raises(BadRow, match=side):
-        judgement(row, shape)
+        parse(row, name)
 
 
 @pytest.mark.parametrize("side", ["chosen", "rejected"])
 @pytest.mark.parametrize("message", [turn(ASSISTANT, ""), turn(ASSISTANT, " \n"), {"role": ASSISTANT, "content": None}])
-@pytest.mark.parametrize("shape", ["trl-explicit", "trl-implicit", "ultrafeedback"])
-def test_a_last_message_without_text(shape, message, side):
-    row = told(shape, [turn(USER, "q")], "a", "b")
+@pytest.mark.parametrize("name", ["trl-explicit", "trl-implicit", "ultrafeedback"])
+def test_a_last_message_without_text(name, message, side):
+    row = told(name, [turn(USER, "q")], "a", "b")
     row[side] = [*row[side][:-1], message]
     with pytest.raises(BadRow, match=side):
-        judgement(row, shape)
+        parse(row, name)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_chosen_equal_to_rejected(shape):
+@pytest.mark.parametrize("name", BY_NAME)
+def test_chosen_equal_to_rejected(name):
     with pytest.raises(BadRow, match="equals"):
-        judgement(told(shape, [turn(USER, "q")], "same", "same"), shape)
-    judgement(told(shape, [turn(USER, "q")], "same", "same "), shape)  # text is compared as it is
+        parse(told(name, [turn(USER, "q")], "same", "same"), name)
+    parse(told(name, [turn(USER, "q")], "same", "same "), name)  # text is compared as it is
 
 
 class TestScores:
@@ -151,86 +236,20 @@ class TestScores:
     @pytest.mark.parametrize("scores", [(8.5, 3), (1, 0.5), (None, None), (None, 3.0), (2.0, None)], ids=str)
     def test_kept(self, scores):
         row = pair(score_chosen=scores[0], score_rejected=scores[1])
-        assert judgement(row, "kat").chosen == "good"
+        assert parse(row, "kat").chosen == "good"
 
     @pytest.mark.parametrize("scores", [(7, 7), (7, 7.0), (0.5, 0.5), (0, 0), (-1.0, -1)], ids=str)
     def test_a_tie(self, scores):
-        for shape in ("kat", "ultrafeedback"):
-            row = told(shape, [turn(USER, "q")], "a", "b") | {"score_chosen": scores[0], "score_rejected": scores[1]}
+        for name in ("kat", "ultrafeedback"):
+            row = told(name, [turn(USER, "q")], "a", "b") | {"score_chosen": scores[0], "score_rejected": scores[1]}
             with pytest.raises(BadRow, match="tie"):
-                judgement(row, shape)
+                parse(row, name)
 
     @pytest.mark.parametrize("score", ["7", [], {}, float("nan"), float("inf")], ids=repr)
     def test_no_number(self, score):
         with pytest.raises(BadRow, match="score"):
-            judgement(pair(score_chosen=score, score_rejected=1), "kat")
+            parse(pair(score_chosen=score, score_rejected=1), "kat")
 
     def test_a_number_beyond_floats_is_no_crash(self):
         with contextlib.suppress(BadRow):
-            judgement(pair(score_chosen=10**400, score_rejected=1), "kat")
-
-
-class TestMessages:
-    @pytest.mark.parametrize(
-        "value",
-        [
-            None,
-            "text",
-            {},
-            [None],
-            ["text"],
-            [{}],
-            [{"role": "user"}],
-            [{"role": None, "content": "x"}],
-            [{"content": "x"}],
-            [{"role": "user", "content": None}],
-            [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
-            [turn("user", "fine"), {"role": "user", "content": 3}],
-        ],
-        ids=repr,
-    )
-    def test_no_messages(self, value):
-        with pytest.raises(BadRow, match="here"):
-            messages_of(value, "here")
-
-    def test_other_keys_are_left_behind(self):
-        assert messages_of([turn("user", "x") | {"name": "Ann"}], "here") == [turn("user", "x")]
-
-    def test_trim_is_the_longest_head_that_ends_on_a_user(self):
-        rng = Random(2)
-        for _ in range(300):
-            history = [
-                turn(rng.choice(["system", "user", "assistant", "tool"]), str(i)) for i in range(rng.randint(0, 6))
-            ]
-            heads = [history[:n] for n in range(len(history) + 1) if n and history[n - 1]["role"] == "user"]
-            if heads:
-                assert trim(history) == max(heads, key=len)
-            else:
-                with pytest.raises(BadRow, match="no user message"):
-                    trim(history)
-
-    @pytest.mark.parametrize("content", ["", " ", "\n\t", "\u00a0\u2003\u3000"])
-    def test_an_opening_of_white_space(self, content):
-        with pytest.raises(BadRow, match="opening"):
-            opening_of([turn("user", content), turn("assistant", "a"), turn("user", "real")])
-
-    def test_the_opening_is_the_first_user_message_exactly(self):
-        assert (
-            opening_of([turn("system", "s"), turn("assistant", "a"), turn("user", " x "), turn("user", "y")]) == " x "
-        )
-
-
-@pytest.mark.parametrize(("value", "want"), [(7, "7"), (0, "0"), (-3, "-3"), ("x", "x"), (2**63 - 1, str(2**63 - 1))])
-def test_ids_become_text(value, want):
-    assert row_id({"id": value}) == want
-
-
-def test_missing_ids_are_none():
-    assert row_id({}) is None
-    assert row_id({"id": None}) is None
-
-
-@pytest.mark.parametrize("value", [1.5, True, [], {}, ["x"]], ids=repr)
-def test_other_ids_are_bad(value):
-    with pytest.raises(BadRow, match="id"):
-        row_id({"id": value})
+            parse(pair(score_chosen=10**400, score_rejected=1), "kat")

@@ -1,15 +1,14 @@
-"""Openings: ids, the prefix kept for each, and prefixes files read one line at a time."""
+"""Openings: ids, and the prefix kept for each."""
 
 import itertools
 import json
 from random import Random
 
 import pytest
-from making import jsonl, kept_prefix, md5_id, pair, random_text, read_jsonl, turn, write
+from making import jsonl, kept_prefix, md5_id, pair, random_text, turn, write
 
-from kat import open_prefixes, opening_id, read_pairs, unique_prefixes
+from kat import opening_id, read_pairs, unique_prefixes
 from kat.data.openings import collect_openings, prefix_line
-from kat.errors import InputError, MismatchError
 from kat.records import Pair, Prefix
 
 
@@ -149,58 +148,3 @@ def test_twenty_thousand_rows(tmp_path):
     found, stats = collect_openings(read_pairs(write(tmp_path / "p.jsonl", jsonl(*rows))))
     assert [p.id for p in found] == first
     assert (stats.pairs, stats.openings, stats.several) == (20_000, len(first), 0)
-
-
-class TestPrefixFile:
-    @pytest.fixture
-    def prefixes(self):
-        rng = Random(13)
-        return unique_prefixes(as_pairs([[turn("user", f"{i} {random_text(rng, 30)}")] for i in range(200)]))
-
-    def test_a_mapping_by_id(self, tmp_path, prefixes):
-        path = tmp_path / "prefixes.jsonl"
-        path.write_bytes(b"".join(map(prefix_line, prefixes)))
-        assert [json.loads(line)["id"] for line in path.read_bytes().splitlines()] == [p.id for p in prefixes]
-        with open_prefixes(path) as found:
-            assert len(found) == 200
-            assert list(found) == [p.id for p in prefixes]
-            for i in Random(0).sample(range(200), 200):
-                assert found[prefixes[i].id] == prefixes[i]
-            assert "nothing" not in found
-            with pytest.raises(KeyError):
-                found["nothing"]
-
-    def test_a_line_is_id_and_prefix(self, tmp_path, prefixes):
-        path = tmp_path / "prefixes.jsonl"
-        path.write_bytes(b"".join(map(prefix_line, prefixes)))
-        assert read_jsonl(path) == [{"id": p.id, "prefix": {"messages": p.messages}} for p in prefixes]
-
-    def test_bytes_between_lines_do_not_shift_it(self, tmp_path, prefixes):
-        path = tmp_path / "prefixes.jsonl"
-        lines = b"\r\n\n \n".join(prefix_line(p).strip() for p in prefixes)
-        path.write_bytes(b"\xef\xbb\xbf" + lines)
-        with open_prefixes(path) as found:
-            assert dict(found) == {p.id: p for p in prefixes}
-
-    def test_prompts_and_ids_as_numbers_or_missing(self, tmp_path):
-        path = write(tmp_path / "p.jsonl", jsonl({"id": 5, "prompt": "a"}, {"prompt": "b"}))
-        with open_prefixes(path) as found:
-            assert list(found) == ["5", md5_id("b")]
-            assert found["5"].messages == [turn("user", "a")]
-
-    def test_an_id_that_appears_twice(self, tmp_path):
-        path = write(tmp_path / "p.jsonl", jsonl({"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}))
-        with pytest.raises(MismatchError, match=r"p\.jsonl:2.*x"):
-            open_prefixes(path)
-
-    @pytest.mark.parametrize("line", [b"{", b"3", b'{"id": 1}', b'{"prompt": " "}', b'{"prompt": "\xff"}'], ids=repr)
-    def test_a_line_that_is_no_prefix(self, tmp_path, line):
-        path = write(tmp_path / "p.jsonl", jsonl({"prompt": "a"}, line))
-        with pytest.raises(InputError, match="line 2"):
-            open_prefixes(path)
-
-    @pytest.mark.parametrize("name", ["missing.jsonl", "x.jsonl.gz", "."])
-    def test_files_that_cannot_be_read_by_offset(self, tmp_path, name):
-        write(tmp_path / "x.jsonl.gz", jsonl({"prompt": "a"}))
-        with pytest.raises(InputError):
-            open_prefixes(tmp_path / name)

@@ -10,7 +10,7 @@ from making import hh, jsonl, md5_id, pair, random_text, turn, write
 
 from kat.data.openings import collect_openings
 from kat.data.pairs import SNIFFED, read_pairs
-from kat.errors import BadRowsError, InputError, OptionError, ShapeError
+from kat.errors import BadRowsError, FormatError, InputError, OptionError
 
 GOOD = [pair(f"opening {i}", f"good {i}", f"bad {i}") for i in range(3)]
 
@@ -128,7 +128,7 @@ def test_silent_bytes(tmp_path, suffix):
     assert reader.stats.kept == Counter()
 
 
-def test_duplicates_and_reversed_judgements_are_kept_and_counted(tmp_path):
+def test_duplicates_and_reversed_preferences_are_kept_and_counted(tmp_path):
     """Counts against a brute force over all pairs of rows."""
     rng = Random(4)
     rows = [pair(f"q{rng.randrange(4)}", *rng.sample(["a", "b", "c"], 2)) for _ in range(60)]
@@ -182,7 +182,7 @@ def test_hh_rows(tmp_path):
         {"chosen": "no turn", "rejected": "none"},
     ]
     found, reader = read(write(tmp_path / "p.jsonl", jsonl(*rows)))
-    assert reader.stats.shape == "hh"
+    assert reader.stats.format == "hh"
     q = [turn("user", "q")]
     assert told(found) == [
         (q, "yes", "no"),
@@ -217,13 +217,13 @@ def test_a_limit_that_is_none(tmp_path, allowed):
         read_pairs(write(tmp_path / "p.jsonl", jsonl(*GOOD)), allowed)
 
 
-def test_two_shapes_in_one_file_are_an_error_naming_both_lines(tmp_path):
+def test_two_formats_in_one_file_are_an_error_naming_both_lines(tmp_path):
     path = write(tmp_path / "p.jsonl", jsonl(GOOD[0], b"{", GOOD[1], {"prompt": "p", "chosen": "a", "rejected": "b"}))
-    with pytest.raises(ShapeError, match=r"line 1 is kat.*line 4 is trl-explicit"):
+    with pytest.raises(FormatError, match=r"line 1 is kat.*line 4 is trl-explicit"):
         read(path)
 
 
-def test_another_shape_after_the_first_hundred_is_a_bad_row(tmp_path):
+def test_another_format_after_the_first_hundred_is_a_bad_row(tmp_path):
     other = {"prompt": "p", "chosen": "a", "rejected": "b"}
     garbage = [b"{"] * 10
     path = write(tmp_path / "p.jsonl", jsonl(*garbage, *[GOOD[0]] * SNIFFED, other, GOOD[1]))
@@ -231,26 +231,26 @@ def test_another_shape_after_the_first_hundred_is_a_bad_row(tmp_path):
     assert len(found) == SNIFFED + 1
     assert [(n, place) for r, (n, place) in reader.bad_rows.counts.items() if "shape" in r] == [(1, f"{path}:111")]
     path.write_bytes(jsonl(*garbage, *[GOOD[0]] * (SNIFFED - 1), other, GOOD[1]))
-    with pytest.raises(ShapeError):
+    with pytest.raises(FormatError):
         read(path)
 
 
-def test_an_unknown_shape_names_its_keys_and_what_was_expected(tmp_path):
-    with pytest.raises(ShapeError, match=r"line 1 has the keys question, answer") as caught:
+def test_an_unknown_format_names_its_keys_and_what_was_expected(tmp_path):
+    with pytest.raises(FormatError, match=r"line 1 has the keys question, answer") as caught:
         read(write(tmp_path / "p.jsonl", jsonl({"question": "q", "answer": "a"})))
-    for shape in ("hh", "trl-explicit", "trl-implicit", "ultrafeedback", "prefix"):
-        assert shape in str(caught.value)
+    for name in ("hh", "trl-explicit", "trl-implicit", "ultrafeedback", "prefix"):
+        assert name in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"{\n{\n", b"3\n"], ids=repr)
 def test_a_file_without_rows_is_an_error(tmp_path, data):
-    with pytest.raises(ShapeError, match="no"):
+    with pytest.raises(FormatError, match="no"):
         read(write(tmp_path / "p.jsonl", data))
 
 
 def test_messages_hold_no_control_characters(tmp_path):
     path = write(tmp_path / "p.jsonl", jsonl({"key\x1b[2J": 1}))
-    with pytest.raises(ShapeError) as caught:
+    with pytest.raises(FormatError) as caught:
         read(path)
     path.write_bytes(jsonl(GOOD[0], GOOD[0] | {"prefix": {"messages": [turn("a\x1b[2J\nb", "x")]}}))
     _, reader = read(path)
@@ -311,7 +311,7 @@ def test_random_files_whose_truth_is_known(tmp_path):
 class TestRealData:
     def test_hh_as_published_has_seven_bad_rows(self, real_data):
         found, reader = read(real_data / "raw.hh_harmless.dev.jsonl.gz")
-        assert reader.stats.shape == "hh"
+        assert reader.stats.format == "hh"
         counts = {reason: n for reason, (n, _) in reader.bad_rows.counts.items()}
         assert sorted(counts.values()) == [2, 5]
         assert next(n for r, n in counts.items() if "chosen" in r and "empty" in r) == 2

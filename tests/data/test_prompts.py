@@ -5,17 +5,17 @@ from random import Random
 import pytest
 from making import jsonl, md5_id, random_text, turn, write
 
-from kat.data.prompts import read_items
+from kat.data.prompts import read_prompts
 from kat.errors import BadRowsError, DuplicateIdError, InputError, OptionError
 
 
-def items(tmp_path, *rows, allowed=0):
-    return read_items(write(tmp_path / "items.jsonl", jsonl(*rows)), allowed)
+def prompts(tmp_path, *rows, allowed=0):
+    return read_prompts(write(tmp_path / "prompts.jsonl", jsonl(*rows)), allowed)
 
 
 def test_prefixes_and_prompts(tmp_path):
     conversation = [turn("system", "s"), turn("user", "q\0“”"), turn("assistant", "a"), turn("user", " z ")]
-    found = items(tmp_path, {"id": "a", "prefix": {"messages": conversation}}, {"id": "b", "prompt": " text\n"})
+    found = prompts(tmp_path, {"id": "a", "prefix": {"messages": conversation}}, {"id": "b", "prompt": " text\n"})
     assert [p.messages for p in found.prefixes] == [conversation, [turn("user", " text\n")]]
     assert found.ids == [p.id for p in found.prefixes] == ["a", "b"]
     assert found.prefixes[0].text == "s\nq\0“”\na\n z "  # contents in order, one newline between, no roles
@@ -23,7 +23,7 @@ def test_prefixes_and_prompts(tmp_path):
 
 
 def test_ids_as_numbers_become_text_and_missing_ones_are_computed(tmp_path):
-    found = items(
+    found = prompts(
         tmp_path, {"id": 3, "prompt": "a"}, {"prompt": " b  c"}, {"id": None, "prompt": "d"}, {"id": 0, "prompt": "e"}
     )
     assert found.ids == ["3", md5_id("b c"), md5_id("d"), "0"]
@@ -34,16 +34,16 @@ def test_one_id_for_two_openings_names_both_lines(tmp_path):
     rows = [{"id": "x", "prompt": "one"}, {"id": "y", "prompt": "two"}, b"", {"id": "x", "prompt": "three"}]
     for allowed in (0, "all"):
         with pytest.raises(DuplicateIdError, match=r"lines 1 and 4.* x "):
-            items(tmp_path, *rows, allowed=allowed)
+            prompts(tmp_path, *rows, allowed=allowed)
     with pytest.raises(DuplicateIdError, match="lines 1 and 2"):
-        items(tmp_path, {"id": 7, "prompt": "one"}, {"id": "7", "prompt": "two"})
+        prompts(tmp_path, {"id": 7, "prompt": "one"}, {"id": "7", "prompt": "two"})
 
 
-def test_the_same_item_again_is_a_bad_row(tmp_path):
+def test_the_same_prompt_again_is_a_bad_row(tmp_path):
     rows = [{"id": "x", "prompt": "one two"}, {"id": "x", "prompt": "one  two "}, {"prompt": "z"}, {"prompt": " z"}]
     with pytest.raises(BadRowsError, match="repeats"):
-        items(tmp_path, *rows)
-    found = items(tmp_path, *rows, allowed="all")
+        prompts(tmp_path, *rows)
+    found = prompts(tmp_path, *rows, allowed="all")
     assert (found.ids, found.bad) == (["x", md5_id("z")], 2)
     assert found.prefixes[0].opening == "one two"
 
@@ -69,30 +69,30 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_rows(tmp_path, name):
     rows = [{"id": "a", "prompt": "x"}, BAD[name], {"id": "c", "prompt": "y"}]
-    found = items(tmp_path, *rows, allowed=1)
+    found = prompts(tmp_path, *rows, allowed=1)
     assert (found.ids, found.bad) == (["a", "c"], 1)
-    with pytest.raises(BadRowsError, match=r"items\.jsonl:2"):
-        items(tmp_path, *rows)
+    with pytest.raises(BadRowsError, match=r"prompts\.jsonl:2"):
+        prompts(tmp_path, *rows)
 
 
 def test_no_rows(tmp_path):
     for rows in ([], [b"", b" "]):
         with pytest.raises(InputError, match="no rows"):
-            items(tmp_path, *rows)
+            prompts(tmp_path, *rows)
     with pytest.raises(InputError):
-        items(tmp_path, b"{", allowed="all")
+        prompts(tmp_path, b"{", allowed="all")
 
 
 def test_a_limit_that_is_none(tmp_path):
     with pytest.raises(OptionError, match="max_bad_rows"):
-        items(tmp_path, {"prompt": "x"}, allowed=-1)
+        prompts(tmp_path, {"prompt": "x"}, allowed=-1)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
 def test_random_files(tmp_path, suffix):
     rng = Random(suffix)
     rows = [{"id": rng.choice([i, str(i), f"id {i}"]), "prompt": random_text(rng)} for i in range(300)]
-    path = write(tmp_path / f"items{suffix}", b"\xef\xbb\xbf" + jsonl(*rows, end="\r\n"))
-    found = read_items(path)
+    path = write(tmp_path / f"prompts{suffix}", b"\xef\xbb\xbf" + jsonl(*rows, end="\r\n"))
+    found = read_prompts(path)
     assert found.ids == [str(r["id"]) for r in rows]
     assert [p.opening for p in found.prefixes] == [r["prompt"] for r in rows]

@@ -8,7 +8,7 @@ import pytest
 from kat import records
 from kat.config import DensityOptions, PairOptions
 from kat.data.openings import opening_id
-from kat.data.pair_columns import collect_judged
+from kat.data.pair_columns import collect_columns
 from kat.density.estimators import estimate_density, query_log_density
 from kat.density.weights import weigh
 from kat.errors import InputError, MismatchError
@@ -50,7 +50,7 @@ def make_run(pairs, seed: int = 0, leave_out: tuple[str, ...] = (), tokens: bool
 
 
 def table_of(pairs, run, **options) -> tuple[PairWeights, dict]:
-    return pair_table(collect_judged(pairs), run, PairOptions(**options), SEARCH, "cpu")
+    return pair_table(collect_columns(pairs), run, PairOptions(**options), SEARCH, "cpu")
 
 
 @pytest.mark.parametrize("multiplicity", ["pair", "sqrt", "opening"])

@@ -283,13 +283,13 @@ def test_the_demo_check_can_fail(tmp_path):
     pairs = tmp_path / "pairs_all.jsonl"
     pairs.write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in demo_pairs(1500, 0, topics=15)))
     pipeline.run(pairs, tmp_path / "run", EmbedOptions(), DensityOptions(), RunOptions())
-    lines, recovered = check_demo(pairs, tmp_path / "run")
-    assert recovered, lines[-3]
+    check = check_demo(pairs, tmp_path / "run")
+    assert check.recovered, check.rank_correlation
     weights = tmp_path / "run" / "density" / "density_weights.npy"
     upside_down = 1 / np.load(weights)
     weights.unlink()
     np.save(weights, upside_down / upside_down.mean())
-    assert not check_demo(pairs, tmp_path / "run")[1]
+    assert not check_demo(pairs, tmp_path / "run").recovered
 
 
 # --- explanations and samples -----------------------------------------------------------------------------------------
