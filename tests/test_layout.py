@@ -126,7 +126,7 @@ def circles(graph):
         stack = [(node, iter(edges.get(node, ())))]
         seen.add(node)
         while stack:
-            current, targets = stack[-1]
+            targets = stack[-1][1]
             if (target := next((t for t in targets if t not in seen), None)) is None:
                 out.append(stack.pop()[0])
             else:
@@ -267,7 +267,7 @@ def test_a_stage_calls_itself_by_its_name():
                 assert name.replace("-", "_") == path.stem.replace("export_model", "export"), path.stem
 
 
-NAMES_ON_DISK = r"\.npy|ids\.json|prefixes_all|pair_weights\.|embeddings_metadata|\.rejected|\.unfinished|evaluation\.(json|png)"
+NAMES_ON_DISK = r"\.npy|ids\.json|prefixes_all|pair_weights\.|_metadata|\.rejected|\.unfinished|evaluation\.(json|png)"
 
 
 def test_run_folder_owns_the_names():

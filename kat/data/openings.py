@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import orjson
-
 from kat.records import Pair, Prefix
 
 
@@ -65,8 +63,3 @@ def _rank(prefix: Prefix) -> tuple[int, int, bytes, list[bytes], list[str]]:
     # Boundaries and roles decide between prefixes whose joined content is the same.
     roles = [m["role"] for m in prefix.messages]
     return len(contents), sum(map(len, contents)), b"".join(contents), contents, roles
-
-
-def prefix_line(prefix: Prefix) -> bytes:
-    """Return a prefix as a line of a prefixes file (`kat.data.prefix_file`)."""
-    return orjson.dumps({"id": prefix.id, "prefix": {"messages": prefix.messages}}) + b"\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import orjson
+
 from kat.data.prompts import prompt_of
 from kat.data.rows import BOM, BadRow, parse_line
 from kat.errors import InputError, MismatchError
@@ -76,3 +78,8 @@ def open_prefixes(path: str | Path) -> PrefixFile:
     Raises what `PrefixFile` raises. Close it, or use it in a `with` statement.
     """
     return PrefixFile(path)
+
+
+def prefix_line(prefix: Prefix) -> bytes:
+    """Return a prefix as a line of a prefixes file (`kat.data.prefix_file`)."""
+    return orjson.dumps({"id": prefix.id, "prefix": {"messages": prefix.messages}}) + b"\n"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kat.artifacts import load_array, load_ids
 from kat.data.prompts import prompt_of
 from kat.data.rows import read_rows
 from kat.density.weights import effective_sample_size
 from kat.errors import InputError, MismatchError
+from kat.run_folder import WEIGHTS, RunFolder, load_ids
 from kat.statistics import spearman
 
 RECOVERED = 0.8
@@ -47,7 +47,8 @@ def check_demo(pairs: Path, run: Path) -> DemoCheck:
 
     Raises MismatchError if an opening of the file has no weight, InputError if a row has no topic.
     """
-    weights = dict(zip(load_ids(run / "density"), load_array(run / "density" / "density_weights.npy"), strict=True))
+    folder = RunFolder(run)
+    weights = dict(zip(load_ids(folder.density), folder.load(WEIGHTS), strict=True))
     topics = topics_of_openings(pairs)
     if missing := topics.keys() - weights.keys():
         raise MismatchError(

@@ -12,4 +12,5 @@ def demo_check(pairs: Path, run: Path) -> bool:
     """Print the topics with their weights; return whether these recover the topics' rarity."""
     check = check_demo(pairs, run)
     print("\n".join(demo_check_lines(check)))
+    print(f"results: {run}")
     return check.recovered

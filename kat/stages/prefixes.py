@@ -41,7 +41,7 @@ def make_prefixes(pairs_path: Path, out: Path, run_options: RunOptions) -> None:
 def prefix_stats(stats: PairStats, openings: OpeningStats) -> dict[str, Any]:
     """Return what `prefixes_all.stats.json` holds."""
     return {
-        "shape": stats.shape,
+        "shape": stats.format,
         "pairs": openings.pairs,
         "openings": openings.openings,
         "share_removed": openings.removed,
