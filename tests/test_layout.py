@@ -72,7 +72,7 @@ def upward(source, module):
     """The imports of a file that do not go down."""
     floor = FLOORS[room_of(module)]
     for target, line in imported(ast.parse(source), module):
-        siblings = target.rpartition(".")[0] == module.rpartition(".")[0] and module != "kat"
+        siblings = room_of(target) == room_of(module) and module != "kat"
         if not siblings and not FLOORS[room_of(target)] < floor and target != "kat":
             yield f"{module}:{line} imports {target} (floor {floor} → {FLOORS[room_of(target)]})"
 

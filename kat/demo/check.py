@@ -10,9 +10,8 @@ import numpy as np
 from kat.artifacts import load_array, load_ids
 from kat.data.prompts import item_of
 from kat.data.rows import read_rows
-from kat.density.weights import effective_sample_size
 from kat.errors import InputError, MismatchError
-from kat.statistics import spearman
+from kat.statistics import effective_sample_size, spearman
 
 RECOVERED = 0.8
 """Rank correlation of mean topic weight with 1 / topic size from which the demo counts as a success."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from kat.config import check_weighting
-from kat.density.explain import explain
+from kat.config import DensityOptions, check_weighting
+from kat.density.estimators import estimate_density
+from kat.density.explain import OTHER_KS, evidence, row_of
 from kat.errors import InputError
-from kat.records import Density, Weights
+from kat.records import Density
+from kat.statistics import effective_sample_size
 
 NOISE_ESS = 0.9
 """The least effective sample size, as a share of N, that the noise in a density may cost."""
@@ -17,14 +21,69 @@ NOISE_ESS = 0.9
 _SMALLEST = np.float64(np.finfo(np.float32).tiny)
 
 
+@dataclass(frozen=True)
+class Weights:
+    """`values` [N] float32, mean 1, none above `cap`. High = counts more; rare weighs more.
+
+    `temperature` is the exponent T in weight ∝ density^−T and `bound` what set it: "ess" (the floor was reached),
+    "noise" (a larger T would repeat sampling noise), "max_temperature", "given", or "uniform" (nothing to tell
+    apart). `ess` is (Σw)²/Σw² over the openings. `options` are what `weigh` was called with, and `density` what the
+    weights were made from, if it was a Density.
+    """
+
+    ids: Sequence[str]
+    values: np.ndarray
+    temperature: float
+    bound: str
+    ess: float
+    cap: float
+    cap_hits: int
+    heaviest_share: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    density: Density | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def ess_share(self) -> float:
+        """ESS / N, between 0 and 1."""
+        return self.ess / len(self.values)
+
+    def mapping(self) -> dict[str, float]:
+        """Return {id: weight}."""
+        return dict(zip(self.ids, self.values.tolist(), strict=True))
+
+    def explain(self, opening_id: str) -> Mapping[str, Any]:
+        """Return why an opening weighs what it weighs: see `kat.density.explain.evidence`.
+
+        Raises KeyError for an unknown id, ValueError for weights that were made from plain numbers.
+        """
+        if self.density is None:
+            raise ValueError(
+                "These weights were made from plain numbers; only those of a kat.Density explain themselves."
+            )
+        row = row_of(opening_id, self.ids)
+        stored = self.density.neighbors.distinct_distances.shape[1]
+        at_k = {k: self._weight_at(k, row) for k in OTHER_KS if k <= stored}
+        return evidence(row, opening_id, self.values, self.density, at_k)
+
+    def _weight_at(self, k: int, row: int) -> float:
+        """What the same options would give this row if its density were measured with k neighbours."""
+        if k == self.density.k:
+            return float(self.values[row])
+        other = estimate_density(self.density.neighbors, k, self.density.estimator)
+        return float(weigh(other, **self.options).values[row])
+
+
 def weigh(
     density: Density | Sequence[float] | np.ndarray,
-    ess: float = 0.5,
-    cap: float = 10.0,
-    temperature: float | None = None,
-    max_temperature: float = 20.0,
+    ess: float = DensityOptions.ess,
+    cap: float = DensityOptions.cap,
+    temperature: float | None = DensityOptions.temperature,
+    max_temperature: float = DensityOptions.max_temperature,
 ) -> Weights:
-    """Weights of mean 1, none above `cap`, larger where density is lower.
+    """Return weights of mean 1, none above `cap`, larger where density is lower.
 
     A plain vector is taken as densities (positive, not logs). Without `temperature`, T is the largest one up to
     `max_temperature` at which ESS/N is still at least `ess`: a floor. `bound` of the result names what stopped it.
@@ -59,7 +118,6 @@ def weigh(
         heaviest_share=heaviest_share(values),
         options={"ess": ess, "cap": cap, "temperature": temperature, "max_temperature": max_temperature},
         density=density if isinstance(density, Density) else None,
-        explainer=explain if isinstance(density, Density) else None,
     )
 
 
@@ -120,12 +178,6 @@ def solve_temperature(log_density: np.ndarray, ess: float, cap: float, most: flo
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low, "ess"
-
-
-def effective_sample_size(values: np.ndarray) -> float:
-    """(Σw)² / Σw² (Kish, Survey Sampling, 1965): how many equal weights would vary as much."""
-    values = np.asarray(values, np.float64)
-    return float(values.sum() ** 2 / np.square(values).sum())
 
 
 def heaviest_share(values: np.ndarray) -> float:

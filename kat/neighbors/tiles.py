@@ -40,9 +40,16 @@ class Job:
     symmetric: bool  # queries are all points: a tile serves both sides
     strict: bool = False  # proven limits only
 
+    @property
+    def search(self) -> Any:
+        """What the kernels take of this job (kernels.Search)."""
+        from kat.neighbors import kernels
+
+        return kernels.Search(self.query, self.points, self.step, self.k)
+
 
 def has_int8_products(columns: int) -> bool:
-    """Whether torch multiplies int8 here exactly and with VNNI or AMX instructions (other paths may saturate)."""
+    """Return whether torch multiplies int8 exactly here, with VNNI or AMX (other paths may saturate)."""
     import torch
 
     able = getattr(torch.cpu, "_is_vnni_supported", bool)  # bool() is False: an older torch
@@ -57,7 +64,7 @@ def has_int8_products(columns: int) -> bool:
 
 
 class Schedule:
-    """Hands out tiles (row block, column block) such that no two at work write the same lists."""
+    """Hand out tiles (row block, column block) such that no two at work write the same lists."""
 
     def __init__(self, job: Job, progress: Progress | None, save: Callable[[np.ndarray], None] | None) -> None:
         rows, columns = len(job.query_bounds) - 1, len(job.bounds) - 1
@@ -75,11 +82,11 @@ class Schedule:
         self.pending = [tile for tile in self.pending if not done[self.number[tile]]]
 
     def writes(self, tile: tuple[int, int]) -> set[int]:
-        """Blocks of queries whose lists a tile fills."""
+        """Return the blocks of queries whose lists a tile fills."""
         return set(tile) if self.symmetric else {tile[0]}
 
     def take(self) -> tuple[int, int] | None:
-        """The next tile whose lists are free, None when there is none left; waits where needed."""
+        """Return the next tile whose lists are free, None when there is none left; waits where needed."""
         with self.changed:
             while True:
                 due = self.save is not None and time.monotonic() - self.saved > SAVE_SECONDS
@@ -170,12 +177,21 @@ def fill(job: Job, tile: tuple[int, int], room: Any, never: np.ndarray, seen: np
     if both:
         seen[b] += end - first
     ranks = rank(job, int(seen[a])), rank(job, int(seen[b])) if both else 0
-    sides = job.lists, job.query, job.points
-    kernels.scan(products, *sides, first, start, limits, both, job.itself, job.step, job.k, ranks)
+    kernels.scan(
+        products=products,
+        lists=job.lists,
+        search=job.search,
+        first_row=first,
+        first_column=start,
+        limits=limits,
+        symmetric=both,
+        itself=job.itself,
+        ranks=ranks,
+    )
 
 
 def multiply(a: Any, b: Any, room: Any) -> np.ndarray:
-    """a b^T of codes [m, D] and [n, D] as an array [m, n] in the memory of `room`."""
+    """Return a b^T of codes [m, D] and [n, D] as an array [m, n] in the memory of `room`."""
     import torch
 
     out = room[: len(a) * len(b)].view(len(a), len(b))
@@ -184,7 +200,7 @@ def multiply(a: Any, b: Any, room: Any) -> np.ndarray:
 
 
 def rank(job: Job, seen: int) -> int:
-    """Rank among `seen` of N points that the k-th of all rarely exceeds (hypergeometric); 0 for proven limits."""
+    """Return the rank among `seen` of N points that the k-th of all rarely exceeds (hypergeometric); 0: proven."""
     if job.strict:
         return 0
     share = min(1.0, seen / len(job.points.order))
@@ -192,7 +208,7 @@ def rank(job: Job, seen: int) -> int:
 
 
 def fingerprint(job: Job) -> str:
-    """Name of a search: its input and what the tiles depend on."""
+    """Return the name of a search: its input and what the tiles depend on."""
     name = hashlib.blake2b(repr((job.k, job.lists.keys.shape, str(job.codes.dtype), job.itself)).encode())
     for part in (job.query.x, job.points.x, job.points.order, job.query_bounds, job.bounds):
         name.update(part.data)
@@ -200,7 +216,7 @@ def fingerprint(job: Job) -> str:
 
 
 def write(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
-    """Save arrays under a name, so that a stop while saving leaves the earlier file."""
+    """Write arrays under a name, so that a stop while saving leaves the earlier file."""
     new = path.with_name(path.name + ".new")
     with open(new, "wb") as file:
         np.savez(file, name=np.array(name), **arrays)
@@ -224,7 +240,7 @@ def read(path: Path, name: str, arrays: dict[str, np.ndarray]) -> bool:
 
 
 def topk_lists(job: Job, device: str, progress: Progress | None) -> Any:
-    """Lists of the nearest codes by plain torch on a device; the worst kept is the limit that `finish` proves."""
+    """Return lists of the nearest codes by plain torch on a device; the worst one kept is the limit to prove."""
     import torch
 
     from kat.neighbors import kernels
@@ -248,7 +264,10 @@ def topk_lists(job: Job, device: str, progress: Progress | None) -> Any:
 
 
 def topk_block(job: Job, rows: slice, room: int, device: str) -> tuple[np.ndarray, np.ndarray]:
-    """Squared code distances and positions [rows, room] of the nearest codes, ascending; the row itself at infinity."""
+    """Return squared code distances and positions [rows, room] of the nearest codes, ascending.
+
+    The row itself is at infinity.
+    """
     import torch
 
     codes = job.query_codes[rows].to(device)

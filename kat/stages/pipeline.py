@@ -32,8 +32,9 @@ from kat.stages.stage import (
 
 if TYPE_CHECKING:
     from kat.data.prompts import ItemFile
+    from kat.density.weights import Weights
     from kat.embedding.checkpoint import Unfinished
-    from kat.records import Embeddings, Weights
+    from kat.records import Embeddings
 
 STORED_NEIGHBORS = 50
 """Neighbours kept on disk at least, so that weights at another k need no new search."""
@@ -143,10 +144,10 @@ def find_folder(source: Path, out: Path, options: DensityOptions, how: RunOption
     out.mkdir(parents=True, exist_ok=True)
     neighbors = find_neighbors(
         embeddings,
-        min(k, max(len(embeddings) - 1, 1)),
-        options.metric,
-        options.center,
-        how.device,
+        k=min(k, max(len(embeddings) - 1, 1)),
+        metric=options.metric,
+        center=options.center,
+        device=how.device,
         progress=True,
         checkpoint=out / "unfinished.npz",
         search=options.search,
@@ -354,7 +355,7 @@ def _items_path(source: Path, origin: dict[str, Any]) -> Path | None:
 def _checked_items(source: Path, items: Path | None, how: RunOptions) -> Path | None:
     """The file that was embedded: the one given, which must have the same ids, or the one that the folder names."""
     from kat.data.prompts import read_items
-    from kat.density.mapping import compare_ids
+    from kat.density.storage import compare_ids
     from kat.embedding.storage import load_embeddings
 
     embeddings, origin = load_embeddings(source)

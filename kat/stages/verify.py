@@ -9,7 +9,7 @@ import numpy as np
 
 from kat.artifacts import MANIFEST, first_damage, load_array, load_ids, read_manifest, sha256_file
 from kat.data.prompts import read_items
-from kat.density.mapping import check_weights, compare_ids
+from kat.density.storage import check_weights, compare_ids
 from kat.errors import InputError, MismatchError
 
 _ROWS = 65_536

@@ -96,7 +96,7 @@ def source_of(run: Path) -> tuple[Path, int | str]:
 def read_run(density: Path) -> tuple[OpeningWeights, DensityOptions]:
     """What a folder of weights knows of its openings, and the options that it was made with."""
     from kat.density.estimators import estimate_density
-    from kat.density.mapping import check_weights
+    from kat.density.storage import check_weights
     from kat.embedding.storage import load_embeddings
     from kat.neighbors.storage import load_neighbors
 

@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 
 import kat
-from kat.density.estimators import ESTIMATORS, intrinsic_dimension, split_half, two_nn
+from kat.density.dimension import intrinsic_dimension, two_nn
+from kat.density.estimators.mean_distance import mean_distance
+from kat.density.noise import split_half
 from kat.density.weights import NOISE_ESS
 from kat.errors import OptionError
+from kat.plugins import ESTIMATORS as FOLDER
+from kat.plugins import load_all, names
 from kat.records import Halves
 from kat.statistics import spearman
+
+ESTIMATORS = names(FOLDER)
+LOG_DENSITY = {name: plugin.log_density for name, plugin in load_all(FOLDER).items()}
 
 
 def sphere(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -53,7 +60,7 @@ def test_noise_against_simulation():
     full = signal + 0.5 * rng.normal(size=n)
     # mean_distance reads −log of the distance: give it distances that have these logs.
     halves = Halves(np.arange(n), np.exp(-one)[:, None], np.exp(-two)[:, None])
-    r, noise = split_half(halves, 1, 1.0, "mean_distance", full)
+    r, noise = split_half(halves, 1, lambda distances: mean_distance(distances, 1.0), full)
     assert r == pytest.approx(1 / 1.25, abs=0.01)
     assert noise == pytest.approx(0.25, abs=0.01)
 
@@ -72,21 +79,21 @@ def test_the_noise_bound_is_what_it_says():
 def test_intrinsic_dimension_of_flat_data(d, estimate):
     rng = np.random.default_rng(3)
     x = rng.uniform(size=(8000, d)) @ np.linalg.qr(rng.normal(size=(50, d)))[0].T
-    found = estimate(kat.find_neighbors(x, k=20, metric="euclidean").spacing)
+    found = estimate(kat.find_neighbors(x, k=20, metric="euclidean").distinct_distances)
     assert found == pytest.approx(d, rel=0.2)
 
 
 def test_intrinsic_dimension_reads_each_distinct_row_once():
     rng = np.random.default_rng(4)
     x, often = rng.normal(size=(500, 4)), np.ones((300, 4))
-    alone = kat.find_neighbors(np.concatenate([x, often[:1]]), k=20, metric="euclidean").spacing
+    alone = kat.find_neighbors(np.concatenate([x, often[:1]]), k=20, metric="euclidean").distinct_distances
     copied = kat.find_neighbors(np.concatenate([x, often]), k=20, metric="euclidean")
-    found = intrinsic_dimension(copied.spacing, copied.multiplicity)
+    found = intrinsic_dimension(copied.distinct_distances, copied.multiplicity)
     assert found == pytest.approx(intrinsic_dimension(alone), rel=1e-6)
 
 
-def test_copies_are_no_noise():
-    """Copying rows at random leaves the noise of the places as it was, though density now varies much more."""
+def test_duplicates_are_no_noise():
+    """Duplicating rows at random leaves the noise of the places as it was, though density now varies much more."""
     rng = np.random.default_rng(5)
     x = topics(2000)
     plain = kat.estimate_density(kat.find_neighbors(x, k=20, metric="euclidean"))
@@ -116,20 +123,20 @@ def test_two_nn_closed_form():
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_copies_shrink_distances_as_density_would(estimator):
-    """m copies change each estimate as distances smaller by m^(−1/d) would, whatever its units."""
-    spacing, d, m = np.random.default_rng(7).uniform(0.1, 0.5, (50, 9)), 5.0, 12
-    spacing.sort(axis=1)
-    copied = ESTIMATORS[estimator](spacing, d, m)
-    np.testing.assert_allclose(copied, ESTIMATORS[estimator](spacing * m ** (-1 / d), d), rtol=1e-9)
+def test_duplicates_shrink_distances_as_density_would(estimator):
+    """m duplicates change each estimate as distances smaller by m^(−1/d) would, whatever its units."""
+    distances, d, m = np.random.default_rng(7).uniform(0.1, 0.5, (50, 9)), 5.0, 12
+    distances.sort(axis=1)
+    copied = LOG_DENSITY[estimator](distances, d, m)
+    np.testing.assert_allclose(copied, LOG_DENSITY[estimator](distances * m ** (-1 / d), d), rtol=1e-9)
 
 
 def test_estimators_by_hand():
-    spacing = np.asarray([[1.0, 2.0, 3.0], [0.5, 0.5, 0.5]])
-    np.testing.assert_allclose(ESTIMATORS["mean_distance"](spacing, 4.0), [-np.log(2), np.log(2)])
-    np.testing.assert_allclose(ESTIMATORS["kth_distance"](spacing, 4.0), [-4 * np.log(3), 4 * np.log(2)])
-    cosine = 1 - spacing[1:] ** 2 / 2
-    np.testing.assert_allclose(ESTIMATORS["inverse_cosine"](spacing[1:], 4.0), np.log(cosine.mean(1)))
+    distances = np.asarray([[1.0, 2.0, 3.0], [0.5, 0.5, 0.5]])
+    np.testing.assert_allclose(LOG_DENSITY["mean_distance"](distances, 4.0), [-np.log(2), np.log(2)])
+    np.testing.assert_allclose(LOG_DENSITY["kth_distance"](distances, 4.0), [-4 * np.log(3), 4 * np.log(2)])
+    cosine = 1 - distances[1:] ** 2 / 2
+    np.testing.assert_allclose(LOG_DENSITY["inverse_cosine"](distances[1:], 4.0), np.log(cosine.mean(1)))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

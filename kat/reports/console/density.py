@@ -12,7 +12,8 @@ import numpy as np
 from kat.data.openings import OpeningStats
 from kat.data.pairs import PairStats
 from kat.density.selftest import Trial
-from kat.records import Embeddings, Weights
+from kat.density.weights import Weights
+from kat.records import Embeddings
 from kat.statistics import mean_pair_cosine, quantiles, spearman
 
 HEAVIEST = 20
