@@ -1,8 +1,11 @@
-"""Small statistics of vectors of numbers: ranks, quantiles, effective sample size, how far embeddings crowd."""
+"""Small statistics of vectors of numbers: ranks, quantiles, effective sample size, density bins, mean cosine."""
 
 from __future__ import annotations
 
 import numpy as np
+
+BINS = 5
+"""Density bins: fifths of the openings that train."""
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -30,6 +33,13 @@ def effective_sample_size(values: np.ndarray) -> float:
     """Return (Σw)² / Σw² of weights [N] (Kish, Survey Sampling, 1965): how many equal weights would vary as much."""
     values = np.asarray(values, np.float64)
     return float(values.sum() ** 2 / np.square(values).sum())
+
+
+def density_bins(log_density: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Return the density bin [X] int8 of each opening: 0 is the rarest fifth of those that train, −1 is not known."""
+    known = np.isfinite(log_density)
+    edges = np.quantile(log_density[training & known], np.arange(1, BINS) / BINS)
+    return np.where(known, np.searchsorted(edges, log_density, side="right"), -1).astype(np.int8)
 
 
 def mean_pair_cosine(vectors: np.ndarray, *, center: bool = False) -> float:

@@ -122,7 +122,7 @@ def weigh(
 
 
 def noise_temperature(density: Density | Sequence[float] | np.ndarray) -> float:
-    """The T at which weights of the density's noise alone would have ESS/N = exp(−T²σ²) = NOISE_ESS.
+    """Return the T at which weights of the density's noise alone would have ESS/N = exp(−T²σ²) = NOISE_ESS.
 
     For weights exp(−T·e) of normal noise e of variance σ², (E w)² / E w² = exp(−T²σ²), by the log-normal moments.
     Infinite where no noise was measured.
@@ -134,7 +134,7 @@ def noise_temperature(density: Density | Sequence[float] | np.ndarray) -> float:
 
 
 def project(log_density: np.ndarray, temperature: float, cap: float) -> np.ndarray:
-    """The fixed point of w = min(cap, s · density^−T) with mean 1, float64 [N]; exact, without iteration.
+    """Return the fixed point of w = min(cap, s · density^−T) with mean 1, float64 [N]; exact, without iteration.
 
     With rows from heavy to light, the first c at the cap leave s = (N − c · cap) / Σ of the others; c is the
     smallest for which the next row stays under the cap.
@@ -160,7 +160,7 @@ def _project_sorted(log_density: np.ndarray, temperature: float, cap: float) -> 
 
 
 def solve_temperature(log_density: np.ndarray, ess: float, cap: float, most: float) -> tuple[float, str]:
-    """The largest T in [0, most] with ESS/N ≥ ess, and what stopped it: "ess" or "most".
+    """Return the largest T in [0, most] with ESS/N ≥ ess, and what stopped it: "ess" or "most".
 
     ESS falls as T grows, capped or not: weights at a larger T cross those at a smaller one exactly once, hence
     majorise them. So bisection finds it, and its lower end keeps the floor.
@@ -181,7 +181,7 @@ def solve_temperature(log_density: np.ndarray, ess: float, cap: float, most: flo
 
 
 def heaviest_share(values: np.ndarray) -> float:
-    """Share of all weight on the heaviest 1 % of the rows, at least one row."""
+    """Return the share of all weight on the heaviest 1 % of the rows, at least one row."""
     top = max(1, len(values) // 100)
     return float(np.sort(values)[-top:].sum() / values.sum())
 

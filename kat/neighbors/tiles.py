@@ -273,17 +273,17 @@ def topk_block(job: Job, rows: slice, room: int, device: str) -> tuple[np.ndarra
     codes = job.query_codes[rows].to(device)
     norms = torch.from_numpy(job.query.norms[rows]).to(device)[:, None]
     best = torch.full((len(codes), 0), torch.inf, device=device)
-    found = torch.zeros((len(codes), 0), dtype=torch.int64, device=device)
+    nearest = torch.zeros((len(codes), 0), dtype=torch.int64, device=device)
     for start in range(0, len(job.codes), BLOCK):
         block = job.codes[start : start + BLOCK].to(device)
         values = norms + torch.from_numpy(job.points.norms[start : start + BLOCK]).to(device) - 2 * (codes @ block.T)
         positions = torch.arange(start, start + len(block), device=device).expand(len(codes), -1)
         if job.itself and start == rows.start:
             values.fill_diagonal_(torch.inf)
-        best, found = torch.cat([best, values], 1), torch.cat([found, positions], 1)
+        best, nearest = torch.cat([best, values], 1), torch.cat([nearest, positions], 1)
         best, at = torch.topk(best, min(room, best.shape[1]), dim=1, largest=False)
-        found = found.gather(1, at)
-    return best.cpu().numpy(), found.cpu().numpy()
+        nearest = nearest.gather(1, at)
+    return best.cpu().numpy(), nearest.cpu().numpy()
 
 
 def fill_lists(lists: Any, start: int, values: np.ndarray, positions: np.ndarray, rows: int) -> None:
@@ -291,8 +291,8 @@ def fill_lists(lists: Any, start: int, values: np.ndarray, positions: np.ndarray
     from kat.neighbors import kernels
 
     part = slice(start, start + len(values))
-    finite = np.isfinite(values)
-    whole = np.where(finite, np.clip(values, 0, kernels.BOUNDLESS), 0).astype(np.int64)
-    lists.keys[part, : values.shape[1]] = whole << 32 | positions
-    lists.counts[part] = finite.sum(axis=1)
-    lists.limits[part] = kernels.BOUNDLESS if values.shape[1] == rows else whole[:, -1] - 1
+    present = np.isfinite(values)
+    squares = np.where(present, np.clip(values, 0, kernels.BOUNDLESS), 0).astype(np.int64)
+    lists.keys[part, : values.shape[1]] = squares << 32 | positions
+    lists.counts[part] = present.sum(axis=1)
+    lists.limits[part] = kernels.BOUNDLESS if values.shape[1] == rows else squares[:, -1] - 1
