@@ -53,7 +53,7 @@ class Pair:
 class Embeddings:
     """`vectors` [N, D] float32 of unit length; row i belongs to `ids[i]`.
 
-    `tokens` [N] int32 counts the tokens of each whole text, `lost` [N] int32 those that the model's limit cut off;
+    `tokens` [N] int32 counts the tokens of each text, `lost` [N] int32 those that the model's limit cut off;
     both are None for vectors that were not made by kat. `meta` says how they were made.
     """
 

@@ -30,9 +30,12 @@ def evidence(
     `density_percentile` and `length_percentile` are the share of openings with less; `nearest` the five nearest
     others as (id, distance); `weight_at_k` the weight that the same options give at other k; `tokens` and
     `tokens_lost` the text's length and what the model did not read. Length and loss are None where the embeddings do
-    not hold them.
+    not hold them. Raises ValueError for a density without neighbours.
     """
-    neighbors, source = density.neighbors, density.neighbors.source
+    neighbors = density.neighbors
+    if neighbors is None:
+        raise ValueError("This density was made without neighbours; there is no evidence to show.")
+    source = neighbors.source
     tokens = None if source is None else source.tokens
     lost = None if source is None else source.lost
     near = zip(neighbors.indices[row, :_NEAREST], neighbors.distances[row, :_NEAREST], strict=True)

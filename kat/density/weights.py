@@ -59,21 +59,20 @@ class Weights:
 
         Raises KeyError for an unknown id, ValueError for weights that were made from plain numbers.
         """
-        if self.density is None:
+        density = self.density
+        if density is None:
             raise ValueError(
                 "These weights were made from plain numbers; only those of a kat.Density explain themselves."
             )
-        row = row_of(opening_id, self.ids)
-        stored = self.density.neighbors.distinct_distances.shape[1]
-        at_k = {k: self._weight_at(k, row) for k in OTHER_KS if k <= stored}
-        return evidence(row, opening_id, self.values, self.density, at_k)
-
-    def _weight_at(self, k: int, row: int) -> float:
-        """What the same options would give this row if its density were measured with k neighbours."""
-        if k == self.density.k:
-            return float(self.values[row])
-        other = estimate_density(self.density.neighbors, k, self.density.estimator)
-        return float(weigh(other, **self.options).values[row])
+        row, neighbors = row_of(opening_id, self.ids), density.neighbors
+        if neighbors is None:
+            raise ValueError("The density of these weights was made without neighbours; there is nothing to explain.")
+        at_k = {density.k: float(self.values[row])}
+        for k in OTHER_KS:
+            if k != density.k and k <= neighbors.distinct_distances.shape[1]:
+                other = weigh(estimate_density(neighbors, k, density.estimator), **self.options)
+                at_k[k] = float(other.values[row])
+        return evidence(row, opening_id, self.values, density, {k: at_k[k] for k in OTHER_KS if k in at_k})
 
 
 def weigh(

@@ -3,7 +3,7 @@
 Units: "code" quantities are in steps of the grid of `encode`; x, distances and best are in the units of the input.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -16,7 +16,7 @@ SPARE = 64  # new candidates of a row before its list is compacted again
 BOUNDLESS = 2147480000.0  # above every squared code distance, and below 2^31
 LINE = 16  # float32 numbers in a cache line
 REDUCE = {"reassoc", "contract", "nsz"}  # let a sum use all lanes; NaN and infinity keep their meaning
-FLAGS = {"cache": True, "nogil": True, "error_model": "numpy"}
+FLAGS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 class Points(NamedTuple):

@@ -72,7 +72,8 @@ class Schedule:
         tiles = [(a, b) for a, b in shifts if not job.symmetric or b >= a]
         self.symmetric, self.progress, self.save = job.symmetric, progress, save
         self.number = {tile: at for at, tile in enumerate(tiles)}
-        self.pending, self.busy, self.changed = tiles, set(), threading.Condition()
+        self.pending, self.changed = tiles, threading.Condition()
+        self.busy: set[int] = set()  # blocks of queries whose lists are being filled
         self.done = np.zeros(len(tiles), bool)
         self.saved = time.monotonic()
 
@@ -170,7 +171,8 @@ def fill(job: Job, tile: tuple[int, int], room: Any, never: np.ndarray, seen: np
     from kat.neighbors import kernels
 
     (a, b), both = tile, job.symmetric and tile[0] != tile[1]
-    first, end, start, stop = *job.query_bounds[a : a + 2].tolist(), *job.bounds[b : b + 2].tolist()
+    first, end = job.query_bounds[a : a + 2].tolist()
+    start, stop = job.bounds[b : b + 2].tolist()
     products = multiply(job.query_codes[first:end], job.codes[start:stop], room)
     limits = job.lists.limits[start:stop] if both else never[: stop - start]
     seen[a] += stop - start

@@ -56,9 +56,9 @@ def estimate_density(
     A vector that m rows share is a place m times as crowded. Duplicates thus have equal, finite and high densities,
     and duplicating a whole cluster counts like as many new points in it.
 
-    `k` is at most the neighbours' own k, which is its default. `embeddings` [N, D] are needed only for
-    "inverse_cosine" where the metric was not cosine. All densities are equal where there is nothing to measure: one
-    row, or duplicates of one vector.
+    `k` is at most the neighbours' own k, which is its default. `embeddings` [N, D] are needed only for an estimator of
+    cosines where the metric was not cosine and the neighbours do not hold their source. All densities are equal where
+    there is nothing to measure: one row, or duplicates of one vector.
 
     Raises OptionError for k < 1 or an unknown estimator.
     """
