@@ -9,10 +9,15 @@ import estimator_peers as peers
 import numpy as np
 from estimator_tables import ANY_TEMPERATURE, Sizes, spread, table, weights_of
 
-from kat.density.estimators import ESTIMATORS, estimate_density, intrinsic_dimension, two_nn
+from kat.density.dimension import intrinsic_dimension, two_nn
+from kat.density.estimators import estimate_density
 from kat.density.weights import weigh
 from kat.neighbors.find import find_neighbors
+from kat.plugins import ESTIMATORS, load_all
 from kat.records import Density, Neighbors
+
+OWN = load_all(ESTIMATORS)
+"""kat's estimators by name."""
 
 
 def measure_structureless(sizes: Sizes) -> None:
@@ -21,12 +26,12 @@ def measure_structureless(sizes: Sizes) -> None:
     made = {f"sphere in {d} columns": lambda n, g, d=d: data.sphere(d, n, g) for d in sizes.columns}
     made["shuffled columns"] = lambda n, g: data.shuffled(n, g)
     made["shuffled columns, standardised"] = lambda n, g: data.shuffled(n, g, standard=True)
-    found: dict[str, dict[str, list]] = {name: {} for name in ESTIMATORS}
+    found: dict[str, dict[str, list]] = {name: {} for name in OWN}
     for label, make in made.items():
         for n in sizes.copies_of_n:
             for seed in range(sizes.seeds if n < 20_000 else min(3, sizes.seeds)):
                 neighbors = find_neighbors(make(n, np.random.default_rng(seed)).x, peers.K)
-                for name in ESTIMATORS:
+                for name in OWN:
                     found[name].setdefault(f"{label}, N = {n:,}", []).append(noise_of(neighbors, name))
     for name, rows in found.items():
         cells = {
@@ -55,7 +60,7 @@ def measure_split_half(sizes: Sizes) -> None:
     rows: dict[int, dict[str, list[str]]] = {}
     for label, (d, equal, most) in sources.items():
         found = noise_ratios(data.mixture(d, np.random.default_rng(d), equal), most, sizes)
-        for name in ESTIMATORS:
+        for name in OWN:
             for k in peers.KS:
                 rows.setdefault(k, {})[f"{label}, {name}"] = [f"{v:.2f}" for v in found[name, k]]
     heads = ("r", "kat's claim", "from k in each half", "½ var(difference)", "residual")
@@ -79,10 +84,10 @@ def noise_ratios(source: data.Mixture, most: int, sizes: Sizes) -> dict[tuple[st
         times = np.where(rng.random(sizes.n) < 0.1, rng.integers(2, most + 1, sizes.n), 1) if most > 1 else 1
         row = np.repeat(np.arange(sizes.n), times)
         neighbors = find_neighbors(drawn.x[row], max(peers.KS))
-        there = find_neighbors(drawn.x, max(peers.KS), queries=asked).spacing
-        for key in [(name, k) for name in ESTIMATORS for k in peers.KS]:
+        there = find_neighbors(drawn.x, max(peers.KS), queries=asked).distinct_distances
+        for key in [(name, k) for name in OWN for k in peers.KS]:
             density = estimate_density(neighbors, key[1], key[0])
-            at.setdefault(key, []).append(ESTIMATORS[key[0]](there[:, : key[1]], density.intrinsic_dimension))
+            at.setdefault(key, []).append(OWN[key[0]].log_density(there[:, : key[1]], density.intrinsic_dimension))
             claims.setdefault(key, []).append(claims_of(density, drawn.truth[row]))
     found = {}
     for key, values in at.items():
@@ -96,10 +101,10 @@ def claims_of(density: Density, truth: np.ndarray) -> tuple[float, ...]:
     from sklearn.isotonic import isotonic_regression
 
     sides = density.neighbors.halves.first, density.neighbors.halves.second
-    one, two = (ESTIMATORS[density.estimator](s[:, : density.k], density.intrinsic_dimension) for s in sides)
+    one, two = (OWN[density.estimator].log_density(s[:, : density.k], density.intrinsic_dimension) for s in sides)
     ordered = density.log_values[np.argsort(truth, kind="stable")]
-    spacing = np.unique(density.neighbors.spacing[:, : density.k], axis=0)  # copies share a row of distances
-    once = np.var(ESTIMATORS[density.estimator](spacing, density.intrinsic_dimension))
+    distances = np.unique(density.neighbors.distinct_distances[:, : density.k], axis=0)  # duplicates share them
+    once = np.var(OWN[density.estimator].log_density(distances, density.intrinsic_dimension))
     claims = density.noise, (1 - max(0.0, float(np.corrcoef(one, two)[0, 1]))) * once, np.var(one - two) / 2
     residual = np.var(ordered - isotonic_regression(ordered))
     return density.split_half, *claims, residual
@@ -115,8 +120,8 @@ def measure_dimension(sizes: Sizes, real: dict[str, np.ndarray]) -> None:
         x = cloud[np.sort(np.unique(cloud, axis=0, return_index=True)[1])]
         full = find_neighbors(x, max(peers.KS))
         measured = [thinned(x, full, k, m) for k in peers.KS for m in (2, 4)]
-        likely = [intrinsic_dimension(full.spacing[:, :k]) for k in peers.KS]
-        rows[f"{name} ({len(x):,})"] = [f"{v:.1f}" for v in (*measured, two_nn(full.spacing), *likely)]
+        likely = [intrinsic_dimension(full.distinct_distances[:, :k]) for k in peers.KS]
+        rows[f"{name} ({len(x):,})"] = [f"{v:.1f}" for v in (*measured, two_nn(full.distinct_distances), *likely)]
     heads = [f"thinned by {m}, k = {k}" for k in peers.KS for m in (2, 4)]
     heads += ["TwoNN", *(f"ML, k = {k}" for k in peers.KS)]
     table("Dimension: measured by thinning, beside estimates (distinct vectors in brackets)", heads, rows)

@@ -6,8 +6,10 @@ import warnings
 
 import numpy as np
 
-from kat.density.estimators import ESTIMATORS, estimate_density, intrinsic_dimension
+from kat.density.dimension import intrinsic_dimension
+from kat.density.estimators import estimate_density
 from kat.neighbors.find import find_neighbors
+from kat.plugins import ESTIMATORS, names
 from kat.records import Neighbors
 
 KS = (10, 20, 50)
@@ -18,24 +20,24 @@ _BLOCK = 1024
 def all_densities(x: np.ndarray, seed: int, peers: bool = True) -> dict[str, np.ndarray]:
     """Log density [N] of every row of x [N, D] by every estimator, by name."""
     neighbors = find_neighbors(x, max(KS))
-    found = {f"{name} k={k}": estimate_density(neighbors, k, name).log_values for name in ESTIMATORS for k in KS}
+    found = {f"{name} k={k}": estimate_density(neighbors, k, name).log_values for name in names(ESTIMATORS) for k in KS}
     if peers:
-        found |= peer_densities(x, x, np.arange(len(x)), neighbors.spacing, seed)
+        found |= peer_densities(x, x, np.arange(len(x)), neighbors.distinct_distances, seed)
     return found
 
 
 def peer_densities(
-    queries: np.ndarray, x: np.ndarray, own: np.ndarray, spacing: np.ndarray, seed: int
+    queries: np.ndarray, x: np.ndarray, own: np.ndarray, distances: np.ndarray, seed: int
 ) -> dict[str, np.ndarray]:
     """Log density [Q] of queries among x by the peers. own [Q] is a query's row in x, or −1; it does not count.
 
-    `spacing` [N, k] of x sets the scales. KDE: a Gaussian kernel, h = median distance to the 20th neighbour / √d (the
+    `distances` [N, k] of x sets the scales. KDE: a Gaussian kernel, h = median distance to the 20th neighbour / √d (the
     kernel's mass lies about h√d away), or Scott's h = s · N^(−1 / (d + 4)), s² the variance a dimension, d the maximum
     likelihood dimension. Ball: points within the median distance to the 20th neighbour. Cluster: size of the k-means
     cluster, √N of them.
     """
-    radius = float(np.median(spacing[:, min(K, spacing.shape[1]) - 1]))
-    d = intrinsic_dimension(spacing[:, :K])
+    radius = float(np.median(distances[:, min(K, distances.shape[1]) - 1]))
+    d = intrinsic_dimension(distances[:, :K])
     scott = np.sqrt(x.var(axis=0).sum() / d) * len(x) ** (-1 / (d + 4))
     near, wide, count = _kernels(queries, x, own, (radius / np.sqrt(d), float(scott)), radius)
     return {
@@ -82,8 +84,8 @@ def split_halves_of_peers(x: np.ndarray, seed: int, asked: int = 4000) -> dict[s
     for half in (order[::2], order[1::2]):
         place = np.full(len(x), -1)
         place[half] = np.arange(len(half))
-        spacing = find_neighbors(x[half], K).spacing
-        found.append(peer_densities(x[rows], x[half], place[rows], spacing, seed))
+        distances = find_neighbors(x[half], K).distinct_distances
+        found.append(peer_densities(x[rows], x[half], place[rows], distances, seed))
     return {name: float(np.corrcoef(one, found[1][name])[0, 1]) for name, one in found[0].items()}
 
 
@@ -92,5 +94,5 @@ def scaling_dimension(full: Neighbors, thin: Neighbors, rows: np.ndarray, times:
 
     This is the d for which log(m) / d is what m times as many distinct points add. `thin` holds rows `rows` of `full`.
     """
-    one, two = (np.log(n.spacing[:, :k].mean(axis=1, dtype=np.float64)) for n in (full, thin))
+    one, two = (np.log(n.distinct_distances[:, :k].mean(axis=1, dtype=np.float64)) for n in (full, thin))
     return float(np.log(times) / (two - one[rows]).mean())

@@ -13,10 +13,11 @@ from estimator_tables import Sizes, by_row, spread, table, topic_correlation, to
 
 import kat
 from kat.demo.grammar import demo_pairs
-from kat.density.estimators import ESTIMATORS, estimate_density
+from kat.density.estimators import estimate_density
 from kat.density.weights import noise_temperature, weigh
 from kat.models.loading import load_encoder
 from kat.neighbors.find import find_neighbors, prepared
+from kat.plugins import ESTIMATORS, names
 
 PROMPTS = Path(__file__).parent.parent.parent / "shared" / "data" / "prompts.intents.labelled.jsonl.gz"
 
@@ -64,7 +65,7 @@ def measure_prompts(labelled: Labelled, sizes: Sizes) -> None:
 
 def real_halves(x: np.ndarray) -> dict[str, float]:
     neighbors = find_neighbors(x, max(peers.KS))
-    own = {f"{e} k={k}": estimate_density(neighbors, k, e).split_half for e in ESTIMATORS for k in peers.KS}
+    own = {f"{e} k={k}": estimate_density(neighbors, k, e).split_half for e in names(ESTIMATORS) for k in peers.KS}
     return own | peers.split_halves_of_peers(x, 0)
 
 
@@ -75,7 +76,7 @@ def measure_cost(real: dict[str, np.ndarray]) -> None:
         for label in ("raw", "centred"):
             y = x if label == "raw" else prepared(x, "cosine", True)[0]
             neighbors = find_neighbors(y, peers.K)
-            for name in ESTIMATORS:
+            for name in names(ESTIMATORS):
                 density = estimate_density(neighbors, peers.K, name)
                 got, free = weigh(density), weights_of(density.log_values)[1]
                 quiet = noise_temperature(density)
@@ -102,11 +103,11 @@ def measure_sources(labelled: Labelled) -> None:
         x, topics = labelled.vectors[here], np.unique(labelled.topics[here], return_inverse=True)[1]
         neighbors, count = find_neighbors(x, max(peers.KS)), topics.max() + 1
         cells = [f"{topic_entropy(np.ones(len(x)), topics):.2f}", f"{np.log2(count):.2f}"]
-        for name, k in [("mean_distance", 10), *((name, peers.K) for name in ESTIMATORS), ("mean_distance", 50)]:
+        for name, k in [("mean_distance", 10), *((name, peers.K) for name in names(ESTIMATORS)), ("mean_distance", 50)]:
             weights = weights_of(estimate_density(neighbors, k, name).log_values)[0]
             cells.append(f"{topic_entropy(weights, topics):.2f} ({topic_correlation(weights, topics):.2f})")
         rows[f"{source}: {len(x):,} prompts, {count} topics"] = cells
-    heads = ["uniform weights", "at most", "mean_distance k=10", *(f"{name} k={peers.K}" for name in ESTIMATORS)]
+    heads = ["uniform weights", "at most", "mean_distance k=10", *(f"{name} k={peers.K}" for name in names(ESTIMATORS))]
     title = "Entropy of topic shares in bits, source by source (rank correlation of mean topic weight with 1 / size)"
     table(title, [*heads, "mean_distance k=50"], rows)
 

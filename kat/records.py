@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ class Pair:
 class Embeddings:
     """`vectors` [N, D] float32 of unit length; row i belongs to `ids[i]`.
 
-    `tokens` [N] int32 counts the tokens of each whole text, `lost` [N] int32 those that the model's limit cut off;
+    `tokens` [N] int32 counts the tokens of each text, `lost` [N] int32 those that the model's limit cut off;
     both are None for vectors that were not made by kat. `meta` says how they were made.
     """
 
@@ -72,7 +72,7 @@ class Halves:
     """The same openings seen from two disjoint halves of the data: what their densities share is not noise.
 
     `rows` [Q] int64 are the openings asked; `first` and `second` [Q, h] float32 are their distances to the h = k/2
-    nearest distinct others in each half, ascending, which reach as far there as k do in the whole.
+    nearest distinct others in each half, ascending, which reach as far there as k do among all rows.
     """
 
     rows: np.ndarray
@@ -86,9 +86,9 @@ class Neighbors:
 
     `indices` [N, k] int64 and `distances` [N, k] float32, Euclidean (metric "cosine": between unit vectors, so that
     distance² = 2 − 2·cosine). Rows with identical vectors are neighbours at distance 0 like any other.
-    `spacing` [N, k'] float32 are the distances to the k' nearest *distinct* other vectors, and `multiplicity` [N]
-    int64 the rows that share a row's vector, itself included: a density needs both, for a copy says that a place
-    is crowded but not how far the next place is.
+    `distinct_distances` [N, k'] float32 are the distances to the nearest distinct others, k' of them, and
+    `multiplicity` [N] int64 the rows that share a row's vector, itself included: a density needs both, for a duplicate
+    says that a place is crowded but not how far the next place is.
     `halves` is None where there are too few rows to split. `recall` is 1 for the exact search, and measured for an
     approximate one. `source` holds the embeddings, if they came as such. `targets` are the ids that `indices` point to
     where the rows are queries; None where they point to the rows themselves.
@@ -97,7 +97,7 @@ class Neighbors:
     ids: Sequence[str]
     indices: np.ndarray
     distances: np.ndarray
-    spacing: np.ndarray
+    distinct_distances: np.ndarray
     multiplicity: np.ndarray
     metric: str = "cosine"
     halves: Halves | None = None
@@ -133,46 +133,3 @@ class Density:
 
     def __len__(self) -> int:
         return len(self.log_values)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """`values` [N] float32, mean 1, none above `cap`. High = counts more; rare weighs more.
-
-    `temperature` is the exponent T in weight ∝ density^−T and `bound` what set it: "ess" (the floor was reached),
-    "noise" (a larger T would repeat sampling noise), "max_temperature", "given", or "uniform" (nothing to tell
-    apart). `ess` is (Σw)²/Σw² over the openings. `options` are what
-    `weigh` was called with, and `density` what the weights were made from, if it was a Density.
-    """
-
-    ids: Sequence[str]
-    values: np.ndarray
-    temperature: float
-    bound: str
-    ess: float
-    cap: float
-    cap_hits: int
-    heaviest_share: float
-    options: Mapping[str, Any] = field(default_factory=dict)
-    density: Density | None = field(default=None, repr=False)
-    explainer: Callable[[Weights, str], Mapping[str, Any]] | None = field(default=None, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def ess_share(self) -> float:
-        """ESS / N, between 0 and 1."""
-        return self.ess / len(self.values)
-
-    def mapping(self) -> dict[str, float]:
-        """{id: weight}."""
-        return dict(zip(self.ids, self.values.tolist(), strict=True))
-
-    def explain(self, opening_id: str) -> Mapping[str, Any]:
-        """Why an opening weighs what it weighs: see `kat.density.explain`. Raises KeyError for an unknown id."""
-        if self.explainer is None:
-            raise ValueError(
-                "These weights were made from plain numbers; only those of a kat.Density explain themselves."
-            )
-        return self.explainer(self, opening_id)

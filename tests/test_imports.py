@@ -36,7 +36,7 @@ def loaded(ran):
         "import kat; dir(kat); kat.__version__",
         "import kat.cli.main",
         "import kat.cli.scripts",
-        "from kat import Pair, Prefix, Embeddings, Weights, KatError, opening_id",
+        "from kat import Pair, Prefix, Embeddings, KatError, opening_id",
         "from kat.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
         "from kat.cli.main import main\ntry:\n    main(['run', '--help'])\nexcept SystemExit:\n    pass",
         "import sys\nfrom kat.cli.scripts import door\nsys.argv[1:] = ['--help']\ntry:\n    door('kat_embed')\n"

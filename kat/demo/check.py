@@ -11,10 +11,9 @@ import numpy as np
 
 from kat.data.prompts import prompt_of
 from kat.data.rows import read_rows
-from kat.density.weights import effective_sample_size
 from kat.errors import InputError, MismatchError
 from kat.run_folder import WEIGHTS, RunFolder, load_ids
-from kat.statistics import spearman
+from kat.statistics import effective_sample_size, spearman
 
 RECOVERED = 0.8
 """Rank correlation of mean topic weight with 1 / topic size from which the demo counts as a success."""

@@ -12,9 +12,9 @@ from kat.errors import InputError, OptionError
 
 
 def inclusion_probabilities(weights: np.ndarray, budget: int) -> np.ndarray:
-    """Probabilities [N] of being in a sample of `budget` rows: min(1, b · w / Σw), summing to the budget.
+    """Return probabilities [N] of being in a sample of `budget` rows: min(1, b · w / Σw), summing to the budget.
 
-    Rows that reach 1 are taken for certain, and the rest is shared out anew in proportion to weight, until none goes
+    Rows that reach 1 are taken for certain, and the rest is shared in proportion to weight, until none goes
     over 1 (probability-proportional-to-size sampling with take-all rows; Särndal, Swensson & Wretman 1992, § 3.6).
 
     Raises OptionError for a budget outside 1 … N, InputError for weights that are not finite and positive.
@@ -33,13 +33,13 @@ def inclusion_probabilities(weights: np.ndarray, budget: int) -> np.ndarray:
         probabilities[certain:] = heavy[certain:] * (left[certain] / rest[certain])
     elif budget < n:
         probabilities[budget:] = 0.0
-    found = np.empty(n)
-    found[order] = np.minimum(probabilities, 1.0)
-    return found
+    by_row = np.empty(n)
+    by_row[order] = np.minimum(probabilities, 1.0)
+    return by_row
 
 
 def sample(weights: np.ndarray, budget: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [budget] drawn without replacement, ascending, and the inclusion probability [N] of every row.
+    """Draw rows [budget] without replacement, ascending, and the inclusion probability [N] of every row.
 
     Same weights, budget and seed: same draw.
     """
@@ -51,7 +51,7 @@ def sample(weights: np.ndarray, budget: int, seed: int = 0) -> tuple[np.ndarray,
 
 
 def draw_pass(weights: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
-    """Rows [draws] of one training pass, shuffled: row i appears ⌊n·wᵢ/Σw⌋ or ⌈n·wᵢ/Σw⌉ times.
+    """Draw the rows [draws] of one training pass, shuffled: row i appears ⌊n·wᵢ/Σw⌋ or ⌈n·wᵢ/Σw⌉ times.
 
     Raises OptionError for a negative number of draws.
     """

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kat.density.estimators import ESTIMATORS, estimate_density
+from kat.config import DensityOptions
+from kat.density.estimators import Estimator, estimate_density
 from kat.density.weights import NOISE_ESS, weigh
 from kat.errors import OptionError
 from kat.neighbors.find import find_neighbors
+from kat.plugins import ESTIMATORS, load_all
 from kat.records import Density
 from kat.statistics import spearman
 
@@ -39,28 +41,29 @@ class Trial:
 
     @property
     def passed(self) -> bool:
+        """Whether what was found reaches the bound, if one is stated."""
         return self.bound is None or self.found >= self.bound
 
 
-def selftest(n: int = 5000, d: int = 8, k: int = 20, seed: int = 0, columns: int = 64) -> list[Trial]:
-    """Trials at n rows of intrinsic dimension d in `columns` columns, k neighbours, for every estimator.
+def selftest(n: int = 5000, d: int = 8, k: int = DensityOptions.k, seed: int = 0, columns: int = 64) -> list[Trial]:
+    """Return trials at n rows of intrinsic dimension d in `columns` columns, k neighbours, for every estimator.
 
-    Bounds are stated for the default estimator: recovery where d ≤ 8 and n ≥ 1,000, quietness always. The other
-    estimators are shown beside it. Raises OptionError for sizes that leave nothing to test.
+    Bounds are stated for the estimators whose row says so, as the default's does: recovery where d ≤ 8 and n ≥ 1,000,
+    quietness always. The others are shown beside them. Raises OptionError for sizes that leave nothing to test.
     """
     if n < 100 or d < 1 or k < 1 or k >= n // 2:
         raise OptionError(f"n = {n}, d = {d}, k = {k}: expected n ≥ 100, d ≥ 1 and 1 ≤ k < n / 2.")
     columns = max(columns, d)
     x, truth = mixture(n, d, columns, seed)
     stated = RECOVERS if d <= _LARGEST_RECOVERED and n >= 1000 else None
-    trials = _recovery("mixture of known density", x, truth, k, stated)
+    trials = _recovery("mixture of known density", x, truth, k, stated=stated)
     for name, make in NOISE.items():
         trials += _quietness(name, make(n, d, columns, seed), k)
     return trials
 
 
 def mixture(n: int, d: int, columns: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gaussians of unequal share and spread on a random d-dimensional plane [n, columns], and their log density [n]."""
+    """Draw Gaussians of unequal share and spread on a random d-plane [n, columns], with their log density [n]."""
     rng = np.random.default_rng(seed)
     means, spreads, shares = (
         4 * rng.normal(size=(4, d)),
@@ -75,12 +78,12 @@ def mixture(n: int, d: int, columns: int, seed: int) -> tuple[np.ndarray, np.nda
 
 
 def sphere(n: int, d: int, columns: int, seed: int) -> np.ndarray:
-    """Uniform points on a sphere of dimension d in d + 1 columns."""
+    """Draw uniform points [n, d + 1] on a sphere of dimension d."""
     return np.random.default_rng(seed).normal(size=(n, d + 1)).astype(np.float32)
 
 
 def shuffled(n: int, d: int, columns: int, seed: int) -> np.ndarray:
-    """The mixture with every column standardised and permuted on its own: the structure between columns is gone.
+    """Draw the mixture [n, columns], every column standardised and permuted: what ties them together is gone.
 
     Without standardising, unequal means and variances of the columns would remain, and they are a density of their
     own, which a good estimator finds.
@@ -101,27 +104,42 @@ def _turned(x: np.ndarray, columns: int, rng: np.random.Generator) -> np.ndarray
     return (x @ np.linalg.qr(rng.normal(size=(columns, x.shape[1])))[0].T).astype(np.float32)
 
 
-def _recovery(name: str, x: np.ndarray, truth: np.ndarray, k: int, stated: float | None) -> list[Trial]:
+def _recovery(name: str, x: np.ndarray, truth: np.ndarray, k: int, *, stated: float | None) -> list[Trial]:
     neighbors = find_neighbors(x, k, metric="euclidean")
     trials = []
-    for estimator in ESTIMATORS:
-        if estimator != "inverse_cosine":  # a cosine says nothing of points that are no directions
-            density = estimate_density(neighbors, estimator=estimator)
-            bound = stated if estimator == "mean_distance" else None
-            trials.append(_trial(name, "rank correlation", spearman(density.log_values, truth), density, bound))
+    for plugin in _estimators():
+        if plugin.recovers_euclidean:
+            density = estimate_density(neighbors, estimator=plugin.name)
+            correlation = spearman(density.log_values, truth)
+            bound = stated if plugin.stated else None
+            trials.append(_trial(name, density, measure="rank correlation", found=correlation, bound=bound))
     return trials
 
 
 def _quietness(name: str, x: np.ndarray, k: int) -> list[Trial]:
     neighbors = find_neighbors(x, k, metric="cosine")
     trials = []
-    for estimator in ESTIMATORS:
-        density = estimate_density(neighbors, estimator=estimator)
-        bound = QUIET if estimator == "mean_distance" else None
-        trials.append(_trial(name, "ESS / N", weigh(density).ess_share, density, bound))
+    for plugin in _estimators():
+        density = estimate_density(neighbors, estimator=plugin.name)
+        bound = QUIET if plugin.stated else None
+        trials.append(_trial(name, density, measure="ESS / N", found=weigh(density).ess_share, bound=bound))
     return trials
 
 
-def _trial(name: str, measure: str, found: float, density: Density, bound: float | None) -> Trial:
+def _estimators() -> list[Estimator]:
+    """All estimators: first those with stated bounds, last those with the fewest trials."""
+    plugins = load_all(ESTIMATORS).values()
+    return sorted(plugins, key=lambda plugin: (not plugin.stated, not plugin.recovers_euclidean, plugin.name))
+
+
+def _trial(data: str, density: Density, *, measure: str, found: float, bound: float | None) -> Trial:
     weights = weigh(density)
-    return Trial(name, density.estimator, measure, found, bound, weights.temperature, weights.bound)
+    return Trial(
+        data=data,
+        estimator=density.estimator,
+        measure=measure,
+        found=found,
+        bound=bound,
+        temperature=weights.temperature,
+        stopped_by=weights.bound,
+    )

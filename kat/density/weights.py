@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from kat.config import check_weighting
-from kat.density.explain import explain
+from kat.config import DensityOptions, check_weighting
+from kat.density.estimators import estimate_density
+from kat.density.explain import OTHER_KS, evidence, row_of
 from kat.errors import InputError
-from kat.records import Density, Weights
+from kat.records import Density
+from kat.statistics import effective_sample_size
 
 NOISE_ESS = 0.9
 """The least effective sample size, as a share of N, that the noise in a density may cost."""
@@ -17,14 +21,68 @@ NOISE_ESS = 0.9
 _SMALLEST = np.float64(np.finfo(np.float32).tiny)
 
 
+@dataclass(frozen=True)
+class Weights:
+    """`values` [N] float32, mean 1, none above `cap`. High = counts more; rare weighs more.
+
+    `temperature` is the exponent T in weight ∝ density^−T and `bound` what set it: "ess" (the floor was reached),
+    "noise" (a larger T would repeat sampling noise), "max_temperature", "given", or "uniform" (nothing to tell
+    apart). `ess` is (Σw)²/Σw² over the openings. `options` are what `weigh` was called with, and `density` what the
+    weights were made from, if it was a Density.
+    """
+
+    ids: Sequence[str]
+    values: np.ndarray
+    temperature: float
+    bound: str
+    ess: float
+    cap: float
+    cap_hits: int
+    heaviest_share: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    density: Density | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def ess_share(self) -> float:
+        """ESS / N, between 0 and 1."""
+        return self.ess / len(self.values)
+
+    def mapping(self) -> dict[str, float]:
+        """Return {id: weight}."""
+        return dict(zip(self.ids, self.values.tolist(), strict=True))
+
+    def explain(self, opening_id: str) -> Mapping[str, Any]:
+        """Return why an opening weighs what it weighs: see `kat.density.explain.evidence`.
+
+        Raises KeyError for an unknown id, ValueError for weights that were made from plain numbers.
+        """
+        density = self.density
+        if density is None:
+            raise ValueError(
+                "These weights were made from plain numbers; only those of a kat.Density explain themselves."
+            )
+        row, neighbors = row_of(opening_id, self.ids), density.neighbors
+        if neighbors is None:
+            raise ValueError("The density of these weights was made without neighbours; there is nothing to explain.")
+        at_k = {density.k: float(self.values[row])}
+        for k in OTHER_KS:
+            if k != density.k and k <= neighbors.distinct_distances.shape[1]:
+                other = weigh(estimate_density(neighbors, k, density.estimator), **self.options)
+                at_k[k] = float(other.values[row])
+        return evidence(row, opening_id, self.values, density, {k: at_k[k] for k in OTHER_KS if k in at_k})
+
+
 def weigh(
     density: Density | Sequence[float] | np.ndarray,
-    ess: float = 0.5,
-    cap: float = 10.0,
-    temperature: float | None = None,
-    max_temperature: float = 20.0,
+    ess: float = DensityOptions.ess,
+    cap: float = DensityOptions.cap,
+    temperature: float | None = DensityOptions.temperature,
+    max_temperature: float = DensityOptions.max_temperature,
 ) -> Weights:
-    """Weights of mean 1, none above `cap`, larger where density is lower.
+    """Return weights of mean 1, none above `cap`, larger where density is lower.
 
     A plain vector is taken as densities (positive, not logs). Without `temperature`, T is the largest one up to
     `max_temperature` at which ESS/N is still at least `ess`: a floor. `bound` of the result names what stopped it.
@@ -59,12 +117,11 @@ def weigh(
         heaviest_share=heaviest_share(values),
         options={"ess": ess, "cap": cap, "temperature": temperature, "max_temperature": max_temperature},
         density=density if isinstance(density, Density) else None,
-        explainer=explain if isinstance(density, Density) else None,
     )
 
 
 def noise_temperature(density: Density | Sequence[float] | np.ndarray) -> float:
-    """The T at which weights of the density's noise alone would have ESS/N = exp(−T²σ²) = NOISE_ESS.
+    """Return the T at which weights of the density's noise alone would have ESS/N = exp(−T²σ²) = NOISE_ESS.
 
     For weights exp(−T·e) of normal noise e of variance σ², (E w)² / E w² = exp(−T²σ²), by the log-normal moments.
     Infinite where no noise was measured.
@@ -76,7 +133,7 @@ def noise_temperature(density: Density | Sequence[float] | np.ndarray) -> float:
 
 
 def project(log_density: np.ndarray, temperature: float, cap: float) -> np.ndarray:
-    """The fixed point of w = min(cap, s · density^−T) with mean 1, float64 [N]; exact, without iteration.
+    """Return the fixed point of w = min(cap, s · density^−T) with mean 1, float64 [N]; exact, without iteration.
 
     With rows from heavy to light, the first c at the cap leave s = (N − c · cap) / Σ of the others; c is the
     smallest for which the next row stays under the cap.
@@ -102,7 +159,7 @@ def _project_sorted(log_density: np.ndarray, temperature: float, cap: float) -> 
 
 
 def solve_temperature(log_density: np.ndarray, ess: float, cap: float, most: float) -> tuple[float, str]:
-    """The largest T in [0, most] with ESS/N ≥ ess, and what stopped it: "ess" or "most".
+    """Return the largest T in [0, most] with ESS/N ≥ ess, and what stopped it: "ess" or "most".
 
     ESS falls as T grows, capped or not: weights at a larger T cross those at a smaller one exactly once, hence
     majorise them. So bisection finds it, and its lower end keeps the floor.
@@ -122,14 +179,8 @@ def solve_temperature(log_density: np.ndarray, ess: float, cap: float, most: flo
     return low, "ess"
 
 
-def effective_sample_size(values: np.ndarray) -> float:
-    """(Σw)² / Σw² (Kish, Survey Sampling, 1965): how many equal weights would vary as much."""
-    values = np.asarray(values, np.float64)
-    return float(values.sum() ** 2 / np.square(values).sum())
-
-
 def heaviest_share(values: np.ndarray) -> float:
-    """Share of all weight on the heaviest 1 % of the rows, at least one row."""
+    """Return the share of all weight on the heaviest 1 % of the rows, at least one row."""
     top = max(1, len(values) // 100)
     return float(np.sort(values)[-top:].sum() / values.sum())
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kat.config import DensityOptions
 from kat.errors import MismatchError, MissingExtraError
 from kat.neighbors.exact import knn_query
 
@@ -21,9 +22,9 @@ _SEARCHED_AT_ONCE = 16_384
 
 
 def knn_approximate(
-    x: np.ndarray, k: int, least_recall: float = 0.98, seed: int = 0
+    x: np.ndarray, k: int, least_recall: float = DensityOptions.least_recall, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Neighbours of every row of x [N, D] float32: indices [N, k] int64, distances [N, k] float32, and the recall.
+    """Return the neighbours of x [N, D] float32: indices [N, k] int64, distances [N, k] float32, and their recall.
 
     Self is left out by row index; distances of the rows found are exact, by difference in float64.
 
@@ -31,13 +32,13 @@ def knn_approximate(
     """
     index = _index(x, seed)
     tuning, judging = _samples(len(x), seed)
-    wanted = _truth(x, tuning, k)
+    truth = _truth(x, tuning, k)
     index.nprobe = 8
-    while recall(_found(index, x, tuning, k)[1], wanted) < min(1.0, least_recall + 0.005):
+    while recall(_nearest(index, x, tuning, k)[1], truth) < min(1.0, least_recall + 0.005):
         if index.nprobe >= index.nlist:
             break
         index.nprobe = min(2 * index.nprobe, index.nlist)
-    measured = recall(_found(index, x, judging, k)[1], _truth(x, judging, k))
+    measured = recall(_nearest(index, x, judging, k)[1], _truth(x, judging, k))
     if measured < least_recall:
         raise MismatchError(
             f"The approximate search has a recall of {measured:.4f}, under {least_recall}. Weights would suffer: "
@@ -46,12 +47,12 @@ def knn_approximate(
     indices, distances = np.empty((len(x), k), np.int64), np.empty((len(x), k), np.float32)
     for start in range(0, len(x), _SEARCHED_AT_ONCE):
         rows = np.arange(start, min(start + _SEARCHED_AT_ONCE, len(x)))
-        indices[rows], distances[rows] = _found(index, x, rows, k)
+        indices[rows], distances[rows] = _nearest(index, x, rows, k)
     return indices, distances, measured
 
 
 def recall(distances: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the neighbours found [S, k] that are as near as the true k-th distance [S]; ties count as found."""
+    """Return the share of distances [S, k] that are at most the true k-th distance [S]; ties count as found."""
     return float((distances <= truth[:, None] * (1 + 1e-6) + 1e-12).mean())
 
 
@@ -79,7 +80,7 @@ def _truth(x: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
     return knn_query(x[rows], x, k + 1)[1][:, k].astype(np.float64)
 
 
-def _found(index: Any, x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(index: Any, x: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     near = index.search(x[rows], k + 1)[1]
     # Self goes by its index; a row that was not found among its own neighbours loses its last instead.
     own = near == rows[:, None]

@@ -13,8 +13,9 @@ the rounding of sums (Higham, Accuracy and Stability of Numerical Algorithms, 20
 
 import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def knn_self(
     progress: Progress | None = None,
     checkpoint: str | os.PathLike | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest other rows of every row of x: indices int32 [N, k] and Euclidean distances float32 [N, k].
+    """Return the k nearest other rows of every row of x: indices int32 [N, k] and Euclidean distances float32 [N, k].
 
     Distances ascend; a row is left out of its own neighbours by row index; equal distances go to the smaller index.
     x: float32 [N, D], finite. rows: int64 [U] rows to search among, each once; what is returned for others is
@@ -52,8 +53,9 @@ def knn_self(
     others = len(x if rows is None else rows) - 1
     if not 1 <= k <= others:
         raise ValueError(f"k must be between 1 and the number of other rows, {others}, not {k}.")
-    job = prepare(x, x, k, True, candidates, resolve(products, device, x), tile, threads, rows)
-    return search(job, device, products, progress, checkpoint)
+    kind = resolve(products, device, x)
+    job = prepare(x, k, rows=rows, candidates=candidates, products=kind, tile=tile, threads=threads)
+    return search(job, device=device, products=products, progress=progress, checkpoint=checkpoint)
 
 
 def knn_query(
@@ -69,7 +71,7 @@ def knn_query(
     progress: Progress | None = None,
     checkpoint: str | os.PathLike | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k rows of x [N, D] nearest to every query [M, D]: indices int32 [M, k], distances float32 [M, k].
+    """Return the k rows of x [N, D] nearest to every query [M, D]: indices int32 [M, k], distances float32 [M, k].
 
     As `knn_self`, but no row is left out. Raises ValueError for wrong arrays, k or options.
     """
@@ -78,12 +80,13 @@ def knn_query(
         raise ValueError(f"queries have {queries.shape[1]} columns, x has {x.shape[1]}.")
     if not 1 <= k <= len(x):
         raise ValueError(f"k must be between 1 and the number of rows, {len(x)}, not {k}.")
-    job = prepare(queries, x, k, False, candidates, resolve(products, device, x), tile, threads)
-    return search(job, device, products, progress, checkpoint)
+    kind = resolve(products, device, x)
+    job = prepare(x, k, queries=queries, candidates=candidates, products=kind, tile=tile, threads=threads)
+    return search(job, device=device, products=products, progress=progress, checkpoint=checkpoint)
 
 
 def checked(x: np.ndarray, name: str) -> np.ndarray:
-    """x as C-contiguous float32 [rows, columns] of finite numbers; ValueError otherwise."""
+    """Return x as C-contiguous float32 [rows, columns] of finite numbers. Raises ValueError for other things."""
     x = np.asarray(x)
     if x.ndim != 2 or x.dtype != np.float32 or 0 in x.shape:
         raise ValueError(f"{name} must be a float32 array of shape [rows, columns], not {x.dtype} {x.shape}.")
@@ -93,7 +96,7 @@ def checked(x: np.ndarray, name: str) -> np.ndarray:
 
 
 def resolve(products: str, device: str, x: np.ndarray) -> str:
-    """The kind of codes, "int8" or "float32"."""
+    """Return the kind of codes, "int8" or "float32". Raises ValueError for unknown products."""
     if products not in PRODUCTS:
         raise ValueError(f"products must be one of {', '.join(PRODUCTS)}, not {products!r}.")
     if products == "auto":
@@ -101,80 +104,123 @@ def resolve(products: str, device: str, x: np.ndarray) -> str:
     return "float32" if products == "topk" else products
 
 
+@dataclass(frozen=True)
+class Grid:
+    """How rows become codes: (x - mean) / step, rounded to whole numbers from -top to top where they are int8."""
+
+    mean: np.ndarray  # float64 [D]
+    step: float
+    top: int
+    rounded: bool  # int8 codes; float32 codes are not rounded
+
+
 def prepare(
-    queries: np.ndarray,
     x: np.ndarray,
     k: int,
-    itself: bool,
-    candidates: int | None,
-    products: str,
-    tile: int,
-    threads: int | None,
+    *,
+    queries: np.ndarray | None = None,
     rows: np.ndarray | None = None,
+    candidates: int | None = None,
+    products: str = "float32",
+    tile: int = TILE,
+    threads: int | None = None,
 ) -> Job:
-    """Codes, limits and empty lists of a search; `itself`: queries are x, or those of its rows that are named."""
+    """Return the codes, limits and empty lists of a search among x [N, D], or among those of its `rows` [U].
+
+    Without queries [M, D] the rows searched among are also those searched for. products: "int8" or "float32".
+    """
     import torch
 
     from kat.neighbors import kernels
 
     threads = threads or torch.get_num_threads()
-    mean = x.mean(axis=0, dtype=np.float64)
-    top = min(127, math.isqrt(CODE_SQUARES // (4 * x.shape[1])))
-    step = max(peak(x, mean), 0.0 if itself else peak(queries, mean)) / top or 1.0
+    grid = grid_of(x, queries, rounded=products == "int8")
     order, bounds = interleave(len(x if rows is None else rows), tile)
     order = order if rows is None else rows[order]
-    codes, norms, errors = encode(x, order, mean, step, top, products, threads)
+    codes, norms, errors = encode(x, order, grid, threads)
     points, point_codes = kernels.Points(x, order, norms), torch.from_numpy(codes)
-    rounding = 0.0 if products == "int8" else (x.shape[1] + 16) * UNIT * 1.01
-    if itself:
+    rounding = 0.0 if grid.rounded else (x.shape[1] + 16) * UNIT * 1.01
+    if queries is None:
         query, query_codes, query_bounds, query_errors = points, point_codes, bounds, errors
     else:
         order, query_bounds = np.arange(len(queries)), cuts(len(queries), min(tile, -(-len(queries) // threads)))
-        codes, norms, query_errors = encode(queries, order, mean, step, top, products, threads)
+        codes, norms, query_errors = encode(queries, order, grid, threads)
         query, query_codes = kernels.Points(queries, order, norms), torch.from_numpy(codes)
     lengths = np.sqrt(query.norms.astype(np.float64)) + math.sqrt(points.norms.max())
     room = max(candidates or 4 * k, 2 * k, k + 2 * kernels.SPARE)
     lists = kernels.empty_lists(room, k, query_errors + errors.max(), rounding * lengths**2)
-    return Job(query, points, query_codes, point_codes, query_bounds, bounds, lists, step, k, threads, itself, itself)
+    return Job(
+        query=query,
+        points=points,
+        query_codes=query_codes,
+        codes=point_codes,
+        query_bounds=query_bounds,
+        bounds=bounds,
+        lists=lists,
+        step=grid.step,
+        k=k,
+        threads=threads,
+        itself=queries is None,
+        symmetric=queries is None,
+    )
+
+
+def grid_of(x: np.ndarray, queries: np.ndarray | None, *, rounded: bool) -> Grid:
+    """Return the finest grid that reaches all rows [N, D] and queries and keeps squared code distances in int32."""
+    mean = x.mean(axis=0, dtype=np.float64)
+    top = min(127, math.isqrt(CODE_SQUARES // (4 * x.shape[1])))
+    reach = max(peak(x, mean), 0.0 if queries is None else peak(queries, mean))
+    return Grid(mean, reach / top or 1.0, top, rounded)
 
 
 def peak(x: np.ndarray, mean: np.ndarray) -> float:
-    """Largest |x - mean| of an array [rows, columns]."""
+    """Return the largest |x - mean| of an array [rows, columns]."""
     return float(max((x.max(axis=0) - mean).max(), (mean - x.min(axis=0)).max()))
 
 
 def cuts(rows: int, tile: int) -> np.ndarray:
-    """Bounds int64 [blocks + 1] of blocks of at most `tile` rows, sizes differing by one."""
+    """Return bounds int64 [blocks + 1] of blocks of at most `tile` rows, sizes differing by one."""
     blocks = -(-rows // tile)
     return np.arange(blocks + 1) * rows // blocks
 
 
 def interleave(rows: int, tile: int) -> tuple[np.ndarray, np.ndarray]:
-    """Order int64 [rows] whose blocks are systematic samples of all rows, so that early limits fit, and bounds."""
+    """Return an order int64 [rows] whose blocks are systematic samples of all rows, and the blocks' bounds.
+
+    Limits are guessed from the blocks met so far: those of a sample fit, those of a sorted file's beginning do not.
+    """
     blocks = -(-rows // tile)
     parts = [np.arange(block, rows, blocks) for block in range(blocks)]
     return np.concatenate(parts), np.cumsum([0, *map(len, parts)])
 
 
-def encode(
-    x: np.ndarray, order: np.ndarray, mean: np.ndarray, step: float, top: int, products: str, threads: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes [N, D rounded up to 4s] int8 or float32, squared norms [N] and error norms float64 [N], in steps."""
+def encode(x: np.ndarray, order: np.ndarray, grid: Grid, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return codes [N, D rounded up to 4s] int8 or float32, squared norms [N] and error norms float64 [N], in steps."""
     from kat.neighbors import kernels
 
-    whole = products == "int8"
     width = -(-x.shape[1] // 4) * 4  # torch takes the transpose of a single column wrongly; zeros change nothing
-    codes = np.zeros((len(order), width), np.int8 if whole else np.float32)
-    norms, errors = np.empty(len(order), np.int32 if whole else np.float32), np.empty(len(order))
+    codes = np.zeros((len(order), width), np.int8 if grid.rounded else np.float32)
+    norms, errors = np.empty(len(order), np.int32 if grid.rounded else np.float32), np.empty(len(order))
 
     def part(start: int, stop: int) -> None:
-        kernels.encode(x, order, start, stop, mean, step, float(top if whole else 0), codes, norms, errors)
+        kernels.encode(
+            x=x,
+            order=order,
+            start=start,
+            stop=stop,
+            mean=grid.mean,
+            step=grid.step,
+            top=float(grid.top if grid.rounded else 0),
+            codes=codes,
+            norms=norms,
+            residuals=errors,
+        )
 
     in_parts(part, len(order), threads)
     return codes, norms, errors
 
 
-def in_parts(work, rows: int, threads: int) -> None:
+def in_parts(work: Callable[[int, int], None], rows: int, threads: int) -> None:
     """Call work(start, stop) for parts of `rows` in a pool of threads."""
     bounds = cuts(rows, max(1, min(2048, -(-rows // threads))))
     with ThreadPoolExecutor(threads) as pool:
@@ -182,9 +228,13 @@ def in_parts(work, rows: int, threads: int) -> None:
 
 
 def search(
-    job: Job, device: str, products: str, progress: Progress | None, checkpoint: str | os.PathLike | None
+    job: Job, *, device: str, products: str, progress: Progress | None, checkpoint: str | os.PathLike | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Search with suggested limits, then again, with proven ones, for the rows that stayed without a proof."""
+    """Search with suggested limits, then again, with proven ones, for the rows that stayed without a proof.
+
+    Suggested limits are tight because they are guesses, and cheap because nearly all of them hold; `decide` tells which
+    do, so the result is exact however bad the guesses were.
+    """
     rows = len(job.query.x)
     indices, distances = np.empty((rows, job.k), np.int32), np.empty((rows, job.k), np.float32)
     if device != "cpu" or products == "topk":
@@ -201,23 +251,28 @@ def search(
 
 
 def decide(job: Job, indices: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """Write the exact neighbours of every query position at its row; returns the positions without a proof."""
+    """Write the exact neighbours of every query position at its row; return the positions without a proof."""
     from kat.neighbors import kernels
 
     proven = np.zeros(len(job.query.order), bool)
-
     sequence = np.argsort(job.query.order)  # rows beside each other in the input often share neighbours
 
     def part(start: int, stop: int) -> None:
-        some = sequence[start:stop]
-        kernels.finish(job.lists, job.query, job.points, some, job.step, job.k, indices, distances, proven)
+        kernels.finish(
+            lists=job.lists,
+            search=job.search,
+            sequence=sequence[start:stop],
+            indices=indices,
+            distances=distances,
+            proven=proven,
+        )
 
     in_parts(part, len(proven), job.threads)
     return np.flatnonzero(~proven)
 
 
 def narrow(job: Job, positions: np.ndarray) -> Job:
-    """The job of some query positions [P] alone, with proven limits."""
+    """Return the job of some query positions [P] alone, with proven limits."""
     from kat.neighbors import kernels
 
     query = kernels.Points(job.query.x, job.query.order[positions], job.query.norms[positions])

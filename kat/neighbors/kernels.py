@@ -3,7 +3,7 @@
 Units: "code" quantities are in steps of the grid of `encode`; x, distances and best are in the units of the input.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -16,7 +16,7 @@ SPARE = 64  # new candidates of a row before its list is compacted again
 BOUNDLESS = 2147480000.0  # above every squared code distance, and below 2^31
 LINE = 16  # float32 numbers in a cache line
 REDUCE = {"reassoc", "contract", "nsz"}  # let a sum use all lanes; NaN and infinity keep their meaning
-FLAGS = {"cache": True, "nogil": True, "error_model": "numpy"}
+FLAGS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 class Points(NamedTuple):
@@ -38,11 +38,35 @@ class Lists(NamedTuple):
     rounding: np.ndarray  # float64 [P] bound on the rounding error of a squared code distance, in steps^2
 
 
+class Search(NamedTuple):
+    """What is searched for whom: the k nearest of `points` for every query."""
+
+    query: Points
+    points: Points
+    step: float  # of the grid of codes, in units of x
+    k: int
+
+
+class Best(NamedTuple):
+    """Scratch lists [k] of the best candidates of one query position, ascending by (distance, index)."""
+
+    squares: np.ndarray  # float64 [k] squared distances
+    indices: np.ndarray  # int64 [k] rows of x
+    places: np.ndarray  # int64 [k] where they stand in the list of candidates
+
+
 def empty_lists(room: int, k: int, slack: np.ndarray, rounding: np.ndarray) -> Lists:
-    """Lists without candidates for query positions [P]; see `Lists` for slack and rounding."""
+    """Return lists without candidates for query positions [P]; see `Lists` for slack and rounding."""
     rows = len(slack)
     full, limits = np.full(rows, min(room, k + SPARE), np.int32), np.full(rows, BOUNDLESS, np.int32)
-    return Lists(np.empty((rows, room), np.int64), np.zeros(rows, np.int32), full, limits, slack, rounding)
+    return Lists(
+        keys=np.empty((rows, room), np.int64),
+        counts=np.zeros(rows, np.int32),
+        full=full,
+        limits=limits,
+        slack=slack,
+        rounding=rounding,
+    )
 
 
 @intrinsic
@@ -64,7 +88,7 @@ def prefetch(_, x, row, column):
 
 @intrinsic
 def trailing_zeros(_, word):
-    """Number of zero bits below the lowest one bit of a uint64 other than 0."""
+    """Return the number of zero bits below the lowest one bit of a uint64 other than 0."""
 
     def emit(context, builder, signature, args):
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
@@ -74,7 +98,7 @@ def trailing_zeros(_, word):
 
 @numba.njit(fastmath=REDUCE, **FLAGS)
 def squared_distance(a, b):
-    """||a - b||^2 in float64 of two float32 rows [D], summed from differences (no cancellation of norms)."""
+    """Return ||a - b||^2 in float64 of two float32 rows [D], summed from differences (no cancellation of norms)."""
     total = 0.0
     for t in range(a.shape[0]):
         gap = np.float64(a[t]) - np.float64(b[t])
@@ -84,7 +108,7 @@ def squared_distance(a, b):
 
 @numba.njit(fastmath=REDUCE, **FLAGS)
 def encode(x, order, start, stop, mean, step, top, codes, norms, residuals):
-    """codes[p] = (x[order[p]] - mean) / step, rounded and held within +-top where top > 0; ||codes||^2; error norm."""
+    """Set codes[p] = (x[order[p]] - mean) / step, rounded to +-top where top > 0, squared norms and error norms."""
     for p in range(start, stop):
         row, code = x[order[p]], codes[p]
         norm, residual = 0.0, 0.0
@@ -100,7 +124,7 @@ def encode(x, order, start, stop, mean, step, top, codes, norms, residuals):
 
 @numba.njit(**FLAGS)
 def kth_smallest(values, k):
-    """The k-th smallest (from 1) of a scratch array, which is reordered (quickselect, Lomuto's scheme).
+    """Return the k-th smallest (from 1) of a scratch array, which is reordered (quickselect, Lomuto's scheme).
 
     The partition has no branch on the values: those would be guessed wrongly half of the time.
     """
@@ -125,7 +149,7 @@ def kth_smallest(values, k):
 
 @numba.njit(**FLAGS)
 def to_limit(lists, p, distance, spare=1e-6):
-    """Limit that leaves out no row within a distance (in steps) of query position p.
+    """Return the limit that leaves out no row within a distance (in steps) of query position p.
 
     2e-7 covers the rounding of the limit to float32 in `mark`; what is spare, that of the distance it is checked for.
     """
@@ -135,7 +159,7 @@ def to_limit(lists, p, distance, spare=1e-6):
 
 @numba.njit(**FLAGS)
 def rank_limit(lists, p, k, rank):
-    """Key of the candidate of a rank and the limit it suggests; for rank 0 the k-th candidate and a proven limit.
+    """Return the key of the candidate of a rank and the limit it suggests; for rank 0 the k-th, and a proven limit.
 
     The k-th code distance plus the slack bounds the k-th distance from above: that is the proof. A suggested limit
     takes the code distance for the distance, at a rank fitting the share of rows seen; `finish` checks it.
@@ -147,25 +171,28 @@ def rank_limit(lists, p, k, rank):
 
 
 @numba.njit(**FLAGS)
-def place(found, k, candidate, d2, index, best, indices, places):
-    """Insert a candidate into the ascending scratch lists [k] of the best by (distance, index); returns how many."""
-    if found == k and (d2 > best[k - 1] or (d2 == best[k - 1] and index > indices[k - 1])):
+def place(best, found, d2, index, candidate):
+    """Insert a candidate into the scratch lists, of which `found` places are taken; return how many are then."""
+    squares, indices, places = best
+    k = squares.shape[0]
+    if found == k and (d2 > squares[k - 1] or (d2 == squares[k - 1] and index > indices[k - 1])):
         return found
     at = found if found < k else k - 1
-    while at > 0 and (best[at - 1] > d2 or (best[at - 1] == d2 and indices[at - 1] > index)):
-        best[at], indices[at], places[at] = best[at - 1], indices[at - 1], places[at - 1]
+    while at > 0 and (squares[at - 1] > d2 or (squares[at - 1] == d2 and indices[at - 1] > index)):
+        squares[at], indices[at], places[at] = squares[at - 1], indices[at - 1], places[at - 1]
         at -= 1
-    best[at], indices[at], places[at] = d2, index, candidate
+    squares[at], indices[at], places[at] = d2, index, candidate
     return min(found + 1, k)
 
 
 @numba.njit(**FLAGS)
-def refine(lists, p, query, points, step, key, k, best, indices, places):
-    """The k best candidates of query position p by exact distance, in the scratch lists; returns their limit.
+def refine(lists, p, search, key, best):
+    """Find the k best candidates of query position p by exact distance, for the scratch lists; return their limit.
 
     The k nearest codes (up to `key`) come first, moved to the front; of the others only those count that the k-th
     exact distance so far cannot rule out. Rows that come up soon are fetched ahead.
     """
+    query, points, step, k = search
     row, keys, count = query.x[query.order[p]], lists.keys[p], lists.counts[p]
     front = 0
     for c in range(count):
@@ -179,16 +206,17 @@ def refine(lists, p, query, points, step, key, k, best, indices, places):
             for t in range(0, row.shape[0], LINE):
                 prefetch(points.x, ahead, t)
         if c == k:
-            limit = min(limit, to_limit(lists, p, np.sqrt(best[k - 1]) / step))
+            limit = min(limit, to_limit(lists, p, np.sqrt(best.squares[k - 1]) / step))
         if c < k or np.int32(keys[c] >> 32) <= limit:
             index = points.order[np.int32(keys[c])]
-            found = place(found, k, c, squared_distance(row, points.x[index]), index, best, indices, places)
-    return to_limit(lists, p, np.sqrt(best[k - 1]) / step)
+            found = place(best, found, squared_distance(row, points.x[index]), index, c)
+    return to_limit(lists, p, np.sqrt(best.squares[k - 1]) / step)
 
 
 @numba.njit(inline="never", **FLAGS)
-def compact(lists, p, query, points, step, k, rank):
+def compact(lists, p, search, rank):
     """Make room in a full list: drop what the code distances rule out; if that is little, keep the k best exactly."""
+    k = search.k
     key, limit = rank_limit(lists, p, k, rank)
     limit = min(limit, lists.limits[p])
     keys, left, room = lists.keys[p], 0, lists.keys.shape[1]
@@ -198,11 +226,11 @@ def compact(lists, p, query, points, step, k, rank):
     lists.limits[p], lists.counts[p] = limit, left
     if left > room - room // 4:
         key, _ = rank_limit(lists, p, k, 0)
-        best, indices, places = np.empty(k), np.empty(k, np.int64), np.empty(k, np.int64)
-        lists.limits[p] = min(limit, refine(lists, p, query, points, step, key, k, best, indices, places))
-        places.sort()
+        best = Best(np.empty(k), np.empty(k, np.int64), np.empty(k, np.int64))
+        lists.limits[p] = min(limit, refine(lists, p, search, key, best))
+        best.places.sort()  # ascending, so that no key is overwritten before it is read
         for c in range(k):
-            keys[c] = keys[places[c]]
+            keys[c] = keys[best.places[c]]
         left = lists.counts[p] = k
     lists.full[p] = min(room, left + SPARE)
 
@@ -217,12 +245,13 @@ def mark(line, norms, limits, norm, limit, marks):
 
 
 @numba.njit(**FLAGS)
-def scan(products, lists, query, points, first_row, first_column, limits, symmetric, itself, step, k, ranks):
+def scan(products, lists, search, first_row, first_column, limits, symmetric, itself, ranks):
     """Offer a tile of code products [m, n] to the lists of its rows and, where symmetric, of its columns.
 
     limits [n] are the columns' limits (a view, or never reached); itself: leave out equal rows of x; ranks: of the
     rows and the columns, for `rank_limit`. Squared code distance = norm + norm - 2 product, exact for int32.
     """
+    query, points = search.query, search.points
     kind = products.dtype.type
     m, n = products.shape
     norms = points.norms[first_column : first_column + n]
@@ -232,7 +261,7 @@ def scan(products, lists, query, points, first_row, first_column, limits, symmet
     for i in range(m):
         p, line = first_row + i, products[i]
         norm, limit = query.norms[p], lists.limits[p]
-        mark(line, norms, limits, norm, limit, marks)
+        mark(line=line, norms=norms, limits=limits, norm=norm, limit=limit, marks=marks)
         for word in range(words.shape[0]):
             left = words[word]
             while left != 0:
@@ -244,29 +273,30 @@ def scan(products, lists, query, points, first_row, first_column, limits, symmet
                     keys[p, counts[p]] = bits | c
                     counts[p] += 1
                     if counts[p] == full[p]:
-                        compact(lists, p, query, points, step, k, ranks[0])
+                        compact(lists, p, search, ranks[0])
                         limit = lists.limits[p]
                 if symmetric and value <= limits[j]:
                     keys[c, counts[c]] = bits | p
                     counts[c] += 1
                     if counts[c] == full[c]:
-                        compact(lists, c, query, points, step, k, ranks[1])
+                        compact(lists, c, search, ranks[1])
 
 
 @numba.njit(**FLAGS)
-def finish(lists, query, points, sequence, step, k, indices, distances, proven):
-    """Exact k nearest of the query positions in `sequence`, written at their rows of indices and distances [N, k].
+def finish(lists, search, sequence, indices, distances, proven):
+    """Write the exact k nearest of the query positions in `sequence` at their rows of indices, distances [N, k].
 
     proven [P] tells the positions whose limits left out nothing within the k-th exact distance found.
     """
-    best, found, places = np.empty(k), np.empty(k, np.int64), np.empty(k, np.int64)
+    k, step, order = search.k, search.step, search.query.order
+    best = Best(np.empty(k), np.empty(k, np.int64), np.empty(k, np.int64))
     for p in sequence:
         proven[p] = False
         if lists.counts[p] < k:
             continue
         key, _ = rank_limit(lists, p, k, 0)
-        refine(lists, p, query, points, step, key, k, best, found, places)
-        proven[p] = to_limit(lists, p, np.sqrt(best[k - 1]) / step, 0.0) <= lists.limits[p]
-        at = query.order[p]
+        refine(lists, p, search, key, best)
+        proven[p] = to_limit(lists, p, np.sqrt(best.squares[k - 1]) / step, 0.0) <= lists.limits[p]
+        at = order[p]
         for c in range(k):
-            indices[at, c], distances[at, c] = found[c], np.sqrt(best[c])
+            indices[at, c], distances[at, c] = best.indices[c], np.sqrt(best.squares[c])

@@ -40,9 +40,16 @@ class Job:
     symmetric: bool  # queries are all points: a tile serves both sides
     strict: bool = False  # proven limits only
 
+    @property
+    def search(self) -> Any:
+        """What the kernels take of this job (kernels.Search)."""
+        from kat.neighbors import kernels
+
+        return kernels.Search(self.query, self.points, self.step, self.k)
+
 
 def has_int8_products(columns: int) -> bool:
-    """Whether torch multiplies int8 here exactly and with VNNI or AMX instructions (other paths may saturate)."""
+    """Return whether torch multiplies int8 exactly here, with VNNI or AMX (other paths may saturate)."""
     import torch
 
     able = getattr(torch.cpu, "_is_vnni_supported", bool)  # bool() is False: an older torch
@@ -57,7 +64,7 @@ def has_int8_products(columns: int) -> bool:
 
 
 class Schedule:
-    """Hands out tiles (row block, column block) such that no two at work write the same lists."""
+    """Hand out tiles (row block, column block) such that no two at work write the same lists."""
 
     def __init__(self, job: Job, progress: Progress | None, save: Callable[[np.ndarray], None] | None) -> None:
         rows, columns = len(job.query_bounds) - 1, len(job.bounds) - 1
@@ -65,7 +72,8 @@ class Schedule:
         tiles = [(a, b) for a, b in shifts if not job.symmetric or b >= a]
         self.symmetric, self.progress, self.save = job.symmetric, progress, save
         self.number = {tile: at for at, tile in enumerate(tiles)}
-        self.pending, self.busy, self.changed = tiles, set(), threading.Condition()
+        self.pending, self.changed = tiles, threading.Condition()
+        self.busy: set[int] = set()  # blocks of queries whose lists are being filled
         self.done = np.zeros(len(tiles), bool)
         self.saved = time.monotonic()
 
@@ -75,11 +83,11 @@ class Schedule:
         self.pending = [tile for tile in self.pending if not done[self.number[tile]]]
 
     def writes(self, tile: tuple[int, int]) -> set[int]:
-        """Blocks of queries whose lists a tile fills."""
+        """Return the blocks of queries whose lists a tile fills."""
         return set(tile) if self.symmetric else {tile[0]}
 
     def take(self) -> tuple[int, int] | None:
-        """The next tile whose lists are free, None when there is none left; waits where needed."""
+        """Return the next tile whose lists are free, None when there is none left; waits where needed."""
         with self.changed:
             while True:
                 due = self.save is not None and time.monotonic() - self.saved > SAVE_SECONDS
@@ -163,19 +171,29 @@ def fill(job: Job, tile: tuple[int, int], room: Any, never: np.ndarray, seen: np
     from kat.neighbors import kernels
 
     (a, b), both = tile, job.symmetric and tile[0] != tile[1]
-    first, end, start, stop = *job.query_bounds[a : a + 2].tolist(), *job.bounds[b : b + 2].tolist()
+    first, end = job.query_bounds[a : a + 2].tolist()
+    start, stop = job.bounds[b : b + 2].tolist()
     products = multiply(job.query_codes[first:end], job.codes[start:stop], room)
     limits = job.lists.limits[start:stop] if both else never[: stop - start]
     seen[a] += stop - start
     if both:
         seen[b] += end - first
     ranks = rank(job, int(seen[a])), rank(job, int(seen[b])) if both else 0
-    sides = job.lists, job.query, job.points
-    kernels.scan(products, *sides, first, start, limits, both, job.itself, job.step, job.k, ranks)
+    kernels.scan(
+        products=products,
+        lists=job.lists,
+        search=job.search,
+        first_row=first,
+        first_column=start,
+        limits=limits,
+        symmetric=both,
+        itself=job.itself,
+        ranks=ranks,
+    )
 
 
 def multiply(a: Any, b: Any, room: Any) -> np.ndarray:
-    """a b^T of codes [m, D] and [n, D] as an array [m, n] in the memory of `room`."""
+    """Return a b^T of codes [m, D] and [n, D] as an array [m, n] in the memory of `room`."""
     import torch
 
     out = room[: len(a) * len(b)].view(len(a), len(b))
@@ -184,7 +202,7 @@ def multiply(a: Any, b: Any, room: Any) -> np.ndarray:
 
 
 def rank(job: Job, seen: int) -> int:
-    """Rank among `seen` of N points that the k-th of all rarely exceeds (hypergeometric); 0 for proven limits."""
+    """Return the rank among `seen` of N points that the k-th of all rarely exceeds (hypergeometric); 0: proven."""
     if job.strict:
         return 0
     share = min(1.0, seen / len(job.points.order))
@@ -192,7 +210,7 @@ def rank(job: Job, seen: int) -> int:
 
 
 def fingerprint(job: Job) -> str:
-    """Name of a search: its input and what the tiles depend on."""
+    """Return the name of a search: its input and what the tiles depend on."""
     name = hashlib.blake2b(repr((job.k, job.lists.keys.shape, str(job.codes.dtype), job.itself)).encode())
     for part in (job.query.x, job.points.x, job.points.order, job.query_bounds, job.bounds):
         name.update(part.data)
@@ -200,7 +218,7 @@ def fingerprint(job: Job) -> str:
 
 
 def write(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
-    """Save arrays under a name, so that a stop while saving leaves the earlier file."""
+    """Write arrays under a name, so that a stop while saving leaves the earlier file."""
     new = path.with_name(path.name + ".new")
     with open(new, "wb") as file:
         np.savez(file, name=np.array(name), **arrays)
@@ -224,7 +242,7 @@ def read(path: Path, name: str, arrays: dict[str, np.ndarray]) -> bool:
 
 
 def topk_lists(job: Job, device: str, progress: Progress | None) -> Any:
-    """Lists of the nearest codes by plain torch on a device; the worst kept is the limit that `finish` proves."""
+    """Return lists of the nearest codes by plain torch on a device; the worst one kept is the limit to prove."""
     import torch
 
     from kat.neighbors import kernels
@@ -248,23 +266,26 @@ def topk_lists(job: Job, device: str, progress: Progress | None) -> Any:
 
 
 def topk_block(job: Job, rows: slice, room: int, device: str) -> tuple[np.ndarray, np.ndarray]:
-    """Squared code distances and positions [rows, room] of the nearest codes, ascending; the row itself at infinity."""
+    """Return squared code distances and positions [rows, room] of the nearest codes, ascending.
+
+    The row itself is at infinity.
+    """
     import torch
 
     codes = job.query_codes[rows].to(device)
     norms = torch.from_numpy(job.query.norms[rows]).to(device)[:, None]
     best = torch.full((len(codes), 0), torch.inf, device=device)
-    found = torch.zeros((len(codes), 0), dtype=torch.int64, device=device)
+    nearest = torch.zeros((len(codes), 0), dtype=torch.int64, device=device)
     for start in range(0, len(job.codes), BLOCK):
         block = job.codes[start : start + BLOCK].to(device)
         values = norms + torch.from_numpy(job.points.norms[start : start + BLOCK]).to(device) - 2 * (codes @ block.T)
         positions = torch.arange(start, start + len(block), device=device).expand(len(codes), -1)
         if job.itself and start == rows.start:
             values.fill_diagonal_(torch.inf)
-        best, found = torch.cat([best, values], 1), torch.cat([found, positions], 1)
+        best, nearest = torch.cat([best, values], 1), torch.cat([nearest, positions], 1)
         best, at = torch.topk(best, min(room, best.shape[1]), dim=1, largest=False)
-        found = found.gather(1, at)
-    return best.cpu().numpy(), found.cpu().numpy()
+        nearest = nearest.gather(1, at)
+    return best.cpu().numpy(), nearest.cpu().numpy()
 
 
 def fill_lists(lists: Any, start: int, values: np.ndarray, positions: np.ndarray, rows: int) -> None:
@@ -272,8 +293,8 @@ def fill_lists(lists: Any, start: int, values: np.ndarray, positions: np.ndarray
     from kat.neighbors import kernels
 
     part = slice(start, start + len(values))
-    finite = np.isfinite(values)
-    whole = np.where(finite, np.clip(values, 0, kernels.BOUNDLESS), 0).astype(np.int64)
-    lists.keys[part, : values.shape[1]] = whole << 32 | positions
-    lists.counts[part] = finite.sum(axis=1)
-    lists.limits[part] = kernels.BOUNDLESS if values.shape[1] == rows else whole[:, -1] - 1
+    present = np.isfinite(values)
+    squares = np.where(present, np.clip(values, 0, kernels.BOUNDLESS), 0).astype(np.int64)
+    lists.keys[part, : values.shape[1]] = squares << 32 | positions
+    lists.counts[part] = present.sum(axis=1)
+    lists.limits[part] = kernels.BOUNDLESS if values.shape[1] == rows else squares[:, -1] - 1

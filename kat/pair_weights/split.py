@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kat.config import PairOptions
 from kat.errors import OptionError
 from kat.records import Neighbors
 
@@ -20,7 +21,7 @@ LARGEST = 0.1
 
 
 def near_duplicates(neighbors: Neighbors, cosine: float) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of rows, [E] and [E], of which the second is among the first's k nearest, at this cosine or more.
+    """Return pairs of rows, [E] and [E], of which the second is among the first's k nearest, at this cosine or more.
 
     Both directions are listed where both are found. Raises OptionError for a cosine outside (0, 1].
     """
@@ -29,7 +30,7 @@ def near_duplicates(neighbors: Neighbors, cosine: float) -> tuple[np.ndarray, np
 
 
 def within(distances: np.ndarray, cosine: float) -> np.ndarray:
-    """Whether distances between unit vectors, of any shape, are those of this cosine or more: δ² = 2 − 2·cosine.
+    """Return whether distances between unit vectors, of any shape, are those of this cosine or more: δ² = 2 − 2·cosine.
 
     Raises OptionError for a cosine outside (0, 1].
     """
@@ -40,25 +41,27 @@ def within(distances: np.ndarray, cosine: float) -> np.ndarray:
 
 
 def connected(a: np.ndarray, b: np.ndarray, n: int) -> np.ndarray:
-    """The component [n] of each of n rows under the edges a[i] — b[i], named by its smallest row.
+    """Return the component [n] of each of n rows under the edges a[i] — b[i], named by its smallest row.
 
     Every row points to a smaller row of its component, edges pull both ends to the smaller pointer, and pointers are
     followed to their ends, until nothing moves (after Shiloach & Vishkin, Journal of Algorithms 3, 1982).
     """
-    found = np.arange(n)
+    root = np.arange(n)
     while True:
-        before = found.copy()
-        low = np.minimum(found[a], found[b])
+        before = root.copy()
+        low = np.minimum(root[a], root[b])
         for end in (a, b):
-            np.minimum.at(found, found[end], low)
-        while (found[found] != found).any():
-            found = found[found]
-        if (found == before).all():
-            return found
+            np.minimum.at(root, root[end], low)
+        while (root[root] != root).any():
+            root = root[root]
+        if (root == before).all():
+            return root
 
 
-def split_groups(ids: Sequence[str], group: np.ndarray, size: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
-    """Which openings [X] are for validation: about `share` of all pairs, in whole groups.
+def split_groups(
+    ids: Sequence[str], group: np.ndarray, size: np.ndarray, share: float, seed: int = PairOptions.seed
+) -> np.ndarray:
+    """Return which openings [X] are for validation: about `share` of all pairs, in whole groups.
 
     `group` [X] names each opening's group and `size` [X] counts its pairs. Groups come in the order of a hash of the
     seed and their ids and are taken as long as they fit; none that is more than LARGEST of the validation part is. So
@@ -74,10 +77,10 @@ def split_groups(ids: Sequence[str], group: np.ndarray, size: np.ndarray, share:
     taken = np.zeros(len(pairs), bool)
     # A few pairs in all: a group is then small enough if it is a single opening's single pair.
     largest = max(room * LARGEST, 1)
-    for one in np.argsort(_group_keys(ids, place, seed), kind="stable"):
-        if pairs[one] <= min(room, largest):
-            taken[one] = True
-            room -= pairs[one]
+    for number in np.argsort(_group_keys(ids, place, seed), kind="stable"):
+        if pairs[number] <= min(room, largest):
+            taken[number] = True
+            room -= pairs[number]
     if share and not taken.any():
         raise OptionError(
             f"No group is small enough for a validation share of {share:g} of {pairs.sum():,} pairs: the smallest has "
@@ -87,7 +90,7 @@ def split_groups(ids: Sequence[str], group: np.ndarray, size: np.ndarray, share:
 
 
 def expected_leak(rows: np.ndarray, n: int, share: float) -> np.ndarray:
-    """How likely [n] each row, if it validates, has a near-duplicate in training when rows are split one by one.
+    """Return how likely [n] each row, if it validates, has a near-duplicate in training when rows are split one by one.
 
     `rows` [E] are the first ends of `near_duplicates`. With d near-duplicates that validate with probability `share`
     each, 1 − share^d.
@@ -97,8 +100,8 @@ def expected_leak(rows: np.ndarray, n: int, share: float) -> np.ndarray:
 
 def _group_keys(ids: Sequence[str], place: np.ndarray, seed: int) -> np.ndarray:
     """A number for each group that its ids and the seed decide: the smallest of theirs."""
-    digests = (hashlib.blake2b(f"{seed}:{one}".encode(), digest_size=8).digest() for one in ids)
+    digests = (hashlib.blake2b(f"{seed}:{opening_id}".encode(), digest_size=8).digest() for opening_id in ids)
     keys = np.frombuffer(b"".join(digests), ">u8")
-    found = np.full(place.max(initial=-1) + 1, np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(found, place, keys)
-    return found
+    smallest = np.full(place.max(initial=-1) + 1, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(smallest, place, keys)
+    return smallest

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from kat.errors import InputError, MismatchError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,17 @@ class PairWeights:
         return len(self.pair_id)
 
     def training_weights(self) -> dict[str, float]:
-        """{pair id: v} of the pairs that train."""
+        """Return {pair id: v} of the pairs that train."""
         rows = self.split == "train"
         return dict(zip(self.pair_id[rows].tolist(), self.v[rows].tolist(), strict=True))
 
 
 COLUMNS = tuple(f.name for f in fields(PairWeights) if f.name != "path")
 _TEXT = ("pair_id", "opening_id", "src", "split", "left_out")
-_WHOLE = {"row": "int64", "m": "int32", "group": "int64", "bin": "int8", "chosen_chars": "int32"}
-_WHOLE["rejected_chars"] = "int32"
+_INTEGERS = {"row": "int64", "m": "int32", "group": "int64", "bin": "int8", "chosen_chars": "int32"}
+_INTEGERS["rejected_chars"] = "int32"
 _NULLS = {"split": "", "left_out": "", "bin": -1, "group": -1}
-"""Of whole numbers and strings; of float columns it is NaN."""
+"""Of integers and strings; of float columns it is NaN."""
 
 
 def write_pair_weights(weights: PairWeights, file: IO[bytes], facts: str) -> None:
@@ -69,9 +72,9 @@ def write_pair_weights(weights: PairWeights, file: IO[bytes], facts: str) -> Non
         values = getattr(weights, name)
         if name in _TEXT:
             columns[name] = pa.array([v if v or name not in _NULLS else None for v in values], pa.string())
-        elif name in _WHOLE:
+        elif name in _INTEGERS:
             mask = values == _NULLS[name] if name in _NULLS else None
-            columns[name] = pa.array(values.astype(_WHOLE[name]), mask=mask)
+            columns[name] = pa.array(values.astype(_INTEGERS[name]), mask=mask)
         else:
             columns[name] = pa.array(values.astype(np.float64), mask=np.isnan(values))
     table = pa.table(columns).replace_schema_metadata({"kat": facts})
@@ -79,7 +82,7 @@ def write_pair_weights(weights: PairWeights, file: IO[bytes], facts: str) -> Non
 
 
 def read_pair_weights(path: str | Path) -> PairWeights:
-    """The columns of a file of `kat weigh-pairs`.
+    """Read the columns of a file of `kat weigh-pairs`.
 
     Raises InputError if it is not there or no such file, MismatchError if an id stands twice in it.
     """
@@ -96,16 +99,16 @@ def read_pair_weights(path: str | Path) -> PairWeights:
         raise InputError(f"{path} is no parquet file, or damaged. {remedy}") from error
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise InputError(f"{path} has no column {', '.join(missing)}. {remedy}")
-    found = {name: _column(table[name], name) for name in COLUMNS}
-    ids, counts = np.unique(found["pair_id"].astype(str), return_counts=True)
+    columns = {name: _column(table[name], name) for name in COLUMNS}
+    ids, counts = np.unique(columns["pair_id"].astype(str), return_counts=True)
     if len(ids) < len(table):
         raise MismatchError(f"{path} holds the pair id {ids[np.argmax(counts)]} {counts.max()} times. {remedy}")
-    return PairWeights(**found, path=path)
+    return PairWeights(**columns, path=path)
 
 
-def _column(column, name: str) -> np.ndarray:
+def _column(column: pa.ChunkedArray, name: str) -> np.ndarray:
     if name in _NULLS:
         column = column.fill_null(_NULLS[name])
     if name in _TEXT:
         return np.asarray(column.to_pylist(), object)
-    return np.asarray(column.to_numpy(), None if name in _WHOLE else np.float64)
+    return np.asarray(column.to_numpy(), None if name in _INTEGERS else np.float64)

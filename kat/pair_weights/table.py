@@ -1,4 +1,4 @@
-"""From judged pairs and the weights of their openings to the table that trainers read: drops, split, weights, bins."""
+"""From pairs and the weights of their openings to the table that trainers read: drops, split, weights, bins."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from kat.config import DensityOptions, PairOptions
+from kat.config import DensityOptions, PairOptions, RunOptions
 from kat.data.pair_columns import DUPLICATE, PairColumns
 from kat.density.estimators import estimate_density, query_log_density
-from kat.density.weights import effective_sample_size
 from kat.errors import InputError, MismatchError
 from kat.neighbors.find import find_neighbors
+from kat.pair_weights.controls import control_weights
 from kat.pair_weights.split import connected, expected_leak, near_duplicates, split_groups, within
 from kat.pair_weights.storage import PairWeights
-from kat.pair_weights.weigh import BINS, control_weights, density_bins, weigh_pairs
+from kat.pair_weights.weigh import PairWeighting, weigh_pairs
 from kat.records import Density, Embeddings
+from kat.statistics import BINS, density_bins, effective_sample_size
 
 UNWEIGHTED = "its opening has no density weight"
 HEAVIEST = 50
@@ -44,76 +45,95 @@ class _Openings:
     unit: str
 
     def spread(self, values: np.ndarray, otherwise: float) -> np.ndarray:
-        """Values [N] of the run's openings as values [X] of these."""
+        """Return values [N] of the run's openings as values [X] of these."""
         return np.where(self.place >= 0, np.asarray(values, np.float64)[self.place], otherwise)
 
 
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """`left_out` [P] says why a pair is left out, "" if it is not; `group` [X] is the group of near-duplicates of each
+    opening, and `validates` [X] whether it is on the validation side."""
+
+    left_out: np.ndarray
+    group: np.ndarray
+    validates: np.ndarray
+
+    def trains(self, openings: _Openings) -> np.ndarray:
+        """Return which openings [X] train: those that have kept pairs and do not validate."""
+        return (openings.pairs > 0) & ~self.validates
+
+
 def pair_table(
-    judged: PairColumns, run: OpeningWeights, options: PairOptions, search: DensityOptions, device: str = "auto"
+    columns: PairColumns,
+    run: OpeningWeights,
+    options: PairOptions,
+    search: DensityOptions,
+    device: str = RunOptions.device,
 ) -> tuple[PairWeights, dict[str, Any]]:
-    """The table and a report of it. `search` are the options that the run's density was made with.
+    """Return the table and a report of it. `search` are the options that the run's density was made with.
 
     Raises MismatchError for an opening without a weight unless `options` say what to do, InputError if no pair is
     left to train, and what splitting and weighing raise.
     """
-    place = _places(judged, run, options)
-    left_out = _left_out(judged, place, options)
+    place = _places(columns, run, options)
+    left_out = _left_out(columns, place, options)
     kept = left_out == ""
     if not kept.any():
         raise InputError("No pair is left: all were left out.")
-    openings = _openings(judged, run, place, np.bincount(judged.opening[kept], minlength=len(place)))
+    openings = _openings(columns, run, place, np.bincount(columns.opening[kept], minlength=len(place)))
     edges = _edges(run, openings, options)
     group = connected(*edges, len(place))
-    validates = _validates(openings, group, options)
-    rows = np.flatnonzero(kept & ~validates[judged.opening])
+    split = _Split(left_out, group, _validates(openings, group, options))
+    rows = np.flatnonzero(kept & ~split.validates[columns.opening])
     if not len(rows):
         raise InputError("No pair is left to train: all of them validate or were left out.")
+    trains = split.trains(openings)
     w = openings.spread(run.w, 1.0)
-    there = (openings.pairs > 0) & ~validates
-    used = w if options.control is None else control_weights(options.control, w, there, openings.length, options.seed)
+    if options.control is not None:
+        w = control_weights(options.control, w, trains, openings.length, options.seed)
     multiplicity = "pair" if options.control == "uniform" else options.multiplicity  # then every pair weighs 1
-    weighting = weigh_pairs(judged.opening[rows], used, multiplicity, options.cap)
-    among, leaks = _density_among(run, openings, there, options, search, device)
-    table = _table(judged, run, openings, left_out, validates, group, used, weighting, rows, among)
-    facts = _source_facts(judged, left_out, place, openings)
-    facts["split"] = _split_facts(openings, group, validates, options) | {"leak": leaks}
-    facts["split"]["leak_by_opening"] = _leak_facts(edges[0], openings, table, judged, options)
-    facts["weights"] = weighting.facts(openings.length[judged.opening[rows]])
+    weighting = weigh_pairs(columns.opening[rows], w, multiplicity, options.cap)
+    among, leaks = _density_among(run, openings, trains, options=options, search=search, device=device)
+    table = _table(columns, run, openings, split, w=w, weighting=weighting, rows=rows, among=among)
+    facts = _source_facts(columns, left_out, place, openings)
+    facts["split"] = _split_facts(openings, split, options) | {"leak": leaks}
+    facts["split"]["leak_by_opening"] = _leak_facts(edges[0], openings, table, columns, options)
+    facts["weights"] = weighting.facts(openings.length[columns.opening[rows]])
     facts["weights"] |= {"control": options.control, "length_unit": openings.unit}
     facts["bins"] = _bin_facts(table)
     facts["heaviest"] = _heaviest(table)
     return table, facts
 
 
-def _places(judged: PairColumns, run: OpeningWeights, options: PairOptions) -> np.ndarray:
+def _places(columns: PairColumns, run: OpeningWeights, options: PairOptions) -> np.ndarray:
     """The run's row [X] of each opening, −1 where it has none."""
-    known = {one: i for i, one in enumerate(run.embeddings.ids)}
-    place = np.asarray([known.get(one, -1) for one in judged.opening_ids], np.int64)
+    rows = {opening_id: row for row, opening_id in enumerate(run.embeddings.ids)}
+    place = np.asarray([rows.get(opening_id, -1) for opening_id in columns.opening_ids], np.int64)
     missing = np.flatnonzero(place < 0)
     if len(missing) and options.missing_weight == "error":
-        first = int(np.argmax(judged.opening == missing[0]))
+        first = int(np.argmax(columns.opening == missing[0]))
         raise MismatchError(
-            f"{len(missing):,} openings of the pairs have no density weight, first {judged.opening_ids[missing[0]]} "
-            f"in row {judged.row[first]:,}. Was the run made from this file? --missing_weight one or drop goes on."
+            f"{len(missing):,} openings of the pairs have no density weight, first {columns.opening_ids[missing[0]]} "
+            f"in row {columns.row[first]:,}. Was the run made from this file? --missing_weight one or drop goes on."
         )
     return place
 
 
-def _left_out(judged: PairColumns, place: np.ndarray, options: PairOptions) -> np.ndarray:
+def _left_out(columns: PairColumns, place: np.ndarray, options: PairOptions) -> np.ndarray:
     """Why a pair is left out [P], "" if it is not."""
-    found = np.full(len(judged), "", object)
+    reasons = np.full(len(columns), "", object)
     if options.missing_weight == "drop":
-        found[place[judged.opening] < 0] = UNWEIGHTED
+        reasons[place[columns.opening] < 0] = UNWEIGHTED
     if options.duplicates == "drop":
-        found[judged.duplicate] = DUPLICATE
-    return found
+        reasons[columns.duplicate] = DUPLICATE
+    return reasons
 
 
-def _openings(judged: PairColumns, run: OpeningWeights, place: np.ndarray, pairs: np.ndarray) -> _Openings:
+def _openings(columns: PairColumns, run: OpeningWeights, place: np.ndarray, pairs: np.ndarray) -> _Openings:
     tokens = run.embeddings.tokens
     if tokens is None or (place < 0).any():
-        return _Openings(judged.opening_ids, place, pairs, judged.opening_chars.astype(np.float64), "characters")
-    return _Openings(judged.opening_ids, place, pairs, np.asarray(tokens, np.float64)[place], "tokens")
+        return _Openings(columns.opening_ids, place, pairs, columns.opening_chars.astype(np.float64), "characters")
+    return _Openings(columns.opening_ids, place, pairs, np.asarray(tokens, np.float64)[place], "tokens")
 
 
 def _edges(run: OpeningWeights, openings: _Openings, options: PairOptions) -> tuple[np.ndarray, np.ndarray]:
@@ -124,8 +144,8 @@ def _edges(run: OpeningWeights, openings: _Openings, options: PairOptions) -> tu
         if not np.allclose(sample, 1, atol=1e-3):
             raise InputError("Vectors are not of unit length, so that no cosine follows from their distances.")
     back = np.full(len(neighbors), -1)
-    there = (openings.place >= 0) & (openings.pairs > 0)
-    back[openings.place[there]] = np.flatnonzero(there)
+    searched = (openings.place >= 0) & (openings.pairs > 0)
+    back[openings.place[searched]] = np.flatnonzero(searched)
     a, b = (back[end] for end in near_duplicates(neighbors, options.group_cosine))
     both = (a >= 0) & (b >= 0)
     return a[both], b[both]
@@ -143,83 +163,97 @@ def _density_among(
     run: OpeningWeights,
     openings: _Openings,
     trains: np.ndarray,
+    *,
     options: PairOptions,
     search: DensityOptions,
     device: str,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Log density [X] of each opening among those that train (NaN where it has no vector), and the split's own leak:
-    the share of openings that validate and have a near-duplicate among those that train."""
+    the share of openings that validate and have a near-duplicate among those that train.
+
+    Bins of a run's own density would count the openings that validate as part of what the model was trained on.
+    """
     place = openings.place
-    inside, outside = (np.flatnonzero((place >= 0) & some) for some in (trains, ~trains))
-    found = np.full(len(place), np.nan)
+    inside, outside = (np.flatnonzero((place >= 0) & side) for side in (trains, ~trains))
+    log_density = np.full(len(place), np.nan)
     if len(inside) == len(run.embeddings):
-        found[inside] = run.density.log_values[place[inside]]
-        return found, {}
+        log_density[inside] = run.density.log_values[place[inside]]
+        return log_density, {}
     vectors = np.asarray(run.embeddings.vectors)
-    how = {"metric": search.metric, "center": search.center, "device": device, "progress": True}
+    shared: dict[str, Any] = {"metric": search.metric, "center": search.center, "device": device, "progress": True}
     k = min(run.density.k, max(len(inside) - 1, 1))
-    mine = vectors[place[inside]]
-    near = find_neighbors(mine, k, search=search.search, least_recall=search.least_recall, **how)
+    trained = vectors[place[inside]]
+    near = find_neighbors(trained, k, search=search.search, least_recall=search.least_recall, **shared)
     density = estimate_density(near, k, search.estimator)
-    found[inside] = density.log_values
+    log_density[inside] = density.log_values
     if not len(outside):
-        return found, {}
-    asked = find_neighbors(mine, k, queries=vectors[place[outside]], **how)
-    found[outside] = query_log_density(asked, density)
+        return log_density, {}
+    asked = find_neighbors(trained, k, queries=vectors[place[outside]], **shared)
+    log_density[outside] = query_log_density(asked, density)
     validates = openings.pairs[outside] > 0
     if not validates.any():
-        return found, {}
+        return log_density, {}
     leaking = within(asked.distances[validates, 0], options.group_cosine)
-    return found, {"openings": int(validates.sum()), "share": float(leaking.mean())}
+    return log_density, {"openings": int(validates.sum()), "share": float(leaking.mean())}
 
 
-def _table(judged, run, openings, left_out, validates, group, w, weighting, rows, among) -> PairWeights:
-    n = len(judged)
-    split = np.where(left_out != "", "", np.where(validates[judged.opening], "validation", "train")).astype(object)
-    m, factor, v = openings.pairs[judged.opening], np.full(n, np.nan), np.full(n, np.nan)
+def _table(
+    columns: PairColumns,
+    run: OpeningWeights,
+    openings: _Openings,
+    split: _Split,
+    *,
+    w: np.ndarray,
+    weighting: PairWeighting,
+    rows: np.ndarray,
+    among: np.ndarray,
+) -> PairWeights:
+    """The table: `w` and `among` [X] are the openings' weights and log densities, `rows` those of the weighed pairs."""
+    opening, kept = columns.opening, split.left_out == ""
+    side = np.where(split.validates[opening], "validation", "train")
+    factor, v = np.full(len(columns), np.nan), np.full(len(columns), np.nan)
     factor[rows], v[rows] = weighting.factor, weighting.values
-    _, number = np.unique(group, return_inverse=True)
-    trains = (openings.pairs > 0) & ~validates
+    _, number = np.unique(split.group, return_inverse=True)
     return PairWeights(
-        pair_id=np.asarray(judged.pair_ids, object),
-        row=judged.row,
-        opening_id=np.asarray(judged.opening_ids, object)[judged.opening],
-        src=np.asarray(judged.src, object),
-        m=np.where(left_out == "", m, 0),
-        log_density=openings.spread(run.density.log_values, np.nan)[judged.opening],
-        w=w[judged.opening],
+        pair_id=np.asarray(columns.pair_ids, object),
+        row=columns.row,
+        opening_id=np.asarray(columns.opening_ids, object)[opening],
+        src=np.asarray(columns.src, object),
+        m=np.where(kept, openings.pairs[opening], 0),
+        log_density=openings.spread(run.density.log_values, np.nan)[opening],
+        w=w[opening],
         multiplicity_factor=factor,
         v=v,
-        split=split,
-        group=number[judged.opening],
-        train_log_density=among[judged.opening],
-        bin=density_bins(among, trains)[judged.opening],
-        chosen_chars=judged.chosen_chars,
-        rejected_chars=judged.rejected_chars,
-        left_out=left_out,
+        split=np.where(kept, side, "").astype(object),
+        group=number[opening],
+        train_log_density=among[opening],
+        bin=density_bins(among, split.trains(openings))[opening],
+        chosen_chars=columns.chosen_chars,
+        rejected_chars=columns.rejected_chars,
+        left_out=split.left_out,
     )
 
 
-def _source_facts(judged: PairColumns, left_out: np.ndarray, place: np.ndarray, openings: _Openings) -> dict[str, Any]:
+def _source_facts(columns: PairColumns, left_out: np.ndarray, place: np.ndarray, openings: _Openings) -> dict[str, Any]:
     return {
-        "pairs": len(judged),
+        "pairs": len(columns),
         "openings": len(place),
         "left_out": dict(Counter(reason for reason in left_out if reason)),
         "openings_without_weight": int((place < 0).sum()),
-        "exact_duplicates": int(judged.duplicate.sum()),
-        "renamed_pair_ids": judged.renamed,
+        "exact_duplicates": int(columns.duplicate.sum()),
+        "renamed_pair_ids": columns.renamed,
         "most_pairs_of_an_opening": int(openings.pairs.max()),
     }
 
 
-def _split_facts(openings: _Openings, group: np.ndarray, validates: np.ndarray, options: PairOptions) -> dict[str, Any]:
-    there = openings.pairs > 0
-    names, place, sizes = np.unique(group[there], return_inverse=True, return_counts=True)
-    pairs = np.bincount(place, openings.pairs[there])
+def _split_facts(openings: _Openings, split: _Split, options: PairOptions) -> dict[str, Any]:
+    paired = openings.pairs > 0
+    names, place, sizes = np.unique(split.group[paired], return_inverse=True, return_counts=True)
+    pairs = np.bincount(place, openings.pairs[paired])
     largest = int(np.lexsort((pairs, sizes))[-1])
     parts = {
-        name: {"pairs": int(openings.pairs[some].sum()), "openings": int((there & some).sum())}
-        for name, some in (("train", ~validates), ("validation", validates))
+        name: {"pairs": int(openings.pairs[side].sum()), "openings": int((paired & side).sum())}
+        for name, side in (("train", ~split.validates), ("validation", split.validates))
     }
     return parts | {
         "by": options.split,
@@ -234,52 +268,52 @@ def _split_facts(openings: _Openings, group: np.ndarray, validates: np.ndarray, 
 
 
 def _leak_facts(
-    ends: np.ndarray, openings: _Openings, table: PairWeights, judged: PairColumns, options: PairOptions
+    ends: np.ndarray, openings: _Openings, table: PairWeights, columns: PairColumns, options: PairOptions
 ) -> dict[str, Any]:
     """What a split by opening alone would have leaked, in expectation: by density bin, over the openings."""
     chance = expected_leak(ends, len(openings.ids), options.validation_share)
-    there = openings.pairs > 0
-    bins = np.full(len(there), -1)
-    bins[judged.opening] = table.bin
+    paired = openings.pairs > 0
+    bins = np.full(len(paired), -1)
+    bins[columns.opening] = table.bin
     return {
-        "by_bin": [_mean(chance[there & (bins == b)]) for b in range(BINS)],
-        "all": _mean(chance[there]),
+        "by_bin": [_mean(chance[paired & (bins == b)]) for b in range(BINS)],
+        "all": _mean(chance[paired]),
     }
 
 
 def _bin_facts(table: PairWeights) -> list[dict[str, Any]]:
     """What each density bin has of the training part, and what the weights make of it."""
-    found = []
+    bins = []
     for b in range(BINS):
-        some = (table.bin == b) & (table.split == "train")
-        v = table.v[some]
-        found.append(
+        trains = (table.bin == b) & (table.split == "train")
+        v = table.v[trains]
+        bins.append(
             {
                 "bin": b,
-                "openings": len(set(table.opening_id[some])),
-                "pairs": int(some.sum()),
+                "openings": len(set(table.opening_id[trains])),
+                "pairs": int(trains.sum()),
                 "validation_pairs": int(((table.bin == b) & (table.split == "validation")).sum()),
-                "share_of_pairs": float(some.sum() / (table.split == "train").sum()),
+                "share_of_pairs": float(trains.sum() / (table.split == "train").sum()),
                 "share_of_weight": float(v.sum() / np.nansum(table.v)),
                 "mean_v": _mean(v),
                 "ess_share": effective_sample_size(v) / len(v) if len(v) else None,
             }
         )
-    return found
+    return bins
 
 
 def _heaviest(table: PairWeights) -> list[dict[str, Any]]:
     """The openings whose pairs weigh most, each once, heaviest first."""
     rows = np.flatnonzero(table.split == "train")
-    found: dict[str, dict[str, Any]] = {}
+    openings: dict[str, dict[str, Any]] = {}
     for row in rows[np.argsort(-table.v[rows], kind="stable")]:
-        one = table.opening_id[row]
-        if one not in found:
+        opening_id = table.opening_id[row]
+        if opening_id not in openings:
             facts = {"v": float(table.v[row]), "w": float(table.w[row]), "m": int(table.m[row])}
-            found[one] = {"id": one, **facts, "row": int(table.row[row]), "src": table.src[row]}
-        if len(found) == HEAVIEST:
+            openings[opening_id] = {"id": opening_id, **facts, "row": int(table.row[row]), "src": table.src[row]}
+        if len(openings) == HEAVIEST:
             break
-    return list(found.values())
+    return list(openings.values())
 
 
 def _mean(values: np.ndarray) -> float | None:

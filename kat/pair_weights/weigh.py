@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from kat.config import one_of
-from kat.density.weights import effective_sample_size, heaviest_share, project, weigh
+from kat.config import PairOptions, one_of
+from kat.density.weights import heaviest_share, project
 from kat.errors import InputError, OptionError
-from kat.statistics import spearman
+from kat.statistics import effective_sample_size, spearman
 
 EXPONENTS = {"pair": 1.0, "sqrt": 0.5, "opening": 0.0}
 """a of m^(a−1), by name: what an opening's total weight grows with."""
-CONTROLS = ("uniform", "permuted", "multiplicity", "length")
-BINS = 5
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,11 @@ class PairWeighting:
 
     @property
     def cap_hits(self) -> int:
+        """How many pairs the cap holds."""
         return int((self.values >= self.cap * (1 - 1e-6)).sum())
 
     def facts(self, length: np.ndarray) -> dict[str, Any]:
-        """The numbers of a report. `length` [P] is that of each pair's opening."""
+        """Return the numbers of a report. `length` [P] is that of each pair's opening."""
         n = len(self.values)
         return {
             "pairs": n,
@@ -72,8 +71,13 @@ class PairWeighting:
         }
 
 
-def weigh_pairs(opening: np.ndarray, w: np.ndarray, multiplicity: str = "sqrt", cap: float = 10.0) -> PairWeighting:
-    """Weights of training pairs from the density weights of their openings.
+def weigh_pairs(
+    opening: np.ndarray,
+    w: np.ndarray,
+    multiplicity: str = PairOptions.multiplicity,
+    cap: float = PairOptions.cap,
+) -> PairWeighting:
+    """Return weights of training pairs from the density weights of their openings.
 
     `opening` [P] int are rows of `w` [X]; an opening without a pair takes no part. Scaling all of w changes nothing.
 
@@ -87,14 +91,14 @@ def weigh_pairs(opening: np.ndarray, w: np.ndarray, multiplicity: str = "sqrt", 
     if not len(opening):
         raise InputError("There are no training pairs to weigh.")
     counts = np.bincount(opening, minlength=len(w))
-    there = counts > 0
-    if bad := int((~(np.isfinite(w) & (w > 0)) & there).sum()):
+    asked = counts > 0
+    if bad := int((~(np.isfinite(w) & (w > 0)) & asked).sum()):
         raise InputError(f"{bad:,} openings of training pairs have a weight that is not a positive number.")
     m = counts[opening]
     factor = m ** (EXPONENTS[multiplicity] - 1)
     raw = factor * w[opening]
     values = project(-np.log(raw), 1.0, cap)
-    totals = np.bincount(opening, values, minlength=len(w))[there]
+    totals = np.bincount(opening, values, minlength=len(w))[asked]
     return PairWeighting(
         values=values,
         m=m,
@@ -102,42 +106,11 @@ def weigh_pairs(opening: np.ndarray, w: np.ndarray, multiplicity: str = "sqrt", 
         multiplicity=multiplicity,
         cap=cap,
         mean_raw=float(raw.mean()),
-        ess_openings=effective_sample_size(w[there]),
+        ess_openings=effective_sample_size(w[asked]),
         ess_pairs=effective_sample_size(values),
         ess_clusters=effective_sample_size(totals),
-        openings=int(there.sum()),
+        openings=int(asked.sum()),
     )
-
-
-def control_weights(control: str, w: np.ndarray, training: np.ndarray, length: np.ndarray, seed: int) -> np.ndarray:
-    """Weights [X] of openings that a density weight is to be compared with, in place of w [X].
-
-    "uniform" and "multiplicity" are 1: the factor of multiplicity, if there is one, is all that is left. "permuted" are
-    the same weights, dealt out anew among the openings that train (`training` [X] bool): the same ESS over openings,
-    and no geometry. "length" is min(cap, s · length^−T), with T solved for the ESS of w: what a rule of thumb would
-    do, as far from uniform as w is.
-
-    Raises OptionError for an unknown control.
-    """
-    one_of("control", control, CONTROLS)
-    found = np.ones(len(w))
-    rows = np.flatnonzero(training)
-    if control == "permuted":
-        found = np.array(w, np.float64)
-        found[rows] = np.random.default_rng(seed).permutation(found[rows])
-    elif control == "length":
-        mine = np.asarray(w, np.float64)[rows]
-        share = min(effective_sample_size(mine) / len(mine), 1.0)
-        most = float(mine.max() / mine.mean()) * (1 + 1e-9)
-        found[rows] = weigh(np.maximum(length[rows], 1), ess=share, cap=max(most, 1.0)).values
-    return found
-
-
-def density_bins(log_density: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """The density bin [X] int8 of each opening: 0 is the rarest fifth of those that train, −1 is not known."""
-    known = np.isfinite(log_density)
-    edges = np.quantile(log_density[training & known], np.arange(1, BINS) / BINS)
-    return np.where(known, np.searchsorted(edges, log_density, side="right"), -1).astype(np.int8)
 
 
 def _finite(number: float) -> float | None:

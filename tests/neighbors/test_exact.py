@@ -122,7 +122,7 @@ def test_topk_with_few_candidates_is_repaired(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("products", ["int8", "float32"])
 def test_slack_bounds_every_code_distance(products: str) -> None:
     x = made("norms")
-    job = search.prepare(x, x, 5, True, None, products, 100, 1)
+    job = search.prepare(x, 5, products=products, tile=100, threads=1)
     codes = job.codes.numpy().astype(np.float64)
     rows = x[job.points.order].astype(np.float64)
     apart = np.linalg.norm(codes[:, None] - codes[None], axis=2)
@@ -133,7 +133,7 @@ def test_slack_bounds_every_code_distance(products: str) -> None:
 
 def test_float32_rounding_bound_holds() -> None:
     x = made("offset")
-    job = search.prepare(x, x, 5, True, None, "float32", 100, 1)
+    job = search.prepare(x, 5, products="float32", tile=100, threads=1)
     codes = job.codes.numpy().astype(np.float64)
     rough = job.points.norms[:, None] + job.points.norms[None] - 2 * (job.codes @ job.codes.T).numpy()
     exact = ((codes[:, None] - codes[None]) ** 2).sum(axis=2)

@@ -57,7 +57,7 @@ def test_spacing_skips_copies_and_multiplicity_counts_them():
     x = np.asarray([[0.0], [0.0], [0.0], [1.0], [3.0], [3.0]], np.float32)
     found = kat.find_neighbors(x, k=2, metric="euclidean")
     assert found.multiplicity.tolist() == [3, 3, 3, 1, 2, 2]
-    assert found.spacing.tolist() == [[1, 3], [1, 3], [1, 3], [1, 2], [2, 3], [2, 3]]
+    assert found.distinct_distances.tolist() == [[1, 3], [1, 3], [1, 3], [1, 2], [2, 3], [2, 3]]
     assert found.distances.tolist() == [[0, 0], [0, 0], [0, 0], [1, 1], [0, 2], [0, 2]]
 
 
@@ -125,7 +125,7 @@ def test_a_query_that_equals_a_row_is_measured_like_it():
     x = np.repeat(rng.normal(size=(100, 5)), rng.integers(1, 5, 100), 0).astype(np.float32)
     rows, asked = kat.find_neighbors(x, k=7), kat.find_neighbors(x, k=7, queries=x)
     np.testing.assert_array_equal(asked.multiplicity, rows.multiplicity)
-    np.testing.assert_allclose(asked.spacing, rows.spacing, atol=1e-7)
+    np.testing.assert_allclose(asked.distinct_distances, rows.distinct_distances, atol=1e-7)
 
 
 def test_queries_of_another_width_are_refused():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kat.errors import InputError, OptionError
-from kat.pair_weights.weigh import CONTROLS, EXPONENTS, control_weights, density_bins, weigh_pairs
+from kat.pair_weights.weigh import EXPONENTS, weigh_pairs
 
 
 def drawn(seed: int, pairs: int = 400, openings: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -105,45 +105,3 @@ def test_what_cannot_be_weighed_is_refused():
     for cap in (0.5, np.inf, np.nan):
         with pytest.raises(OptionError, match="cap is"):
             weigh_pairs(np.asarray([0]), np.ones(1), cap=cap)
-
-
-def test_permuted_weights_are_the_same_weights_elsewhere():
-    rng = np.random.default_rng(0)
-    w, training, length = np.exp(rng.normal(size=2000)), rng.random(2000) < 0.8, rng.integers(1, 99, 2000)
-    found = control_weights("permuted", w, training, length, 0)
-    np.testing.assert_array_equal(np.sort(found[training]), np.sort(w[training]))
-    np.testing.assert_array_equal(found[~training], w[~training])
-    assert abs(np.corrcoef(found[training], w[training])[0, 1]) < 0.1
-    np.testing.assert_array_equal(found, control_weights("permuted", w, training, length, 0))
-    assert (found != control_weights("permuted", w, training, length, 1)).any()
-
-
-def test_length_weights_are_as_far_from_uniform_and_know_length_alone():
-    rng = np.random.default_rng(0)
-    w = np.minimum(np.exp(rng.normal(size=2000)), 6)
-    training, length = rng.random(2000) < 0.8, np.maximum(rng.pareto(2.0, 2000) * 20, 0).astype(int)
-    found = control_weights("length", w, training, length, 0)[training]
-    order = np.argsort(length[training], kind="stable")
-    assert (np.diff(found[order]) <= 1e-6).all()
-    assert found[order[0]] > found[order[-1]]
-    assert kish(found.tolist()) == pytest.approx(kish(w[training].tolist()), rel=1e-3)
-
-
-def test_other_controls_are_one():
-    w, training, length = np.asarray([0.5, 2.0, 1.0]), np.ones(3, bool), np.asarray([1, 2, 3])
-    for control in ("uniform", "multiplicity"):
-        assert control_weights(control, w, training, length, 0).tolist() == [1, 1, 1]
-    assert set(CONTROLS) == {"uniform", "permuted", "multiplicity", "length"}
-    with pytest.raises(OptionError, match="control is 'none'"):
-        control_weights("none", w, training, length, 0)
-    # Weights that are all alike have nothing to be as far from uniform as.
-    np.testing.assert_allclose(control_weights("length", np.full(3, 2.0), training, length, 0), 1, rtol=1e-3)
-
-
-def test_bins_are_fifths_of_the_openings_that_train():
-    values = np.concatenate([np.arange(100.0), [-5.0, 19.9, 500.0, np.nan]])
-    training = np.arange(104) < 100
-    found = density_bins(values, training)
-    assert np.bincount(found[:100]).tolist() == [20, 20, 20, 20, 20]
-    assert (np.diff(found[:100]) >= 0).all()
-    assert found[100:].tolist() == [0, 1, 4, -1]

@@ -14,10 +14,10 @@ from kat.cli.main import main
 from kat.config import DensityOptions, EmbedOptions, RunOptions
 from kat.demo.check import check_demo
 from kat.demo.grammar import demo_pairs
-from kat.density.weights import effective_sample_size
 from kat.errors import InputError, MismatchError, OptionError, OutputError
 from kat.stages import pipeline
 from kat.stages.verify import verify
+from kat.statistics import effective_sample_size
 
 FLOAT32 = EmbedOptions(precision="float32")
 

@@ -11,7 +11,7 @@ from kat.errors import MismatchError
 
 
 def load_density_mapping(prompts_path: str | Path, weights_path: str | Path) -> dict[str, float]:
-    """{id: weight} from `density_weights.npy`, checked by id against the `ids.json` beside it and the prompts file.
+    """Read {id: weight} from `density_weights.npy`, checked by id against `ids.json` beside it and the prompts file.
 
     Raises MismatchError naming the first id that is missing, left over, or in another place.
     """
@@ -43,10 +43,10 @@ def check_weights(values: np.ndarray, ids: list[str], path: Path) -> None:
 
 def compare_ids(ids: list[str], others: list[str], name: str, other_name: str) -> None:
     """Raise MismatchError, naming the first difference, unless both lists are the same in the same order."""
-    for row, (one, other) in enumerate(zip(ids, others, strict=False)):
-        if one != other:
+    for row, (own, other) in enumerate(zip(ids, others, strict=False)):
+        if own != other:
             raise MismatchError(
-                f"Row {row} is {one} in {name} and {other} in {other_name}; was it made from this file?"
+                f"Row {row} is {own} in {name} and {other} in {other_name}; was it made from this file?"
             )
     if len(ids) != len(others):
         raise MismatchError(f"{name} has {len(ids):,} ids and {other_name} {len(others):,}.")
