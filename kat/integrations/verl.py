@@ -25,8 +25,8 @@ except ImportError:  # not installed, or of a version without the hook: the clas
 
 
 class DensitySampler(AbstractSampler):
-    """Yield row numbers of a weighted pass: row i stands ⌊n·wᵢ/Σw⌋ or ⌈n·wᵢ/Σw⌉ times in n. verl repeats each prompt for
-    its generations after sampling, so that they stay together.
+    """Yield row numbers of a weighted pass: row i stands ⌊n·wᵢ/Σw⌋ or ⌈n·wᵢ/Σw⌉ times in n. verl repeats each prompt
+    for its generations after sampling, so that they stay together.
 
     `data_source` is verl's data set, whose rows hold `weight`; `data_config` may hold `seed`. Every pass is another
     draw; `state_dict` and `load_state_dict` let a run go on in the middle of one.
