@@ -37,8 +37,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the rewards [P] of the chosen and the rejected completions, whatever model they come from.
 
-    Intervals are of a cluster bootstrap over openings. Raises OptionError for fewer than one replicate, MismatchError for
-    other lengths than P, InputError for a reward that is not finite.
+    Intervals are of a cluster bootstrap over openings. Raises OptionError for fewer than one replicate, MismatchError
+    for other lengths than P, InputError for a reward that is not finite.
     """
     whole_number("replicates", replicates)
     margin = _margins(pairs, chosen, rejected)
@@ -117,8 +117,8 @@ def _length_margins(pairs: EvalPairs) -> np.ndarray:
 
 
 def _columns(pairs: EvalPairs, margin: np.ndarray) -> np.ndarray:
-    """Return what is summed of each pair [P, 5 + 2 · ECE_BINS]: 1, win, margin, log-loss, longer wins, and in the column of
-    its calibration bin its confidence and whether it was right."""
+    """Return what is summed of each pair, [P, 5 + 2 · ECE_BINS]: 1, win, margin, log-loss, longer wins, and in the
+    columns of its calibration bin its confidence and whether it was right."""
     # Sums of these columns are all that any statistic here needs, so that a replicate is one matrix product.
     win, cell = wins(margin), ece_cells(margin)[:, None] == np.arange(ECE_BINS)
     longer = wins(_length_margins(pairs)) if lengths_known(pairs) else np.zeros(len(margin))

@@ -22,8 +22,10 @@ _CELLS = 1 << 24
 def replicate(
     sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], replicates: int = REPLICATES, seed: int = 0
 ) -> np.ndarray:
-    """Return the statistic [R, S] in R replicates. `sums` [X, C] are columns summed over the pairs of each of X openings, and
-    `statistic` maps totals [R, C] to [R, S]."""
+    """Return the statistic [R, S] in R replicates.
+
+    `sums` [X, C] are columns summed over the pairs of each of X openings, and `statistic` maps totals [R, C] to [R, S].
+    """
     rng = np.random.default_rng(seed)
     n, values = len(sums), []
     block = max(1, min(replicates, _CELLS // max(n, 1)))
@@ -59,8 +61,8 @@ def interval(values: np.ndarray, effective: float, level: float = LEVEL) -> tupl
 
 
 def student_quantile(probability: float, freedom: float) -> float:
-    """Return the quantile of Student's t, by the normal one's expansion (Abramowitz & Stegun 26.7.5): to 1 % from 2 degrees
-    of freedom on and 0.01 % from 6 on, at 97.5 %."""
+    """Return the quantile of Student's t, by the normal one's expansion (Abramowitz & Stegun 26.7.5): to 1 % from 2
+    degrees of freedom on and 0.01 % from 6 on, at 97.5 %."""
     z = NormalDist().inv_cdf(probability)
     terms = (
         (z**3 + z) / 4,
@@ -72,6 +74,7 @@ def student_quantile(probability: float, freedom: float) -> float:
 
 
 def effective_clusters(weights: np.ndarray) -> float:
-    """Return (Σw)² / Σw² of the weights [X] of clusters: how many equal ones would say as much (Kish, Survey Sampling, 1965)."""
+    """Return (Σw)² / Σw² of the weights [X] of clusters: how many equal ones would say as much (Kish, Survey
+    Sampling, 1965)."""
     weights = np.asarray(weights, np.float64)
     return float(weights.sum() ** 2 / np.square(weights).sum())

@@ -53,8 +53,8 @@ class OpeningOrder:
 
 
 class DensityRepeatSampler:
-    """Yield row numbers in the structure that TRL's GRPO wants of its RepeatSampler: batches of `batch_size` draws, each
-    row `mini_repeat_count` times in a row, the batch `repeat_count` times over.
+    """Yield row numbers in the structure that TRL's GRPO wants of its RepeatSampler: batches of `batch_size` draws,
+    each row `mini_repeat_count` times in a row, the batch `repeat_count` times over.
 
     A group of generations is one draw repeated: its rows stay together, which a plain weighted sampler does not keep. A
     pass has as many draws as the data set has rows; like TRL's, it leaves out a last incomplete batch.

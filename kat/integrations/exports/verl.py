@@ -1,4 +1,4 @@
-"""verl: prompts with an `extra_info.index` and a `weight` that `kat.integrations.verl` draws by, or a pass drawn here."""
+"""verl: prompts with an `extra_info.index` and a `weight` that `kat.integrations.verl` draws by, or a drawn pass."""
 
 from __future__ import annotations
 
