@@ -1,5 +1,6 @@
 """Weights of openings and pairs from every place that they are read from, against the files themselves."""
 
+import json
 import shutil
 
 import numpy as np
@@ -21,7 +22,7 @@ def run(demo_run, tmp_path_factory):
 
 
 def test_openings_of_a_run_have_the_weights_of_its_files(run):
-    ids = (run / "density" / "ids.txt").read_text().split()
+    ids = json.loads((run / "density" / "ids.json").read_text())
     expected = dict(zip(ids, np.load(run / "density" / "density_weights.npy").tolist(), strict=True))
     assert opening_weights_of(run) == opening_weights_of(run / "density") == expected
     assert opening_weights_of(expected) == expected
