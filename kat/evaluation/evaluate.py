@@ -147,8 +147,8 @@ def _part(columns: np.ndarray, cluster: np.ndarray, longer: bool, bootstrap: _Bo
     drawn = bootstrap.draw(sums, statistic)
     views = {}
     for v, view in enumerate(VIEWS):
-        rows = range(v * len(_NAMES), (v + 1) * len(_NAMES))
-        views[view] = _estimates(values, drawn, rows, longer, effective_clusters(sums[:, v * width]))
+        slots = range(v * len(_NAMES), (v + 1) * len(_NAMES))
+        views[view] = _estimates(values, drawn, slots, longer, effective_clusters(sums[:, v * width]))
     return Part(len(columns), len(sums), views)
 
 
@@ -161,14 +161,14 @@ def _summed(columns: np.ndarray, cluster: np.ndarray) -> np.ndarray:
 
 
 def _estimates(
-    values: np.ndarray, drawn: np.ndarray | None, rows: range, longer: bool, effective: float
+    values: np.ndarray, drawn: np.ndarray | None, slots: range, longer: bool, effective: float
 ) -> dict[str, Estimate]:
-    """Return the metrics in `rows` of the statistics [S], with intervals from replicates [R, S] where there are any."""
+    """Return the metrics in `slots` of the statistics [S], with intervals from replicates [R, S] where there are any."""
     estimates = {}
-    for name, row in zip(_NAMES, rows, strict=True):
+    for name, slot in zip(_NAMES, slots, strict=True):
         if name != LONGER or longer:
-            between = None if drawn is None else interval(drawn[:, row], effective)
-            estimates[name] = Estimate(float(values[row]), between)
+            between = None if drawn is None else interval(drawn[:, slot], effective)
+            estimates[name] = Estimate(float(values[slot]), between)
     return estimates
 
 
@@ -202,8 +202,13 @@ def _comparison(pairs: EvalPairs, values: Mapping[str, np.ndarray], bootstrap: _
     def part(rows: np.ndarray) -> dict[str, dict[str, Difference]]:
         return _differences({name: v[rows] for name, v in values.items()}, cluster[rows], bootstrap)
 
-    parts = {kind: {name: part(rows) for name, rows in named.items()} for kind, named in subsets.items()}
-    return Comparison(part(np.arange(len(pairs))), **parts, **bootstrap._asdict())
+    return Comparison(
+        all=part(np.arange(len(pairs))),
+        bins={name: part(rows) for name, rows in subsets["bins"].items()},
+        sources={name: part(rows) for name, rows in subsets["sources"].items()},
+        replicates=bootstrap.replicates,
+        seed=bootstrap.seed,
+    )
 
 
 def _differences(

@@ -14,6 +14,7 @@ from kat.integrations.weights import opening_weights_of, openings_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from trl import GRPOConfig
 
 
 class DensityGRPOTrainer(GRPOTrainer):
@@ -27,6 +28,10 @@ class DensityGRPOTrainer(GRPOTrainer):
     the data set that trains then: filtering or reordering it before does no harm.
     """
 
+    args: GRPOConfig
+    train_dataset: Dataset
+    num_generations: int
+
     def __init__(self, *args: Any, opening_weights: str | Path | Mapping[str, float], **kwargs: Any):
         dataset = kwargs.get("train_dataset")
         if dataset is None or not hasattr(dataset, "__len__"):
@@ -39,7 +44,8 @@ class DensityGRPOTrainer(GRPOTrainer):
     def _ordered(self, dataset: Dataset, seed: int) -> OpeningOrder:
         return OpeningOrder(openings_of(dataset), self.opening_weights, seed)
 
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> DensityRepeatSampler:
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> Any:
+        # A DensityRepeatSampler is no torch Sampler: a data loader takes whatever has a length and yields row numbers.
         rows = len(self.train_dataset)
         if dataset is not None and len(dataset) != rows:
             raise MismatchError(f"TRL draws from {len(dataset):,} rows, and the training data set has {rows:,}.")

@@ -15,6 +15,7 @@ from kat.integrations.weights import WEIGHT, pair_weights_of, with_weights
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from trl import RewardConfig
 
 
 class WeightCollator:
@@ -44,6 +45,10 @@ class WeightedRewardTrainer(RewardTrainer):
     what is longer than `max_length`, are a MismatchError past `allow_dropped` (a number, or "all" or True).
     """
 
+    args: RewardConfig
+    model: torch.nn.Module
+    train_dataset: Dataset
+
     def __init__(
         self,
         *args: Any,
@@ -65,8 +70,9 @@ class WeightedRewardTrainer(RewardTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         # Columns that are not in the model's signature are removed before collation, and the weights are no input.
         super()._set_signature_columns_if_needed()
-        if WEIGHT not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, WEIGHT]
+        columns: list[str] = self._signature_columns or []
+        if WEIGHT not in columns:
+            self._signature_columns = [*columns, WEIGHT]
 
     def compute_loss(
         self,

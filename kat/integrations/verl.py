@@ -33,7 +33,7 @@ class DensitySampler(AbstractSampler):
     """
 
     def __init__(self, data_source: Sized, data_config: Mapping[str, Any]):
-        frame = getattr(data_source, "dataframe", data_source)
+        frame: Any = getattr(data_source, "dataframe", data_source)
         names = getattr(frame, "column_names", None)
         if names is not None and "weight" not in names:
             raise InputError(
