@@ -163,7 +163,7 @@ def _summed(columns: np.ndarray, cluster: np.ndarray) -> np.ndarray:
 def _estimates(
     values: np.ndarray, drawn: np.ndarray | None, slots: range, longer: bool, effective: float
 ) -> dict[str, Estimate]:
-    """Return the metrics in `slots` of the statistics [S], with intervals from replicates [R, S] where there are any."""
+    """Return the metrics in `slots` of the statistics [S], with intervals from replicates [R, S] if there are any."""
     estimates = {}
     for name, slot in zip(_NAMES, slots, strict=True):
         if name != LONGER or longer:

@@ -14,7 +14,6 @@ from kat.integrations.weights import opening_weights_of, openings_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from trl import GRPOConfig
 
 
 class DensityGRPOTrainer(GRPOTrainer):
@@ -28,7 +27,7 @@ class DensityGRPOTrainer(GRPOTrainer):
     the data set that trains then: filtering or reordering it before does no harm.
     """
 
-    args: GRPOConfig
+    args: Any  # a GRPOConfig, whose counts are no longer None once it is made
     train_dataset: Dataset
     num_generations: int
 

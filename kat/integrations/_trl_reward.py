@@ -46,6 +46,7 @@ class WeightedRewardTrainer(RewardTrainer):
     """
 
     args: RewardConfig
+    _signature_columns: list[str] | None  # transformers starts it at None
     model: torch.nn.Module
     train_dataset: Dataset
 
