@@ -46,7 +46,7 @@ class WeightedRewardTrainer(RewardTrainer):
     """
 
     args: RewardConfig
-    _signature_columns: list[str] | None  # transformers starts it at None
+    _signature_columns: Any  # transformers starts it at None, and then it is a list
     model: torch.nn.Module
     train_dataset: Dataset
 
