@@ -12,32 +12,32 @@ ECE_BINS = 10
 
 
 def margins(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
-    """reward(chosen) − reward(rejected): log-odds, under Bradley & Terry (1952), that chosen is preferred."""
+    """Return reward(chosen) − reward(rejected): log-odds, under Bradley & Terry (1952), that chosen is preferred."""
     return np.asarray(chosen, np.float64) - np.asarray(rejected, np.float64)
 
 
 def wins(margin: np.ndarray) -> np.ndarray:
-    """1 where chosen has the higher reward, 0 where rejected has, ½ for a tie. Its mean is accuracy."""
+    """Return 1 where chosen has the higher reward, 0 where rejected has, ½ for a tie. Its mean is accuracy."""
     return (np.sign(margin) + 1) / 2
 
 
 def log_losses(margin: np.ndarray) -> np.ndarray:
-    """−log σ(margin), in nats, without overflow: what a reward model is trained on."""
+    """Return −log σ(margin), in nats, without overflow: what a reward model is trained on."""
     return np.logaddexp(0.0, -np.asarray(margin, np.float64))
 
 
 def confidences(margin: np.ndarray) -> np.ndarray:
-    """σ(|margin|): how sure the model is of the completion that it prefers, between ½ and 1."""
+    """Return σ(|margin|): how sure the model is of the completion that it prefers, between ½ and 1."""
     return 1 / (1 + np.exp(-np.abs(margin)))
 
 
 def ece_cells(margin: np.ndarray) -> np.ndarray:
-    """The calibration bin [P] int of each pair: one of ECE_BINS equal parts of the confidences from ½ to 1."""
+    """Return the calibration bin [P] int of each pair: one of ECE_BINS equal parts of the confidences from ½ to 1."""
     return np.minimum(((confidences(margin) - 0.5) * 2 * ECE_BINS).astype(int), ECE_BINS - 1)
 
 
 def ece(confidence: np.ndarray, right: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Expected calibration error from the sums of each bin, over the last axis [..., ECE_BINS].
+    """Return the expected calibration error from the sums of each bin, over the last axis [..., ECE_BINS].
 
     Σ_b |Σ w·confidence − Σ w·right| / Σ w: how far a model is, on average, from being right as often as it is sure
     (Guo, Pleiss, Sun & Weinberger, "On calibration of modern neural networks", ICML 2017). The label of a pair is

@@ -10,6 +10,7 @@ import numpy as np
 from kat.errors import InputError, MismatchError
 
 BINS = 5
+"""Density bins: fifths of the openings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class EvalPairs:
     chosen_chars: np.ndarray | None = None
     rejected_chars: np.ndarray | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not len(self.ids):
             raise InputError("There are no pairs to evaluate.")
         for name in ("opening", "src", "bin", "chosen_chars", "rejected_chars"):
@@ -41,16 +42,16 @@ class EvalPairs:
         return len(self.ids)
 
     def clusters(self) -> np.ndarray:
-        """The number [P] of each pair's opening, from 0."""
+        """Return the number [P] of each pair's opening, from 0."""
         return np.unique(np.asarray(self.opening, str), return_inverse=True)[1]
 
     def subsets(self) -> dict[str, dict[str, np.ndarray]]:
-        """Rows by the name of a density bin, and by source, largest first."""
-        found: dict[str, dict[str, np.ndarray]] = {"bins": {}, "sources": {}}
+        """Return rows by the name of a density bin ("bins"), and by source, largest first ("sources")."""
+        subsets: dict[str, dict[str, np.ndarray]] = {"bins": {}, "sources": {}}
         if self.bin is not None:
             rows = {str(b): np.flatnonzero(np.asarray(self.bin) == b) for b in range(BINS)}
-            found["bins"] = {name: some for name, some in rows.items() if len(some)}
+            subsets["bins"] = {name: of_bin for name, of_bin in rows.items() if len(of_bin)}
         names, place, counts = np.unique(np.asarray(self.src, str), return_inverse=True, return_counts=True)
         for i in np.argsort(-counts, kind="stable"):
-            found["sources"][str(names[i])] = np.flatnonzero(place == i)
-        return found
+            subsets["sources"][str(names[i])] = np.flatnonzero(place == i)
+        return subsets

@@ -10,7 +10,7 @@ LEVEL, POWER = 0.05, 0.8
 
 
 def cluster_error(values: np.ndarray, weights: np.ndarray, cluster: np.ndarray) -> float:
-    """Standard error of Σ w·x / Σ w over pairs [P] that come in clusters [P] int; NaN for fewer than two clusters.
+    """Return the standard error of Σ w·x / Σ w over pairs [P] in clusters [P] int; NaN for fewer than two clusters.
 
     Linearised: residuals w·(x − mean) are summed in each of X clusters, e_x, and √(X / (X − 1) · Σ e_x²) / Σ w
     (Taylor series of a ratio estimator; Särndal, Swensson & Wretman, Model Assisted Survey Sampling, 1992, § 5.5).
@@ -25,7 +25,8 @@ def cluster_error(values: np.ndarray, weights: np.ndarray, cluster: np.ndarray) 
 
 
 def detectable(error: float, level: float = LEVEL, power: float = POWER) -> float:
-    """The minimum detectable effect of a two-sided test: (z₁₋α/₂ + z_power) · standard error (Bloom 1995).
+    """Return the minimum detectable effect of a two-sided test: (z₁₋α/₂ + z_power) · standard error (Bloom, "Minimum
+    detectable effects", Evaluation Review 19, 1995).
 
     NaN for an error of 0: where nothing was seen to vary, nothing is known of what could be seen.
     """

@@ -20,6 +20,7 @@ class Estimate:
     interval: tuple[float, float] | None
 
     def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
         return {"value": _plain(self.value), "interval": None if self.interval is None else list(self.interval)}
 
 
@@ -37,6 +38,7 @@ class Part:
     estimates: Mapping[str, Mapping[str, Estimate]]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
         views = {v: {m: e.as_dict() for m, e in metrics.items()} for v, metrics in self.estimates.items()}
         return {"pairs": self.pairs, "openings": self.openings, **views}
 
@@ -54,10 +56,11 @@ class Evaluation:
     seed: int
 
     def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
         macro = None if self.macro is None else {m: e.as_dict() for m, e in self.macro.items()}
         parts = {kind: {n: p.as_dict() for n, p in getattr(self, kind).items()} for kind in ("bins", "sources")}
-        how = {"replicates": self.replicates, "seed": self.seed}
-        return {"all": self.all.as_dict(), "macro": macro, **parts, "bootstrap": how}
+        bootstrap = {"replicates": self.replicates, "seed": self.seed}
+        return {"all": self.all.as_dict(), "macro": macro, **parts, "bootstrap": bootstrap}
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,10 @@ class Difference:
     detectable: float
 
     def as_dict(self) -> dict[str, Any]:
-        found = {"difference": _plain(self.value), "interval": None if self.interval is None else list(self.interval)}
-        return found | {"p": self.p, "minimum_detectable_effect": _plain(self.detectable)}
+        """Return what JSON can hold."""
+        interval = None if self.interval is None else list(self.interval)
+        value, detectable = _plain(self.value), _plain(self.detectable)
+        return {"difference": value, "interval": interval, "p": self.p, "minimum_detectable_effect": detectable}
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,9 @@ class Comparison:
     seed: int
 
     def as_dict(self) -> dict[str, Any]:
-        def plain(views):
+        """Return what JSON can hold."""
+
+        def plain(views: Mapping[str, Mapping[str, Difference]]) -> dict[str, Any]:
             return {v: {m: d.as_dict() for m, d in metrics.items()} for v, metrics in views.items()}
 
         parts = {kind: {n: plain(p) for n, p in getattr(self, kind).items()} for kind in ("bins", "sources")}
@@ -94,4 +101,5 @@ class Comparison:
 
 
 def _plain(number: float) -> float | None:
+    """Return None for what JSON has no word for: NaN and infinity."""
     return float(number) if np.isfinite(number) else None

@@ -1,11 +1,11 @@
-"""Files of rewards: JSON lines, parquet, and what RewardBench saves, to numbers and what they belong to."""
+"""Files of rewards: JSON lines, parquet, and what RewardBench saves, to numbers and the pairs that they score."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -29,12 +29,24 @@ LARGEST = 1e100
 """Rewards are smaller: sums of what follows from them must stay numbers."""
 _IDS = ("pair_id", "id")
 _SOURCES = ("src", "source", "subset")
+_EXPECTED = 'expected rows like {"pair_id": "…", "chosen": 1.5, "rejected": -0.25}.'
+
+
+class ScoredPair(NamedTuple):
+    """What a row says of one pair: its rewards, and who it is, as far as the row knows."""
+
+    pair_id: str | None
+    chosen: float
+    rejected: float
+    opening: str | None
+    src: str | None
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Rewards [P] of chosen and rejected. `opening` and `src` are what the file itself says, None where it does not:
-    the pair is then known by its id alone. `numbered` says that ids are line numbers, for the file has none."""
+    the pair is then known by its id alone. `numbered` says that ids are line numbers, for the file has none, and `bad`
+    how many rows were left out."""
 
     path: Path
     ids: list[str]
@@ -49,13 +61,13 @@ class Scores:
         return len(self.ids)
 
     def rows(self, ids: list[str]) -> np.ndarray:
-        """The rows of these ids, in their order; all must be there."""
-        place = {one: row for row, one in enumerate(self.ids)}
-        return np.asarray([place[one] for one in ids], np.int64)
+        """Return the rows of these ids, in their order; all must be there."""
+        row_of = {pair_id: row for row, pair_id in enumerate(self.ids)}
+        return np.asarray([row_of[pair_id] for pair_id in ids], np.int64)
 
 
 def read_scores(path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None) -> Scores:
-    """The rewards of a file: a row a pair, in JSON lines or parquet, or one of RewardBench's shapes.
+    """Read the rewards of a file: a row a pair, in JSON lines or parquet, or one of RewardBench's formats.
 
     A row holds an id (`pair_id` or `id`), two rewards under a pair of NAMES, each a number or a list of one, and
     perhaps `opening_id`, `prompt` or `src`. RewardBench saves one JSON object of columns (`scores_chosen`, …); or,
@@ -66,37 +78,48 @@ def read_scores(path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[b
     """
     path = Path(path)
     rejects = BadRows(path, max_bad_rows, sink)
-    seen: set[str] = set()
-    found: list[tuple[str | None, float, float, str | None, str | None]] = []
+    scored, numbers = _collected(path, rejects)
+    rejects.check()
+    if not scored:
+        raise InputError(f"{path} holds no rewards: {_EXPECTED}")
+    numbered = all(pair.pair_id is None for pair in scored)
+    if not numbered and any(pair.pair_id is None for pair in scored):
+        raise InputError(f"{path}: some rows have an id and others do not; give every row its pair_id.")
+    return Scores(
+        path=path,
+        ids=[str(n) if pair.pair_id is None else pair.pair_id for n, pair in zip(numbers, scored, strict=True)],
+        chosen=np.asarray([pair.chosen for pair in scored], np.float64),
+        rejected=np.asarray([pair.rejected for pair in scored], np.float64),
+        opening=[pair.opening for pair in scored],
+        src=[pair.src for pair in scored],
+        numbered=numbered,
+        bad=rejects.total,
+    )
+
+
+def _collected(path: Path, rejects: BadRows) -> tuple[list[ScoredPair], list[int]]:
+    """Return the scored pairs of a file and the numbers of their rows; a row with a known id or a fault is rejected."""
+    scored: list[ScoredPair] = []
     numbers: list[int] = []
+    seen: set[str] = set()
     for row in _rows(path):
         try:
-            made = list(_judgements(row))
-            for one in made:
-                if one[0] is not None and one[0] in seen:
-                    raise BadRow("an id that stood before")
-            seen.update(one[0] for one in made if one[0] is not None)
-            found += made
-            numbers += [row.number] * len(made)
+            # All pairs of a row or none: a fault in the last of them must leave nothing of the row behind.
+            pairs = list(_scored_pairs(row))
+            ids = [pair.pair_id for pair in pairs if pair.pair_id is not None]
+            if not seen.isdisjoint(ids):
+                raise BadRow("an id that stood before")
         except BadRow as bad:
             rejects.add(row, bad.reason)
-    rejects.check()
-    if not found:
-        raise InputError(f"{path} holds no rewards: {_EXPECTED}")
-    numbered = all(one[0] is None for one in found)
-    if not numbered and any(one[0] is None for one in found):
-        raise InputError(f"{path}: some rows have an id and others do not; give every row its pair_id.")
-    ids = [str(number) if one[0] is None else one[0] for number, one in zip(numbers, found, strict=True)]
-    chosen, rejected = (np.asarray([one[i] for one in found], np.float64) for i in (1, 2))
-    opening, src = ([one[i] for one in found] for i in (3, 4))
-    return Scores(path, ids, chosen, rejected, opening, src, numbered, rejects.total)
-
-
-_EXPECTED = 'expected rows like {"pair_id": "…", "chosen": 1.5, "rejected": -0.25}.'
+            continue
+        seen.update(ids)
+        scored += pairs
+        numbers += [row.number] * len(pairs)
+    return scored, numbers
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """The rows of a file; of one JSON object of columns, a row for each place in them."""
+    """Yield the rows of a file; of one JSON object of columns, a row for each place in them."""
     if path.suffix != ".json":
         for row in read_rows(path):
             yield from _spread(row)
@@ -107,15 +130,15 @@ def _rows(path: Path) -> Iterator[Row]:
         value = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
         raise InputError(f"{path} is no JSON: {error}") from error
-    rows = value if isinstance(value, list) else [value]
-    for number, one in enumerate(rows, 1):
-        if not isinstance(one, dict):
-            raise InputError(f"{path} holds {type(one).__name__}; {_EXPECTED}")
-        yield from _spread(Row(number, b"", one))
+    objects = value if isinstance(value, list) else [value]
+    for number, columns in enumerate(objects, 1):
+        if not isinstance(columns, dict):
+            raise InputError(f"{path} holds {type(columns).__name__}; {_EXPECTED}")
+        yield from _spread(Row(number, b"", columns))
 
 
 def _spread(row: Row) -> Iterator[Row]:
-    """A row whose rewards are columns, as RewardBench saves them, becomes a row for each place."""
+    """Yield a row for each place of a row whose values are columns, as RewardBench saves them; else the row itself."""
     value = row.value or {}
     ids = value.get("id")
     if not isinstance(ids, list):
@@ -123,12 +146,12 @@ def _spread(row: Row) -> Iterator[Row]:
         return
     columns = {k: v for k, v in value.items() if isinstance(v, list) and len(v) == len(ids)}
     for i in range(len(ids)):
-        one = {k: v[i] for k, v in columns.items()}
-        yield Row(i + 1, orjson.dumps(one, default=str), one)
+        value_i = {k: v[i] for k, v in columns.items()}
+        yield Row(i + 1, orjson.dumps(value_i, default=str), value_i)
 
 
-def _judgements(row: Row) -> Iterator[tuple[str | None, float, float, str | None, str | None]]:
-    """(id, chosen, rejected, opening, source) of a row: one, or several of a RewardBench 2 row."""
+def _scored_pairs(row: Row) -> Iterator[ScoredPair]:
+    """Yield the pairs that a row scores: one, or several of a RewardBench 2 row. Raises BadRow."""
     value = row.value
     if value is None:
         raise BadRow(row.fault or "not a JSON object")
@@ -144,23 +167,26 @@ def _judgements(row: Row) -> Iterator[tuple[str | None, float, float, str | None
     names = next(((a, b) for a, b in NAMES if _numeric(value.get(a)) and _numeric(value.get(b))), None)
     if names is None:
         raise BadRow("no two rewards" if not any(a in value for a, _ in NAMES) else "a reward that is not a number")
-    yield name, _number(value[names[0]]), _number(value[names[1]]), opening, src
+    yield ScoredPair(name, _number(value[names[0]]), _number(value[names[1]]), opening, src)
 
 
 def _several(
-    name: str | None, scores: list, correct: Any, opening: str | None, src: str | None
-) -> Iterator[tuple[str | None, float, float, str | None, str | None]]:
+    name: str | None, scores: list[Any], correct: Any, opening: str | None, src: str | None
+) -> Iterator[ScoredPair]:
+    """Yield every pair of a chosen score, which are the first `correct`, and a rejected one. Raises BadRow."""
     if not isinstance(correct, int) or not 0 < correct < len(scores) or not all(map(_numeric, scores)):
         raise BadRow("scores of which num_correct does not say which are chosen")
     if name is None:
         raise BadRow("several scores without an id")
+    # All pairs of a row are of one prompt: without an opening, the row's id stands for it.
+    opening = opening or f"id {name}"
     for i in range(correct):
         for j in range(correct, len(scores)):
-            yield f"{name}/{i}-{j}", _number(scores[i]), _number(scores[j]), opening or f"id {name}", src
+            yield ScoredPair(f"{name}/{i}-{j}", _number(scores[i]), _number(scores[j]), opening, src)
 
 
 def _opening(value: dict[str, Any]) -> str | None:
-    """The opening's id, as the row has it or computed from its prompt."""
+    """Return the opening's id, as the row has it or computed from its prompt."""
     if isinstance(known := value.get("opening_id"), str):
         return known
     prompt = value.get("prompt")
@@ -171,30 +197,31 @@ def _opening(value: dict[str, Any]) -> str | None:
 
 
 def _numeric(value: Any) -> bool:
+    """Return whether a value is a number, or a list of one, as models with one output save it."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> float:
-    found = float(value[0] if isinstance(value, list) else value)
-    if not abs(found) < LARGEST:
+    number = float(value[0] if isinstance(value, list) else value)
+    if not abs(number) < LARGEST:  # also false of NaN
         raise BadRow(f"a reward that is not finite, or {LARGEST:g} and more")
-    return found
+    return number
 
 
 def pairs_of(scores: Scores) -> EvalPairs:
-    """The pairs as the file itself knows them: without densities; a pair without an opening is one of its own."""
-    opening = [one or f"pair {name}" for one, name in zip(scores.opening, scores.ids, strict=True)]
-    return EvalPairs(scores.ids, opening, [one or scores.path.name for one in scores.src])
+    """Return the pairs as the file itself has them: without densities; a pair without an opening is one of its own."""
+    opening = [known or f"pair {pair_id}" for known, pair_id in zip(scores.opening, scores.ids, strict=True)]
+    return EvalPairs(scores.ids, opening, [src or scores.path.name for src in scores.src])
 
 
 def check_same_pairs(first: Scores, second: Scores) -> None:
-    """Raise MismatchError, naming the first difference, unless both files judge the same pairs, in whatever order."""
-    for one, other in ((first, second), (second, first)):
-        there = set(other.ids)
-        if missing := [i for i in one.ids if i not in there]:
+    """Raise MismatchError, naming the first difference, unless both files score the same pairs, in whatever order."""
+    for scores, other in ((first, second), (second, first)):
+        ids = set(other.ids)
+        if missing := [pair_id for pair_id in scores.ids if pair_id not in ids]:
             raise MismatchError(
-                f"{other.path} has no rewards for {len(missing):,} pairs of {one.path}, first {missing[0]}. "
+                f"{other.path} has no rewards for {len(missing):,} pairs of {scores.path}, first {missing[0]}. "
                 "Two models are compared on the same pairs."
             )

@@ -11,12 +11,12 @@ from kat.errors import InputError, MismatchError, OptionError
 
 
 def pass_seed(seed: int, number: int) -> int:
-    """The seed of pass `number`: seeds that follow each other share no pass, as their sums would."""
+    """Return the seed of pass `number`: seeds that follow each other share no pass, as their sums would."""
     return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
 
 
 class OpeningOrder:
-    """Draws rows of a data set whose openings have weights: an opening with weight w is drawn ⌊n·w/Σw⌋ or ⌈n·w/Σw⌉
+    """Draw rows of a data set whose openings have weights: an opening with weight w is drawn ⌊n·w/Σw⌋ or ⌈n·w/Σw⌉
     times in a pass of n rows, whatever the number of its rows, which take turns.
 
     `opening` [N] names each row's opening. Same seed and pass, same draw, on every rank. Raises MismatchError naming
@@ -40,22 +40,23 @@ class OpeningOrder:
         self._seed = seed
 
     def rows(self, draws: int, number: int = 0) -> np.ndarray:
-        """The rows [draws] of pass `number`, shuffled. An opening's rows take turns over the passes."""
+        """Return the rows [draws] of pass `number`, shuffled. An opening's rows take turns over the passes."""
         chosen = draw_pass(self.weights, draws, seed=pass_seed(self._seed, number))
         order = np.argsort(chosen, kind="stable")
         ordered = chosen[order]
         turn = np.arange(draws) - np.searchsorted(ordered, ordered)  # how often the opening was drawn before
         start = np.random.default_rng((self._seed, number)).integers(0, 1 << 31, len(self.names))
-        found = np.empty(draws, np.int64)
-        found[order] = self._rows[self._first[ordered] + (start[ordered] + turn) % self._counts[ordered]]
-        return found
+        rows = np.empty(draws, np.int64)
+        # An opening's rows lie side by side in `_rows`; turns go round among them from a start that each pass draws.
+        rows[order] = self._rows[self._first[ordered] + (start[ordered] + turn) % self._counts[ordered]]
+        return rows
 
 
 class DensityRepeatSampler:
-    """Row numbers in the structure that TRL's GRPO wants of its RepeatSampler: batches of `batch_size` draws, each row
-    `mini_repeat_count` times in a row, the batch `repeat_count` times over.
+    """Yield row numbers in the structure that TRL's GRPO wants of its RepeatSampler: batches of `batch_size` draws,
+    each row `mini_repeat_count` times in a row, the batch `repeat_count` times over.
 
-    A group of generations is one draw's copies: they stay together, which a plain weighted sampler does not keep. A
+    A group of generations is one draw repeated: its rows stay together, which a plain weighted sampler does not keep. A
     pass has as many draws as the data set has rows; like TRL's, it leaves out a last incomplete batch.
     """
 
@@ -69,7 +70,7 @@ class DensityRepeatSampler:
         self._draws = rows // batch_size * batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Which pass comes next; each is another draw."""
+        """Choose which pass comes next; each is another draw."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -25,15 +25,15 @@ except ImportError:  # not installed, or of a version without the hook: the clas
 
 
 class DensitySampler(AbstractSampler):
-    """Row numbers of a weighted pass: row i stands ⌊n·wᵢ/Σw⌋ or ⌈n·wᵢ/Σw⌉ times in n. verl repeats each prompt for
-    its generations after sampling, so that they stay together.
+    """Yield row numbers of a weighted pass: row i stands ⌊n·wᵢ/Σw⌋ or ⌈n·wᵢ/Σw⌉ times in n. verl repeats each prompt
+    for its generations after sampling, so that they stay together.
 
     `data_source` is verl's data set, whose rows hold `weight`; `data_config` may hold `seed`. Every pass is another
     draw; `state_dict` and `load_state_dict` let a run go on in the middle of one.
     """
 
     def __init__(self, data_source: Sized, data_config: Mapping[str, Any]):
-        frame = getattr(data_source, "dataframe", data_source)
+        frame: Any = getattr(data_source, "dataframe", data_source)
         names = getattr(frame, "column_names", None)
         if names is not None and "weight" not in names:
             raise InputError(
@@ -55,7 +55,9 @@ class DensitySampler(AbstractSampler):
         self.number, self._place = self.number + 1, 0
 
     def state_dict(self) -> dict[str, int]:
+        """Return the pass that is under way and how many of its rows were drawn."""
         return {"number": self.number, "place": self._place}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where `state_dict` was taken."""
         self.number, self._place = state["number"], state["place"]

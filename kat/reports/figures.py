@@ -6,26 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 from kat.reports.console.evaluate_rm import parts_of
 
 COLOURS = ("#0072B2", "#D55E00")
 """Blue and vermilion of Okabe & Ito (2008), told apart without red and green."""
 GREY = "#6b6b6b"
+Table = list[tuple[str, Mapping[str, Any]]]
+"""A row's title and its estimates by metric."""
 
 
 def draw_evaluation(facts: Mapping[str, Any], path: Path) -> None:
-    """Accuracy with 95 % intervals: all pairs, every opening, every bin, then bins and sources; a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    tables = [_rows(one) for one in facts["evaluations"]]
+    """Draw accuracy with 95 % intervals to a PNG file: all pairs, every opening, every bin, then bins and sources."""
+    tables = [_rows(evaluation) for evaluation in facts["evaluations"]]
     titles = [title for title, _ in tables[0]]
     figure = Figure(figsize=(7.2, 1.5 + 0.36 * len(titles)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     step = 0.26 if len(tables) > 1 else 0.0
     for number, (table, name) in enumerate(zip(tables, facts["files"], strict=True)):
-        _draw_model(axes, table, (number - (len(tables) - 1) / 2) * step, COLOURS[number], _short(name))
+        # Two models' points lie a step apart in each row, centred on it.
+        shift = (number - (len(tables) - 1) / 2) * step
+        _draw_model(axes, table, shift, COLOURS[number], _short(name))
     _draw_longer(axes, tables[0])
     axes.axvline(50, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(titles)), titles)
@@ -40,20 +45,23 @@ def draw_evaluation(facts: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
-def _rows(one: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    found = [("every pair", one["all"]["unweighted"]), ("every opening", one["all"]["balanced"])]
-    if one["macro"] is not None:
-        found.append(("every density bin", one["macro"]))
-    for title, part in parts_of(one):
-        found.append((f"{title.strip()}  (n = {part['openings']:,})", part["balanced"]))
-    return found
+def _rows(evaluation: Mapping[str, Any]) -> Table:
+    """Return the rows of the figure, from its top: titles and estimates."""
+    every = evaluation["all"]
+    rows = [("every pair", every["unweighted"]), ("every opening", every["balanced"])]
+    if evaluation["macro"] is not None:
+        rows.append(("every density bin", evaluation["macro"]))
+    for title, part in parts_of(evaluation):
+        rows.append((f"{title.strip()}  (n = {part['openings']:,})", part["balanced"]))
+    return rows
 
 
 def _kind(title: str) -> int:
+    """Return 0 for a view of all pairs, 1 for a density bin, 2 for a source: lines part what differs in kind."""
     return 0 if title.startswith("every") else 1 if title.startswith(("bin ", "no density")) else 2
 
 
-def _draw_model(axes, table: list[tuple[str, Mapping[str, Any]]], shift: float, colour: str, name: str) -> None:
+def _draw_model(axes: Axes, table: Table, shift: float, colour: str, name: str) -> None:
     for row, (_, estimates) in enumerate(table):
         value, interval = 100 * estimates["accuracy"]["value"], estimates["accuracy"]["interval"]
         label = name if row == 0 else None
@@ -64,7 +72,7 @@ def _draw_model(axes, table: list[tuple[str, Mapping[str, Any]]], shift: float, 
         axes.plot(value, row + shift, "o", color=colour, markersize=5, label=label)
 
 
-def _draw_longer(axes, table: list[tuple[str, Mapping[str, Any]]]) -> None:
+def _draw_longer(axes: Axes, table: Table) -> None:
     longer = [(row, e["longer_wins"]["value"]) for row, (_, e) in enumerate(table) if "longer_wins" in e]
     for i, (row, value) in enumerate(longer):
         label = "longer completion wins" if i == 0 else None

@@ -8,9 +8,10 @@ from pathlib import Path
 from kat.config import ExportWeightsOptions, recorded
 from kat.data.pairs import PairReader
 from kat.errors import InputError
-from kat.integrations.exports import export_named
-from kat.integrations.rows import PARTS, Weighed, weighed_pairs
+from kat.integrations.exports import Export
+from kat.integrations.rows import PARTS, WeighedPair, weighed_pairs
 from kat.pair_weights.storage import read_pair_weights
+from kat.plugins import EXPORTS, load
 from kat.run_folder import RunFolder
 from kat.stages.stage import input_hash, stage
 
@@ -20,7 +21,7 @@ def export_weights(folder: Path, out: Path, options: ExportWeightsOptions, pairs
 
     Raises InputError for a source that changed since the weights were made.
     """
-    export = export_named(options.to)
+    export: Export = load(EXPORTS, options.to)
     run = RunFolder(folder)
     path = run.pair_weights()
     if not path.is_file():
@@ -39,7 +40,7 @@ def export_weights(folder: Path, out: Path, options: ExportWeightsOptions, pairs
             return
         table = read_pair_weights(path)
 
-        def weighed() -> Iterator[Weighed]:
+        def weighed() -> Iterator[WeighedPair]:
             return weighed_pairs(PairReader(source, "all"), table)
 
         export.write(weighed, table, job.folder, options.seed)

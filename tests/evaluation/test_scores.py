@@ -1,4 +1,4 @@
-"""Files of rewards: the shapes that people have, and what is said of rows that hold none."""
+"""Files of rewards: the formats that people have, and what is said of rows that hold none."""
 
 import json
 
@@ -151,7 +151,7 @@ def test_files_that_are_none(tmp_path):
         read_scores(write(tmp_path / "half.jsonl", jsonl(*some)))
 
 
-def test_two_files_judge_the_same_pairs(tmp_path):
+def test_two_files_score_the_same_pairs(tmp_path):
     rows = [{"id": i, "chosen": 1, "rejected": 0} for i in "abc"]
     one = read_scores(write(tmp_path / "one.jsonl", jsonl(*rows)))
     check_same_pairs(one, read_scores(write(tmp_path / "two.jsonl", jsonl(*rows[::-1]))))

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,16 +11,17 @@ from making import tiny
 
 pytest.importorskip("trl", reason='TRL is not installed: pip install "kat[trl]"')
 
+import making_trl
 from datasets import Dataset, disable_progress_bars
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-from trl import GRPOConfig, RewardConfig, RewardTrainer
+from making_trl import N, config, drawn, model_of, pairs, tokenizer_of, trained, weighted
+from transformers import AutoModelForCausalLM
+from trl import GRPOConfig, RewardTrainer
 
 from kat.errors import InputError, MismatchError, OptionError
-from kat.integrations.sampling import DensityRepeatSampler, OpeningOrder
+from kat.integrations.sampling import OpeningOrder
 from kat.integrations.trl import DensityGRPOTrainer, WeightedRewardTrainer
 
 disable_progress_bars()
-N = 24
 
 
 @pytest.fixture(scope="module")
@@ -29,61 +31,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def tokenizer(folder):
-    found = AutoTokenizer.from_pretrained(folder)
-    found.eos_token = "w97"
-    return found
-
-
-def model_of(folder):
-    torch.manual_seed(1)
-    found = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
-    torch.nn.init.normal_(found.score.weight, generator=torch.Generator().manual_seed(0))
-    return found
-
-
-def words(rng, n: int) -> str:
-    return " ".join(f"w{i}" for i in rng.integers(0, 96, n))
-
-
-def pairs(seed: int = 0, n: int = N) -> Dataset:
-    rng = np.random.default_rng(seed)
-    rows = [
-        {"prompt": f"{words(rng, 4)} ", "chosen": words(rng, rng.integers(2, 9)), "rejected": words(rng, 5)}
-        for _ in range(n)
-    ]
-    return Dataset.from_list([row | {"pair_id": f"p{i}"} for i, row in enumerate(rows)])
-
-
-def drawn(seed: int = 0, n: int = N) -> dict[str, float]:
-    values = np.exp(np.random.default_rng(seed).normal(size=n))
-    return {f"p{i}": float(v) for i, v in enumerate(values / values.mean())}
-
-
-def config(tmp_path, **more) -> RewardConfig:
-    how = {"per_device_train_batch_size": 8, "report_to": [], "use_cpu": True, "bf16": False, "save_strategy": "no"}
-    how |= {"learning_rate": 0.1, "lr_scheduler_type": "constant", "logging_steps": 1, "optim": "sgd"}
-    how |= {"max_grad_norm": 0.0, "gradient_checkpointing": False, "weight_decay": 0.0, "disable_tqdm": True}
-    return RewardConfig(str(tmp_path), **how | more)
-
-
-def trained(trainer):
-    """Losses as logged, and the parameters after it."""
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return losses, {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-
-
-def weighted(folder, tokenizer, tmp_path, weights, dataset=None, **more):
-    how = {"allow_dropped": more.pop("allow_dropped")} if "allow_dropped" in more else {}
-    data = pairs() if dataset is None else dataset
-    return WeightedRewardTrainer(
-        model_of(folder),
-        config(tmp_path, **more),
-        train_dataset=data,
-        processing_class=tokenizer,
-        pair_weights=weights,
-        **how,
-    )
+    return tokenizer_of(folder)
 
 
 def test_weights_of_one_are_the_plain_trainer(folder, tokenizer, tmp_path):
@@ -231,89 +179,6 @@ def test_margins_and_centring_go_with_weights_of_one(folder, tokenizer, tmp_path
     assert trained(ones)[0] == trained(plain)[0]
 
 
-# Sampling
-
-
-def order_of(seed: int = 0, n: int = 60, openings: int = 20):
-    rng = np.random.default_rng(seed)
-    opening = [f"o{i}" for i in rng.integers(0, openings, n)]
-    weights = {f"o{i}": float(w) for i, w in enumerate(np.exp(rng.normal(size=openings)))}
-    return OpeningOrder(opening, weights, seed), opening, weights
-
-
-@pytest.mark.parametrize("number", range(5))
-def test_openings_are_drawn_as_often_as_their_weights_say(number):
-    order, opening, weights = order_of()
-    rows = order.rows(600, number)
-    counts = Counter(opening[row] for row in rows)
-    total = sum(weights[one] for one in set(opening))
-    for one in set(opening):
-        expected = 600 * weights[one] / total
-        assert np.floor(expected - 1e-9) <= counts[one] <= np.ceil(expected + 1e-9)
-        used = [counts_of for row, counts_of in Counter(rows.tolist()).items() if opening[row] == one]
-        assert max(used) - min(used) <= 1  # an opening's rows take turns
-    np.testing.assert_array_equal(rows, order.rows(600, number))
-    assert (rows != order.rows(600, number + 1)).any()
-
-
-def test_over_many_passes_frequencies_are_the_weights():
-    order, opening, weights = order_of()
-    counts = Counter(opening[row] for number in range(400) for row in order.rows(60, number))
-    total = sum(weights[one] for one in set(opening))
-    for one in set(opening):
-        assert counts[one] / (400 * 60) == pytest.approx(weights[one] / total, abs=0.004)
-
-
-@pytest.mark.parametrize(
-    ("generations", "batch", "repeats", "ranks", "size"),
-    [(4, 3, 2, 1, 6), (2, 8, 6, 2, 4), (8, 1, 1, 4, 2), (3, 4, 4, 2, 6)],
-)
-def test_groups_stay_together_on_every_rank(generations, batch, repeats, ranks, size):
-    order, _, _ = order_of()
-    sampler = DensityRepeatSampler(order, 60, generations, batch, repeats)
-    rows = list(sampler)
-    assert len(rows) == len(sampler) == 60 // batch * batch * generations * repeats
-    block = batch * generations
-    blocks = [rows[i : i + block] for i in range(0, len(rows), block)]
-    for start in range(0, len(blocks), repeats):
-        assert all(one == blocks[start] for one in blocks[start : start + repeats])
-    for one in blocks:
-        for start in range(0, block, generations):
-            assert len(set(one[start : start + generations])) == 1
-    drawn_rows = [one[start] for one in blocks[::repeats] for start in range(0, block, generations)]
-    np.testing.assert_array_equal(drawn_rows, order.rows(60 // batch * batch, 0))
-    # Ranks take consecutive slices of each step: together they see every group whole.
-    for step in range(0, len(rows), ranks * size):
-        seen = Counter(rows[step : step + ranks * size])
-        if (ranks * size) % generations == 0:
-            assert all(count % generations == 0 for count in seen.values())
-
-
-def test_every_pass_is_another_draw_and_every_rank_makes_the_same():
-    one, other = (DensityRepeatSampler(order_of()[0], 60, 2, 3) for _ in range(2))
-    first, second = list(one), list(one)
-    assert first != second
-    assert (list(other), list(other)) == (first, second)
-    other.set_epoch(0)
-    assert list(other) == first
-
-
-def test_seeds_that_follow_each_other_share_no_pass():
-    opening, weights = [f"o{i}" for i in range(60)], {f"o{i}": 1.0 + i for i in range(60)}
-    passes = {tuple(OpeningOrder(opening, weights, seed).rows(60, number)) for seed in range(5) for number in range(5)}
-    assert len(passes) == 25
-
-
-def test_openings_without_weights_are_named():
-    with pytest.raises(MismatchError, match="1 openings of the data set have no weight, first b"):
-        OpeningOrder(["a", "b"], {"a": 1.0})
-    for wrong in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(InputError, match=f"weight of opening b is {wrong}; expected a positive number"):
-            OpeningOrder(["a", "b"], {"a": 1.0, "b": wrong})
-    with pytest.raises(OptionError, match="do not fill a generation batch"):
-        DensityRepeatSampler(OpeningOrder(["a"], {"a": 1.0}), 1, 2, 4)
-
-
 @pytest.fixture
 def chatty(tokenizer):
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
@@ -436,13 +301,22 @@ def test_grpo_goes_on_where_it_was(folder, chatty, tmp_path):
     assert rest == whole[60:]
 
 
-def test_without_trl_the_error_says_what_to_type(monkeypatch):
-    import kat.integrations.trl as module
+@pytest.mark.parametrize(
+    ("name", "module"), [("WeightedRewardTrainer", "_trl_reward"), ("DensityGRPOTrainer", "_trl_grpo")]
+)
+def test_without_trl_the_error_says_what_to_type(monkeypatch, name, module):
+    import kat.integrations.trl
     from kat.errors import MissingExtraError
 
     monkeypatch.setitem(sys.modules, "trl", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "kat\[trl\]"'):
-        module._imported("RewardTrainer")
+    monkeypatch.delitem(sys.modules, f"kat.integrations.{module}")
+    with pytest.raises(MissingExtraError, match=r'TRL cannot be loaded .* pip install "kat\[trl\]"'):
+        getattr(kat.integrations.trl, name)
+
+
+def test_the_module_loads_neither_trl_nor_torch(python):
+    ran = python("-c", "import sys, kat.integrations.trl; print(sorted({'trl', 'torch'} & set(sys.modules)))")
+    assert (ran.rc, ran.stdout.strip()) == (0, "[]"), ran.stderr
 
 
 def test_classes_can_be_named_and_pickled():
@@ -459,16 +333,15 @@ def test_two_processes_take_the_step_of_one(folder, tokenizer, tmp_path, python)
     """The weighed loss is divided by the pairs of the global batch: eight in one process, or four in each of two."""
     script = tmp_path / "step.py"
     script.write_text(
-        f"import sys; sys.path[:0] = {[p for p in sys.path if 'tests' in p]!r}\n"
-        "import os, pathlib, torch, test_trl as t\n"
-        "from transformers import AutoTokenizer\n"
+        f"import sys; sys.path[:0] = {[str(Path(making_trl.__file__).parent)]!r}\n"
+        "import os, pathlib, torch, making_trl as t\n"
         "size, out = int(sys.argv[1]), pathlib.Path(sys.argv[2])\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({folder!r}); tokenizer.eos_token = 'w97'\n"
-        f"made = t.weighted({folder!r}, tokenizer, out.parent / 'trained', t.drawn(n=8), t.pairs(n=8),\n"
-        "                  per_device_train_batch_size=size, max_steps=1)\n"
-        "made.train()\n"
+        f"tokenizer = t.tokenizer_of({folder!r})\n"
+        f"trainer = t.weighted({folder!r}, tokenizer, out.parent / 'trained', t.drawn(n=8), t.pairs(n=8),\n"
+        "                     per_device_train_batch_size=size, max_steps=1)\n"
+        "trainer.train()\n"
         "if os.environ.get('RANK', '0') == '0':\n"
-        "    torch.save({n.removeprefix('module.'): p.detach() for n, p in made.model.named_parameters()}, out)\n"
+        "    torch.save({n.removeprefix('module.'): p.detach() for n, p in trainer.model.named_parameters()}, out)\n"
         # A gloo thread that drops a tensor while Python shuts down aborts the process: no shutting down. What fails
         # before still ends with its own status.
         "if torch.distributed.is_initialized():\n"

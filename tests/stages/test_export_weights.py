@@ -96,18 +96,6 @@ def test_json_lines_are_data_sets(export, pairs):
         assert found == [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_weights_that_are_null_at_first_are_numbers_later(tmp_path):
-    """A source may begin with more validation pairs than are written at a time."""
-    from kat.stages.export_weights import _BATCH, _columns, _parquet
-
-    rows = [{"pair_id": f"p{i}", "weight": None, "split": "validation"} for i in range(_BATCH + 10)]
-    rows += [{"pair_id": "t", "weight": 1.5, "split": "train"}]
-    _parquet(tmp_path / "w.parquet", rows, _columns("plain", ""))
-    assert pq.read_table(tmp_path / "w.parquet").to_pylist() == rows
-    _parquet(tmp_path / "none.parquet", [], _columns("plain", ""))
-    assert not (tmp_path / "none.parquet").exists()
-
-
 def test_plain_files_hold_weights_and_nothing_else(export, pairs):
     rows = pq.read_table(export("parquet") / "weights.parquet").to_pylist()
     assert rows == lines(export("jsonl") / "weights.jsonl")
@@ -223,7 +211,7 @@ def test_another_source_is_refused(made, tmp_path, kat_cli):
 
 def test_weights_of_other_pairs_are_noticed(made, table):
     from kat.errors import MismatchError
-    from kat.integrations.export import weighed_pairs
+    from kat.integrations.rows import weighed_pairs
 
     read = list(kat.read_pairs(made / "pairs.jsonl"))
     with pytest.raises(MismatchError, match=r"Row 2 of the pairs is not row 0"):
@@ -238,6 +226,6 @@ def test_an_interrupted_export_leaves_nothing(made, tmp_path, kat_cli, monkeypat
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kat.integrations.export.implicit_row", stop)
+    monkeypatch.setattr("kat.integrations.exports.trl.prompts_of", stop)
     assert kat_cli("export-weights", made / "run", "--to", "trl", "--out", tmp_path / "o").rc == 130
     assert not list(tmp_path.glob("o/*"))

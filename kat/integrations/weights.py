@@ -1,0 +1,115 @@
+"""Weights as trainers take them, from a file or a mapping, joined with the rows of a data set by id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kat.errors import InputError, MismatchError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WEIGHT = "weight"
+"""The column of a data set that holds weights."""
+_REMEDY = "kat export-weights RUN --to trl writes a data set that has both."
+
+
+def pair_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, float]:
+    """Return {pair id: weight} of the pairs that train, from a file of `kat weigh-pairs` or a mapping.
+
+    Raises InputError for a weight that is not a finite number from 0 up.
+    """
+    if isinstance(source, Mapping):
+        weights = {str(name): float(value) for name, value in source.items()}
+    else:
+        from kat.pair_weights.storage import read_pair_weights
+
+        weights = read_pair_weights(source).training_weights()
+    for name, value in weights.items():
+        if not _usable(value):
+            raise InputError(f"The weight of pair {name} is {value}; expected a finite number from 0 up.")
+    return weights
+
+
+def opening_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, float]:
+    """Return {opening id: w} from a folder of weights (or a run that holds one), a file of `kat weigh-pairs`, or a
+    mapping."""
+    if isinstance(source, Mapping):
+        return {str(name): float(value) for name, value in source.items()}
+    path = Path(source)
+    if path.is_dir():
+        from kat.artifacts import load_array, load_ids
+
+        folder = path / "density" if (path / "density").is_dir() else path
+        values = np.asarray(load_array(folder / "density_weights.npy"), np.float64)
+        return dict(zip(load_ids(folder), values.tolist(), strict=True))
+    from kat.pair_weights.storage import read_pair_weights
+
+    table = read_pair_weights(path)
+    rows = table.split == "train"
+    return dict(zip(table.opening_id[rows].tolist(), table.w[rows].tolist(), strict=True))
+
+
+def with_weights(dataset: Dataset, weights: Mapping[str, float] | None) -> Dataset:
+    """Return the data set with a `weight` column, by the id in its `pair_id` column; its own if `weights` is None.
+
+    Raises MismatchError naming the first row without a weight, InputError if there is nothing to join by or a weight of
+    the data set's own is not a finite number from 0 up.
+    """
+    names = list(dataset.column_names or [])
+    if weights is None:
+        _check_own_weights(dataset, names)
+        return dataset
+    if "pair_id" not in names:
+        raise InputError(f"The data set has no column pair_id to join weights by; it has {', '.join(names)}. {_REMEDY}")
+    ids = [str(pair_id) for pair_id in dataset["pair_id"]]
+    if missing := [(row, pair_id) for row, pair_id in enumerate(ids) if pair_id not in weights]:
+        row, pair_id = missing[0]
+        raise MismatchError(
+            f"{len(missing):,} rows of the data set have no weight, first row {row} with pair id {pair_id}. "
+            "Take the rows that train (split is train), or weigh these pairs too."
+        )
+    if len(set(ids)) < len(ids):
+        raise MismatchError("The data set holds a pair id twice; each pair has one weight. See kat export-weights.")
+    if WEIGHT in names:
+        dataset = dataset.remove_columns(WEIGHT)
+    return dataset.add_column(WEIGHT, [weights[pair_id] for pair_id in ids])
+
+
+def openings_of(dataset: Dataset) -> list[str]:
+    """Return the opening id of every row, from the column `opening_id` or else computed from `prompt`.
+
+    Raises InputError for a row without a user message.
+    """
+    if "opening_id" in (dataset.column_names or []):
+        return [str(opening) for opening in dataset["opening_id"]]
+    from kat.data.openings import opening_id
+
+    ids = []
+    for row, prompt in enumerate(dataset["prompt"]):
+        text = prompt
+        if not isinstance(prompt, str):
+            text = next((m["content"] for m in prompt if m["role"] == "user"), None)
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"Row {row} of the data set has no user message; give it an opening_id.")
+        ids.append(opening_id(text))
+    return ids
+
+
+def _check_own_weights(dataset: Dataset, names: list[str]) -> None:
+    if WEIGHT not in names:
+        raise InputError(f"The data set has no column {WEIGHT}, and no pair_weights were given. {_REMEDY}")
+    for row, value in enumerate(dataset[WEIGHT]):
+        if value is None or not _usable(value):
+            raise InputError(
+                f"The data set's weight in row {row} is {value}; expected a finite number from 0 up. "
+                "Only pairs that train have one: leave the others out."
+            )
+
+
+def _usable(weight: float) -> bool:
+    return bool(np.isfinite(weight)) and weight >= 0
