@@ -10,7 +10,7 @@ from kat.errors import InputError
 from kat.models.digests import settings_digest, weights_digest
 from kat.models.nanochat.layout import MODEL_TYPE
 from kat.models.sources import resolve
-from kat.stages.stage import stage
+from kat.stages.stage import labelled, stage
 
 CONFIG = "config.json"
 
@@ -35,7 +35,7 @@ def export_model(source: str, out: Path, allow_network: bool, overwrite: bool) -
         else:
             _save(source, model.path, job.folder, allow_network)
         own = (job.folder / CONFIG).is_file() and MODEL_TYPE in (job.folder / CONFIG).read_text()
-        job.say(f"{source} as a Hugging Face folder", [_next_step(out, own_class=own)])
+        job.say(f"{source} as a Hugging Face folder", [labelled("next", _next_step(out, own_class=own))])
 
 
 def _copy(model: Path, folder: Path) -> None:
@@ -57,5 +57,5 @@ def _save(source: str, model: Path, folder: Path, allow_network: bool) -> None:
 
 def _next_step(out: Path, *, own_class: bool) -> str:
     if own_class:
-        return "next           import kat.models.nanochat.modeling and call register() before AutoModel reads it"
-    return f'next           transformers.AutoModel.from_pretrained("{out}")'
+        return "import kat.models.nanochat.modeling and call register() before AutoModel reads it"
+    return f'transformers.AutoModel.from_pretrained("{out}")'

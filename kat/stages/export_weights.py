@@ -13,7 +13,7 @@ from kat.integrations.rows import PARTS, WeighedPair, weighed_pairs
 from kat.pair_weights.storage import read_pair_weights
 from kat.plugins import EXPORTS, load
 from kat.run_folder import RunFolder
-from kat.stages.stage import input_hash, stage
+from kat.stages.stage import input_hash, labelled, stage
 
 
 def export_weights(folder: Path, out: Path, options: ExportWeightsOptions, pairs: Path | None, overwrite: bool) -> None:
@@ -47,7 +47,7 @@ def export_weights(folder: Path, out: Path, options: ExportWeightsOptions, pairs
         trains, validates = (int((table.split == part).sum()) for part in PARTS)
         files = [f"  {out / name}" for name in sorted(p.name for p in job.folder.iterdir())]
         summary = f"{trains:,} training and {validates:,} validation pairs for {options.to}"
-        job.say(summary, [*files, export.next_step.format(out=out)])
+        job.say(summary, [*files, labelled("next", export.next_step.format(out=out))])
 
 
 def _source(run: RunFolder, path: Path, pairs: Path | None) -> tuple[Path, str]:

@@ -209,9 +209,14 @@ def with_progress(items: Iterable[T], unit: str) -> Iterable[T]:
     return tqdm(items, desc="read", unit=f" {unit}", disable=None, delay=1)
 
 
+def labelled(label: str, text: str) -> str:
+    """Return a line that begins with who says it."""
+    return f"{label:<14} {text}"
+
+
 def say(label: str, text: str) -> None:
     """Print a line of a stage."""
-    print(f"{label:<14} {text}")
+    print(labelled(label, text))
 
 
 def say_next(text: str) -> None:

@@ -23,5 +23,5 @@ PLUGIN = Export(
     help="JSON lines of pair ids and weights",
     write=write,
     first_file="weights.jsonl",
-    next_step="next      join {out}/weights.jsonl with your pairs by pair_id; do not normalise inside a batch",
+    next_step="join {out}/weights.jsonl with your pairs by pair_id; do not normalise inside a batch",
 )

@@ -76,6 +76,6 @@ PLUGIN = Export(
     help="OpenRLHF: weighted passes of pairs and prompts",
     write=write,
     first_file="pairs.train.jsonl",
-    next_step="next      python -m openrlhf.cli.train_rm --data.dataset {out}/pairs.train.jsonl --data.prompt_key "
+    next_step="python -m openrlhf.cli.train_rm --data.dataset {out}/pairs.train.jsonl --data.prompt_key "
     "prompt --data.chosen_key chosen --data.rejected_key rejected --data.apply_chat_template",
 )

@@ -21,5 +21,5 @@ PLUGIN = Export(
     help="a parquet table of pair ids and weights",
     write=write,
     first_file="weights.parquet",
-    next_step="next      join {out}/weights.parquet with your pairs by pair_id; do not normalise inside a batch",
+    next_step="join {out}/weights.parquet with your pairs by pair_id; do not normalise inside a batch",
 )

@@ -65,6 +65,6 @@ PLUGIN = Export(
     help="TRL: explicit and implicit preferences, and prompts",
     write=write,
     first_file="explicit.train.parquet",
-    next_step='next      datasets.load_dataset("parquet", data_files="{out}/explicit.train.parquet") and '
+    next_step='datasets.load_dataset("parquet", data_files="{out}/explicit.train.parquet") and '
     "kat.integrations.trl.WeightedRewardTrainer",
 )

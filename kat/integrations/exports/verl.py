@@ -54,6 +54,6 @@ PLUGIN = Export(
     help="verl: prompts with weights, and a weighted pass of them",
     write=write,
     first_file="train.parquet",
-    next_step="next      data.train_files={out}/train.drawn.parquet data.shuffle=False; or, up to verl 0.7, "
+    next_step="data.train_files={out}/train.drawn.parquet data.shuffle=False; or, up to verl 0.7, "
     "train.parquet with data.sampler.class_path=pkg://kat.integrations.verl data.sampler.class_name=DensitySampler",
 )
