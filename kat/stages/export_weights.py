@@ -61,8 +61,8 @@ def export_model(source: str, out: Path, allow_network: bool, overwrite: bool) -
     """A model's files as safetensors, with its tokenizer and settings → OUT. Weights in pickles are read and saved."""
     import shutil
 
-    from kat.models.loading import settings_digest, weights_digest
-    from kat.models.nanochat.modeling import MODEL_TYPE
+    from kat.models.digests import settings_digest, weights_digest
+    from kat.models.nanochat.layout import MODEL_TYPE
     from kat.models.sources import resolve
 
     place = resolve(source, allow_network=allow_network)

@@ -314,7 +314,7 @@ def _embedded(
 def _embed_manifest(data: Path, embed: EmbedOptions, how: RunOptions) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from kat.models.loading import settings_digest, weights_digest
+    from kat.models.digests import settings_digest, weights_digest
     from kat.models.sources import resolve
 
     source = resolve(embed.source, allow_network=embed.allow_network)

@@ -65,14 +65,14 @@ def test_an_unknown_module_is_an_error(local):
 
 
 def test_damaged_bundled_weights_are_noticed(local, monkeypatch):
-    import kat.models.sources as sources
+    from kat.models.sources import minilm
 
     weights = local / "model.safetensors"
     raw = bytearray(weights.read_bytes())
     raw[-1] ^= 1
     weights.write_bytes(raw)
-    monkeypatch.setattr(sources, "bundled_minilm", lambda: local)
-    from kat.models.loading import weights_digest
+    monkeypatch.setattr(minilm, "bundled_minilm", lambda: local)
+    from kat.models.digests import weights_digest
 
     with pytest.raises(ModelError, match="not the file expected"):
         weights_digest(resolve("minilm"))
