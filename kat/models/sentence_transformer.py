@@ -20,7 +20,8 @@ def transformer_and_settings(path: Path) -> tuple[Path, dict[str, Any]]:
     modules_file = path / "modules.json"
     if not modules_file.is_file():
         return path, {}
-    folder, settings = path, {}
+    folder = path
+    settings: dict[str, Any] = {}
     for module in _json(modules_file):
         kind, place = module["type"].rsplit(".", 1)[-1], path / module["path"]
         if kind == "Transformer":

@@ -104,8 +104,8 @@ class KatNanoChatPreTrainedModel(origin.NanoChatPreTrainedModel):
     """What transformers asks of all models of one configuration."""
 
     config_class = KatNanoChatConfig
-    _no_split_modules = ("KatNanoChatLayer",)
-    _can_record_outputs = {}  # noqa: RUF012 - transformers' own way
+    _no_split_modules = ["KatNanoChatLayer"]  # noqa: RUF012 - transformers' own way
+    _can_record_outputs = {}  # noqa: RUF012
 
 
 class KatNanoChatModel(KatNanoChatPreTrainedModel):

@@ -64,7 +64,7 @@ class Source:
     catalog: Callable[[], Iterator[Found]] = _lists_nothing
     """What `kat models` lists of it."""
     needs: str = ""
-    """The command that installs the package that the model comes in; such sources are listed first."""
+    """The command that installs the package that its model comes in, "" for none. Bundled models are listed first."""
 
 
 def all_sources() -> list[Source]:
