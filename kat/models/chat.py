@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kat.errors import InputError, ModelError
 from kat.records import Message
@@ -89,12 +89,12 @@ class Chat:
         """By the template; a conversation that it refuses is tried again in the form that all accept."""
         from jinja2.exceptions import TemplateError
 
-        template_options = {"tokenize": False, "add_generation_prompt": open_ended}
+        template_options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": open_ended}
         try:
-            return self.tokenizer.apply_chat_template(messages, **template_options)
+            return str(self.tokenizer.apply_chat_template(messages, **template_options))
         except TemplateError as refused:
             try:
-                return self.tokenizer.apply_chat_template(alternating(messages), **template_options)
+                return str(self.tokenizer.apply_chat_template(alternating(messages), **template_options))
             except TemplateError:
                 raise ModelError(f"The tokenizer's chat template refuses a conversation: {refused}.") from refused
 

@@ -77,7 +77,8 @@ def load_model(
     number_format = _number_format(dtype, device)
     place = resolve(source, allow_network=allow_network)
     loaded = _encoder(place, device) if kind == "encoder" else _with_head(place, kind)
-    loaded.model.to(device=device, dtype=number_format).eval()
+    model: torch.nn.Module = loaded.model
+    model.to(device=device, dtype=number_format).eval()
     return replace(loaded, meta=loaded.meta | _facts(place, loaded.model))
 
 
@@ -218,7 +219,7 @@ def _draw_head(model: PreTrainedModel) -> None:
                 head.bias.zero_()
 
 
-def _read(folder: Path, kind: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[str]]:
+def _read(folder: Path, kind: str) -> tuple[Any, PreTrainedTokenizerBase, set[str]]:
     """Return model, tokenizer, and the names of the weights that the files lack."""
     import torch
     import transformers

@@ -37,6 +37,11 @@ class KatNanoChatConfig(NanoChatConfig):
     window_pattern: str = "L"
     sliding_window: int | None = None
 
+    @property
+    def key_heads(self) -> int:
+        """The heads of keys and values."""
+        return self.num_key_value_heads or self.num_attention_heads
+
 
 def window_of(layer: int, config: KatNanoChatConfig) -> int | None:
     """Return the tokens that a layer's query sees, itself included; None for all.
@@ -56,9 +61,9 @@ class KatNanoChatAttention(origin.NanoChatAttention):
         super().__init__(config, layer_idx)
         self.window = window_of(layer_idx, config)
         if has_value_embedding(layer_idx, config.num_hidden_layers):
-            self.ve_gate = torch.nn.Linear(GATE, config.num_key_value_heads, bias=False)
+            self.ve_gate = torch.nn.Linear(GATE, config.key_heads, bias=False)
 
-    def forward(
+    def forward(  # type: ignore[override]  # only KatNanoChatLayer calls it
         self,
         x: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
@@ -114,7 +119,7 @@ class KatNanoChatModel(KatNanoChatPreTrainedModel):
     def __init__(self, config: KatNanoChatConfig) -> None:
         super().__init__(config)
         n, head = config.num_hidden_layers, config.hidden_size // config.num_attention_heads
-        width = config.num_key_value_heads * head
+        width = config.key_heads * head
         self.embed_tokens = torch.nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = torch.nn.ModuleList([KatNanoChatLayer(config, i) for i in range(n)])
         self.value_embeds = torch.nn.ModuleDict(
@@ -181,7 +186,7 @@ class KatNanoChatModel(KatNanoChatPreTrainedModel):
         x: torch.Tensor,
         position_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        past_key_values: Cache | None,
+        past_key_values: Any,
     ) -> torch.Tensor:
         """x with the previous token's mixed in; none for a text's first, whatever stands before it in a row."""
         before = getattr(past_key_values, "kat_last", None)

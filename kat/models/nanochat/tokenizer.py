@@ -78,7 +78,7 @@ def read_encoding(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not there: a nanochat checkpoint needs its tokenizer. {remedy}") from None
     except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError, IndexError, KeyError) as error:
         raise ModelError(f"{path} is no tokenizer of nanochat: {error}. {remedy}") from error
-    state = getattr(encoding, "state", None)
+    state: Any = getattr(encoding, "state", None)
     if not isinstance(encoding, _Encoding) or not _is_complete(state):
         kind = type(encoding).__name__.strip("_")
         raise ModelError(f"{path} holds {kind}, and no complete tiktoken Encoding. {remedy}")
