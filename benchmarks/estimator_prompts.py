@@ -15,7 +15,7 @@ import kat
 from kat.demo.grammar import demo_pairs
 from kat.density.estimators import estimate_density
 from kat.density.weights import noise_temperature, weigh
-from kat.models.loading import load_encoder
+from kat.models.load import read_encoder
 from kat.neighbors.find import find_neighbors, prepared
 from kat.plugins import ESTIMATORS, names
 
@@ -144,7 +144,7 @@ def early_layers(texts: list[str], cache: Path | None, layers: tuple[int, ...] =
     paths = {layer: cache / f"layer{layer}_{len(texts)}.npy" if cache else None for layer in layers}
     if all(path and path.exists() for path in paths.values()):
         return {names[layer]: np.load(path) for layer, path in paths.items()}
-    loaded = load_encoder("minilm", "cpu")
+    loaded = read_encoder("minilm", "cpu")
     order = np.argsort([len(text) for text in texts], kind="stable")
     found = {layer: np.empty((len(texts), loaded.dimension), np.float32) for layer in layers}
     for start in range(0, len(texts), 256):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kat.embedding.pooling import pool, pool_packed
-from kat.models.loading import LoadedModel, read_encoder
+from kat.models.load import LoadedModel, read_encoder
 from kat.packing.budget import halves
 from kat.packing.switch import hidden_states, probe_texts, switch_over
 

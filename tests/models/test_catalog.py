@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from making import tiny
-from models.nanochat.test_checkpoint import CONFIG, LATER, later_state, random_state, save  # the same layouts
+from making_nanochat import CONFIG, LATER, later_state, random_state, save
 
 import kat
 from kat.config import EmbedOptions
@@ -13,7 +13,7 @@ from kat.errors import ModelError
 from kat.models.sources import resolve
 
 
-def test_every_checkpoint_is_listed_with_its_age(base_dir, kat_cli):
+def test_every_checkpoint_is_listed_with_its_format_version(base_dir, kat_cli):
     save(base_dir, random_state(), step=5)
     save(base_dir, random_state(), step=40)
     save(base_dir, later_state(LATER), LATER, family="base_checkpoints", tag="d6", step=100)
@@ -38,8 +38,8 @@ def test_a_tag_and_a_step_name_one_checkpoint(base_dir, tmp_path, python):
     assert "d3-40" in str(resolve("sft/d3").path)
     assert "d3-5" in str(resolve("sft/d3/5").path)
     assert "d4-7" in str(resolve("sft/*/7").path)
-    assert EmbedOptions("sft", model_tag="d3", step=5).model == "sft/d3/5"
-    assert EmbedOptions("sft", step=7).model == "sft/*/7"
+    assert EmbedOptions("sft", model_tag="d3", step=5).source == "sft/d3/5"
+    assert EmbedOptions("sft", step=7).source == "sft/*/7"
     for wrong in ("sft/d3/x", "sft/d3/5/6"):
         with pytest.raises(ModelError, match="is no nanochat model; expected sft, sft/d<depth>"):
             resolve(wrong)
@@ -61,15 +61,15 @@ def test_a_folder_of_a_checkpoints_name_is_named_by_its_place(base_dir, tmp_path
         resolve("./base")
 
 
-@pytest.mark.parametrize("age", ["2025-10", "2026-03"])
-def test_a_checkpoint_becomes_a_folder_for_transformers(base_dir, tmp_path, kat_cli, age):
+@pytest.mark.parametrize("version", ["2025-10", "2026-03"])
+def test_a_checkpoint_becomes_a_folder_for_transformers(base_dir, tmp_path, kat_cli, version):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    state, config = (random_state(), CONFIG) if age == "2025-10" else (later_state(LATER), LATER)
+    state, config = (random_state(), CONFIG) if version == "2025-10" else (later_state(LATER), LATER)
     save(base_dir, state, config)
     ran = kat_cli("export", "sft", tmp_path / "hf")
     assert ran.rc == 0, ran.stderr
-    if age == "2026-03":
+    if version == "2026-03":
         assert "register()" in ran.stdout
     assert "skipped" in kat_cli("export", "sft", tmp_path / "hf").stdout
     made = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()

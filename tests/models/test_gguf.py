@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from kat.errors import MissingExtraError, ModelError
-from kat.models.gguf import SMOLLM2_SHA256, bundled_smollm2, dequantised
+from kat.models.gguf import dequantised
 from kat.models.sources import resolve
+from kat.models.sources.smollm2 import SHA256, bundled_smollm2
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_damaged_files_and_missing_packages(tmp_path, smollm2, base, monkeypatch
     with pytest.raises(ModelError, match=r"text\.gguf cannot be read as a GGUF model"):
         resolve(str(tmp_path / "text.gguf"))
     with pytest.raises(ModelError, match=r"cut\.gguf is not the file expected: sha256"):
-        dequantised(cut, SMOLLM2_SHA256)
+        dequantised(cut, SHA256)
     assert not list((base / "models").glob("cut*/*"))
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name))

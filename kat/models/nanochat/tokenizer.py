@@ -56,50 +56,51 @@ class _Encoding:
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> type[_Encoding]:
         if (module, name) == ("tiktoken.core", "Encoding"):
             return _Encoding
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not run")
 
-    def persistent_load(self, pid: Any):
+    def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("it refers to something outside of it")
 
 
 def read_encoding(path: Path) -> dict[str, Any]:
-    """{"name", "pat_str", "mergeable_ranks", "special_tokens"} of a tokenizer.pkl.
+    """Return {"name", "pat_str", "mergeable_ranks", "special_tokens"} of a tokenizer.pkl.
 
     Raises ModelError for a file that is missing, damaged, or holds anything else.
     """
     remedy = "Save it with nanochat's tok_train, or name a model with a tokenizer of its own."
     try:
         with path.open("rb") as file:
-            found = _Unpickler(file).load()
+            encoding = _Unpickler(file).load()
     except FileNotFoundError:
         raise ModelError(f"{path} is not there: a nanochat checkpoint needs its tokenizer. {remedy}") from None
     except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError, IndexError, KeyError) as error:
         raise ModelError(f"{path} is no tokenizer of nanochat: {error}. {remedy}") from error
-    state = getattr(found, "state", None)
-    if not isinstance(found, _Encoding) or not _is_whole(state):
-        raise ModelError(f"{path} holds {type(found).__name__.strip('_')}, and no whole tiktoken Encoding. {remedy}")
+    state: Any = getattr(encoding, "state", None)
+    if not isinstance(encoding, _Encoding) or not _is_complete(state):
+        kind = type(encoding).__name__.strip("_")
+        raise ModelError(f"{path} holds {kind}, and no complete tiktoken Encoding. {remedy}")
     if missing := [name for name in SPECIAL if name not in state["special_tokens"]]:
         raise ModelError(f"{path} lacks nanochat's special token {missing[0]}. {remedy}")
     return state
 
 
-def _is_whole(state: Any) -> bool:
+def _is_complete(state: Any) -> bool:
     if not isinstance(state, dict) or not isinstance(state.get("pat_str"), str):
         return False
     ranks, special = state.get("mergeable_ranks"), state.get("special_tokens")
     if not isinstance(ranks, dict) or not isinstance(special, dict) or not ranks:
         return False
-    whole = all(isinstance(k, bytes) and isinstance(v, int) for k, v in ranks.items())
+    typed = all(isinstance(k, bytes) and isinstance(v, int) for k, v in ranks.items())
     named = all(isinstance(k, str) and isinstance(v, int) for k, v in special.items())
-    ids = sorted([*ranks.values(), *special.values()]) if whole and named else []
+    ids = sorted([*ranks.values(), *special.values()]) if typed and named else []
     return bool(ids) and ids == list(range(len(ids))) and all(bytes([b]) in ranks for b in range(256))
 
 
 def fast_tokenizer(encoding: Mapping[str, Any]) -> PreTrainedTokenizerFast:
-    """A tokenizer that encodes and decodes as tiktoken does, text of special tokens as plain text.
+    """Return a tokenizer that encodes and decodes as tiktoken does, text of special tokens as plain text.
 
     tiktoken joins the two neighbours whose join has the smallest rank; the same as a list of merges in order of
     rank, each token being the merge of the two parts that are left just before it.
@@ -129,13 +130,13 @@ def fast_tokenizer(encoding: Mapping[str, Any]) -> PreTrainedTokenizerFast:
 
 def _merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
     """The two parts of each token of several bytes, in order of rank."""
-    found = []
+    merges = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         if len(token) > 1:
             parts = _parts(token, ranks, rank)
-            if len(parts) == 2:  # else it can only be had whole, which ignore_merges sees to
-                found.append((parts[0], parts[1]))
-    return found
+            if len(parts) == 2:  # else no merge makes it, which ignore_merges sees to
+                merges.append((parts[0], parts[1]))
+    return merges
 
 
 def _parts(token: bytes, ranks: Mapping[bytes, int], limit: int) -> list[bytes]:

@@ -1,14 +1,13 @@
-"""nanochat's checkpoints of the origin's age against a plain implementation, and everything that can be wrong."""
+"""nanochat's checkpoints of every format version against a plain implementation, and everything that can be wrong."""
 
 import json
 import os
-import pickle
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from making import turn
+from making_nanochat import CONFIG, LATER, later_logits, later_state, plain_logits, random_state, save
 
 import kat
 from kat.errors import ModelError
@@ -16,139 +15,6 @@ from kat.models.load import load_model
 from kat.models.nanochat.checkpoint import find_checkpoint
 from kat.models.nanochat.tokenizer import SPECIAL
 from kat.packing.switch import hidden_states, switch_over
-
-tiktoken = pytest.importorskip("tiktoken", reason="tiktoken, which pickles nanochat's tokenizer, is not installed")
-
-CONFIG = {"sequence_len": 64, "vocab_size": 300, "n_layer": 3, "n_head": 4, "n_kv_head": 2, "n_embd": 48}
-
-
-def random_state(config=CONFIG, padded: bool = False, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Weights under the names of nanochat's own modules; embeddings in bfloat16, as it keeps them."""
-    draw = torch.Generator().manual_seed(seed)
-    d, rows = config["n_embd"], config["vocab_size"]
-    rows = -(-rows // 64) * 64 if padded else rows
-    head = d // config["n_head"]
-
-    def made(*shape):
-        return torch.randn(*shape, generator=draw) / shape[1] ** 0.5
-
-    state = {"transformer.wte.weight": torch.randn(rows, d, generator=draw).bfloat16(), "lm_head.weight": made(rows, d)}
-    for i in range(config["n_layer"]):
-        at, kv = f"transformer.h.{i}", config["n_kv_head"] * head
-        shapes = {"c_q": (d, d), "c_k": (kv, d), "c_v": (kv, d), "c_proj": (d, d)}
-        state |= {f"{at}.attn.{name}.weight": made(*shape) for name, shape in shapes.items()}
-        state |= {f"{at}.mlp.c_fc.weight": made(4 * d, d), f"{at}.mlp.c_proj.weight": made(d, 4 * d)}
-    return state
-
-
-LATER = CONFIG | {"window_pattern": "SSSL", "n_layer": 6, "sequence_len": 512}
-
-
-def later_state(config=CONFIG, padded: bool = False) -> dict[str, torch.Tensor]:
-    """The same with what 2026-03 has besides."""
-    draw = torch.Generator().manual_seed(7)
-    n, keys = config["n_layer"], config["n_kv_head"] * config["n_embd"] // config["n_head"]
-    rows = -(-config["vocab_size"] // 64) * 64 if padded else config["vocab_size"]
-
-    def made(*shape):
-        return torch.randn(*shape, generator=draw)
-
-    state = random_state(config, padded) | {"resid_lambdas": 1 + 0.2 * made(n), "x0_lambdas": 0.3 * made(n)}
-    state |= {"smear_gate.weight": made(1, 24), "smear_lambda": made(1), "backout_lambda": torch.tensor([0.3])}
-    for i in range(n):
-        if i % 2 == (n - 1) % 2:
-            state[f"value_embeds.{i}.weight"] = made(rows, keys).bfloat16()
-            state[f"transformer.h.{i}.attn.ve_gate.weight"] = made(config["n_kv_head"], 12)
-    return state
-
-
-def later_logits(state, config, ids: torch.Tensor, *, hidden: bool = False) -> torch.Tensor:
-    """The published architecture of 2026-03, one text, straight."""
-    d, heads, shared, n = config["n_embd"], config["n_head"], config["n_kv_head"], config["n_layer"]
-    size, t = d // heads, len(ids)
-    angle = torch.outer(torch.arange(t).float(), 100_000.0 ** (-torch.arange(0, size, 2).float() / size))
-    cos, sin = angle.cos().bfloat16().float()[:, None], angle.sin().bfloat16().float()[:, None]
-    w = {name: tensor.float() for name, tensor in state.items()}
-
-    def norm(x):
-        return F.rms_norm(x, (x.shape[-1],))
-
-    def turned(x):
-        a, b = x[..., : size // 2], x[..., size // 2 :]
-        return 1.2 * norm(torch.cat([a * cos + b * sin, b * cos - a * sin], -1))
-
-    x = norm(w["transformer.wte.weight"][ids])
-    gate = w["smear_lambda"] * torch.sigmoid(x[1:, :24] @ w["smear_gate.weight"].T)
-    x = torch.cat([x[:1], x[1:] + gate * x[:-1]])
-    first, residuals = x, []
-    for i in range(n):
-        at, pattern = f"transformer.h.{i}", config.get("window_pattern", "L")
-        x = w["resid_lambdas"][i] * x + w["x0_lambdas"][i] * first
-        y = norm(x)
-        q, k = (turned((y @ w[f"{at}.attn.c_{c}.weight"].T).view(t, -1, size)) for c in "qk")
-        v = (y @ w[f"{at}.attn.c_v.weight"].T).view(t, shared, size)
-        if f"value_embeds.{i}.weight" in w:
-            open_ = 3 * torch.sigmoid(y[:, :12] @ w[f"{at}.attn.ve_gate.weight"].T)
-            v = v + open_[..., None] * w[f"value_embeds.{i}.weight"][ids].view(t, shared, size)
-        k, v = (part.repeat_interleave(heads // shared, 1) for part in (k, v))
-        apart = torch.arange(t)[:, None] - torch.arange(t)
-        short = pattern[i % len(pattern)] == "S" and i < n - 1
-        seen = (apart >= 0) & (apart <= -(-config["sequence_len"] // 512) * 128 if short else apart >= 0)
-        scores = (torch.einsum("qhd,khd->hqk", q, k) / size**0.5).masked_fill(~seen, -torch.inf)
-        x = x + torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).reshape(t, d) @ w[f"{at}.attn.c_proj.weight"].T
-        x = x + F.relu(norm(x) @ w[f"{at}.mlp.c_fc.weight"].T).square() @ w[f"{at}.mlp.c_proj.weight"].T
-        residuals.append(x)
-    x = norm(x - w["backout_lambda"] * residuals[n // 2])
-    if hidden:
-        return x
-    return 15 * torch.tanh(x @ w["lm_head.weight"][: config["vocab_size"]].T / 15)
-
-
-def plain_logits(state, config, ids: torch.Tensor, *, hidden: bool = False) -> torch.Tensor:
-    """The published architecture, straight: rotations then QK norm, relu², norm after the embedding, soft cap 15."""
-    d, heads, shared = config["n_embd"], config["n_head"], config["n_kv_head"]
-    size, t = d // heads, len(ids)
-    angle = torch.outer(torch.arange(t).float(), 10_000.0 ** (-torch.arange(0, size, 2).float() / size))
-    cos, sin = angle.cos().bfloat16().float()[:, None], angle.sin().bfloat16().float()[:, None]
-
-    def norm(x):
-        return F.rms_norm(x, (x.shape[-1],))
-
-    def turned(x):
-        a, b = x[..., : size // 2], x[..., size // 2 :]
-        return norm(torch.cat([a * cos + b * sin, b * cos - a * sin], -1))
-
-    w = {name: tensor.float() for name, tensor in state.items()}
-    x = norm(w["transformer.wte.weight"][ids])
-    for i in range(config["n_layer"]):
-        at = f"transformer.h.{i}"
-        y = norm(x)
-        q = turned((y @ w[f"{at}.attn.c_q.weight"].T).view(t, heads, size))
-        k = turned((y @ w[f"{at}.attn.c_k.weight"].T).view(t, shared, size)).repeat_interleave(heads // shared, 1)
-        v = (y @ w[f"{at}.attn.c_v.weight"].T).view(t, shared, size).repeat_interleave(heads // shared, 1)
-        scores = torch.einsum("qhd,khd->hqk", q, k) / size**0.5
-        scores = scores.masked_fill(torch.ones(t, t).triu(1).bool(), -torch.inf)
-        x = x + torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).reshape(t, d) @ w[f"{at}.attn.c_proj.weight"].T
-        x = x + F.relu(norm(x) @ w[f"{at}.mlp.c_fc.weight"].T).square() @ w[f"{at}.mlp.c_proj.weight"].T
-    x = norm(x)
-    if hidden:
-        return x
-    return 15 * torch.tanh(x @ w["lm_head.weight"][: config["vocab_size"]].T / 15)
-
-
-def save(base, state, config=CONFIG, *, family="chatsft_checkpoints", tag="d3", step=10, prefix="") -> None:
-    folder = base / family / tag
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save({prefix + name: tensor for name, tensor in state.items()}, folder / f"model_{step:06d}.pt")
-    (folder / f"meta_{step:06d}.json").write_text(json.dumps({"step": step, "model_config": config}))
-    tokenizer = base / "tokenizer" / "tokenizer.pkl"
-    tokenizer.parent.mkdir(exist_ok=True)
-    if not tokenizer.exists():
-        ranks = {bytes([b]): b for b in range(256)} | {b" the": 256, b"he": 257}
-        special = {name: 258 + i for i, name in enumerate(SPECIAL)}
-        made = tiktoken.Encoding("rustbpe", pat_str=r"\s?\S+|\s+", mergeable_ranks=ranks, special_tokens=special)
-        tokenizer.write_bytes(pickle.dumps(made))
-
 
 IDS = torch.tensor([258, 5, 77, 200, 13, 14, 15, 256])
 
@@ -191,7 +57,7 @@ def test_padding_and_packing_change_nothing(base_dir):
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("length", [1, 8, 300])
-def test_the_next_age_gives_what_its_plain_model_gives(base_dir, padded, length):
+def test_the_next_format_version_gives_what_its_plain_model_gives(base_dir, padded, length):
     """At 300 tokens the short windows of 129 leave keys out."""
     state = later_state(LATER, padded)
     save(base_dir, state, LATER)
@@ -206,7 +72,7 @@ def test_the_next_age_gives_what_its_plain_model_gives(base_dir, padded, length)
     assert found.meta["age"] == "2026-03"
 
 
-def test_the_next_age_padded_packed_and_cached(base_dir):
+def test_the_next_format_version_padded_packed_and_cached(base_dir):
     state = later_state(LATER)
     save(base_dir, state, LATER)
     rng = np.random.default_rng(1)
@@ -242,7 +108,7 @@ def test_the_next_age_padded_packed_and_cached(base_dir):
             torch.testing.assert_close(packed[start : start + len(one)], one, rtol=0, atol=1e-4)
 
 
-def test_the_next_age_embeds_rewards_and_saves(base_dir, tmp_path):
+def test_the_next_format_version_embeds_rewards_and_saves(base_dir, tmp_path):
     save(base_dir, later_state(LATER), LATER)
     found = kat.encode(["the prompt", "another, longer prompt " * 9], model="sft", precision="float32", device="cpu")
     assert found.vectors.shape == (2, 48)
@@ -369,14 +235,16 @@ def test_what_is_wrong_is_named(base_dir):
     model.write_bytes(whole[: len(whole) // 2])
     refused(r"model_000010\.pt (cannot be read|is damaged)")
     save(base_dir, state | {"transformer.h.0.attn.rope": torch.ones(2)})
-    refused("no age that kat knows: nearest to 2025-10, with 1 unknown keys, first transformer.h.0.attn.rope")
+    refused(
+        "no format version that kat knows: nearest to 2025-10, with 1 unknown keys, first transformer.h.0.attn.rope"
+    )
     save(base_dir, state | {"resid_lambdas": torch.ones(3), "value_embeds.0.weight": torch.ones(300, 24)})
-    refused("nearest to nanochat of 2026-03, lacks .* first backout_lambda; is it of another age")
+    refused("nearest to nanochat of 2026-03, lacks .* first backout_lambda; is it of another format version")
     between = later_state() | {"transformer.h.0.attn.ve_gate.weight": torch.ones(2, 32)}
     save(base_dir, between, CONFIG)
     refused(r"ve_gate\.weight is \[2, 32\], and nanochat of 2026-03 with its meta has \[2, 12\]")
     save(base_dir, later_state() | {"mtp_heads.0.mlp.c_fc.weight": torch.ones(2, 2)}, CONFIG)
-    refused("no age that kat knows: nearest to 2026-03, with 1 unknown keys, first mtp_heads")
+    refused("no format version that kat knows: nearest to 2026-03, with 1 unknown keys, first mtp_heads")
     save(base_dir, later_state(), CONFIG | {"window_pattern": "SXL"})
     refused("window_pattern is 'SXL'; expected letters S and L")
     save(base_dir, state)

@@ -1,0 +1,31 @@
+"""Hash what decides a model's vectors: its weights, and the settings beside them."""
+
+from __future__ import annotations
+
+import hashlib
+
+from kat.artifacts import sha256_file
+from kat.errors import ModelError
+from kat.models.sources import ModelSource
+
+
+def weights_digest(source: ModelSource) -> str:
+    """Return one sha256 for all weight files: of the file itself if there is one, else of the list of their hashes.
+
+    Raises ModelError if there are none, or if they are not those that the source promises.
+    """
+    files = sorted(source.path.rglob("*.safetensors")) or sorted(source.path.rglob("pytorch_model*.bin"))
+    if not files:
+        raise ModelError(f"{source.path} holds no weights (*.safetensors or pytorch_model*.bin).")
+    digests = [sha256_file(f) for f in files]
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    if source.sha256 and digest != source.sha256:
+        raise ModelError(f"{files[0]} is not the file expected: sha256 {digest}. Install its package again.")
+    return digest
+
+
+def settings_digest(source: ModelSource) -> str:
+    """Return one sha256 for all that decides beside the weights how a text is read: the directory's JSON files."""
+    files = sorted(source.path.rglob("*.json"))
+    parts = [f"{file.relative_to(source.path)} {sha256_file(file)}" for file in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,89 @@
+"""nanochat's checkpoints: `sft`, `sft/d12` or `sft/d12/650`, `*` for the deepest; ./sft is a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from kat.config import base_directory
+from kat.errors import ModelError
+from kat.models.nanochat.checkpoint import (
+    converted,
+    find_checkpoint,
+    peeked_format_version,
+    read_config,
+    steps_of,
+)
+from kat.models.sources import Found, ModelSource, Source
+
+FOLDERS = {
+    "base": "base_checkpoints",
+    "mid": "mid_checkpoints",
+    "sft": "chatsft_checkpoints",
+    "rl": "chatrl_checkpoints",
+    "rm": "rm_checkpoints/uniform",
+    "rm_density": "rm_checkpoints/density",
+    "grpo": "grpo_checkpoints/uniform",
+    "grpo_density": "grpo_checkpoints/density",
+}
+"""Each name's folder in the base directory."""
+
+
+def _find(name: str, allow_network: bool) -> ModelSource:
+    base = base_directory()
+    family, tag, step = _parts(name)
+    try:
+        return ModelSource(name, converted(find_checkpoint(base / FOLDERS[family], _tokenizer(base), tag, step)))
+    except ModelError as error:
+        raise ModelError(f"The nanochat model {name}: {error} Or use the bundled one: --ckpt_source minilm.") from error
+
+
+def _parts(name: str) -> tuple[str, str | None, int | None]:
+    """Return family, tag and step of a name; None for the deepest and for the last."""
+    family, tag, step, *more = [*name.split("/"), None, None]
+    if any(part is not None for part in more) or not (step or "0").isdigit():
+        raise ModelError(
+            f"{name} is no nanochat model; expected {family}, {family}/d<depth> or {family}/d<depth>/<step>."
+        )
+    return family, None if tag in (None, "*") else tag, None if step is None else int(step)
+
+
+def _tokenizer(base: Path) -> Path:
+    return base / "tokenizer" / "tokenizer.pkl"
+
+
+def _catalog() -> Iterator[Found]:
+    """Yield every checkpoint by family, depth and step."""
+    base = base_directory()
+    for family, place in FOLDERS.items():
+        folder = base / place
+        tags = sorted((p.name for p in folder.iterdir() if p.is_dir()), key=_depth) if folder.is_dir() else []
+        for tag in tags:
+            for step in sorted(steps_of(folder / tag)):
+                yield _listed(f"{family}/{tag}/{step}", folder / tag, _tokenizer(base), step)
+
+
+def _listed(name: str, folder: Path, tokenizer: Path, step: int) -> Found:
+    path = steps_of(folder)[step]
+    size = path.stat().st_size
+    try:
+        config = read_config(find_checkpoint(folder.parent, tokenizer, folder.name, step).meta)
+        version = peeked_format_version(path, config)
+    except ModelError as error:
+        return Found(name, path, size, step=step, note=str(error))
+    note = "" if tokenizer.is_file() else f"{tokenizer} is missing"
+    return Found(name, path, size, format_version=version, dimension=config["n_embd"], step=step, note=note)
+
+
+def _depth(tag: str) -> tuple[int, str]:
+    digits = "".join(c for c in tag if c.isdigit())
+    return int(digits or 0), tag
+
+
+PLUGIN = Source(
+    name="nanochat",
+    help="a checkpoint in nanochat's own format, from the base directory",
+    find=_find,
+    families=tuple(FOLDERS),
+    catalog=_catalog,
+)
