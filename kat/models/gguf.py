@@ -7,7 +7,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-from kat.artifacts import first_difference, manifest, read_manifest, seal, sha256_file, whole_folder
+from kat.artifacts import atomic_folder, first_difference, manifest, read_manifest, sha256_file, write_folder_manifest
 from kat.config import base_directory
 from kat.errors import MissingExtraError, ModelError
 
@@ -34,9 +34,9 @@ def dequantised(path: Path, sha256: str | None = None) -> Path:
         if importlib.util.find_spec(needed) is None:
             raise MissingExtraError(f"{path} is a GGUF file, and {needed} is not installed. Type: pip install {needed}")
     print(f"models    de-quantises {path.name} once → {folder}", file=sys.stderr)
-    with whole_folder(folder) as scratch:
+    with atomic_folder(folder) as scratch:
         _convert(path, scratch)
-        seal(scratch, expected, source=str(path.name))
+        write_folder_manifest(scratch, expected, source=str(path.name))
     return folder
 
 

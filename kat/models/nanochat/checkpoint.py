@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kat.artifacts import first_difference, manifest, read_manifest, seal, sha256_file, whole_folder
+from kat.artifacts import atomic_folder, first_difference, manifest, read_manifest, sha256_file, write_folder_manifest
 from kat.config import base_directory
 from kat.errors import ModelError
 from kat.models.nanochat.layout import MODEL_TYPE, ORIGIN, format_version_of, is_of_vocabulary, renamed
@@ -102,9 +102,9 @@ def converted(checkpoint: Checkpoint) -> Path:
             f"{config['vocab_size']:,}: they do not belong together."
         )
     print(f"models    converts {checkpoint.model} (nanochat of {version}) once → {folder}", file=sys.stderr)
-    with whole_folder(folder) as scratch:
+    with atomic_folder(folder) as scratch:
         _write(state, config, version, encoding, scratch)
-        seal(scratch, expected, age=version, step=checkpoint.step, source=str(checkpoint.model))
+        write_folder_manifest(scratch, expected, age=version, step=checkpoint.step, source=str(checkpoint.model))
     return folder
 
 
