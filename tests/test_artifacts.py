@@ -4,34 +4,26 @@ import hashlib
 import json
 import os
 import subprocess
-from dataclasses import dataclass
 
 import pytest
 
-from kat import artifacts
+from kat import artifacts, run_folder
 from kat.artifacts import (
     MANIFEST,
+    atomic_file,
+    atomic_files,
+    atomic_folder,
+    file_manifest,
     is_done,
     manifest,
     manifest_path,
     read_manifest,
-    seal,
-    sealed,
-    whole_file,
-    whole_files,
-    whole_folder,
+    write_folder_manifest,
 )
 from kat.errors import MismatchError, OutputError
 
-
-@dataclass(frozen=True)
-class Options:
-    k: int = 3
-    overwrite: bool = False
-    allow_network: bool = False
-
-
-WANTED = manifest("stage", {"pairs": "abc"}, Options())
+OPTIONS = {"k": 3}
+WANTED = manifest("stage", {"pairs": "abc"}, OPTIONS)
 
 
 def names(folder):
@@ -39,16 +31,16 @@ def names(folder):
 
 
 def made(path, data=b"data", wanted=WANTED):
-    with whole_files(path, manifest_path(path)) as (file, record):
+    with atomic_files(path, manifest_path(path)) as (file, record):
         file.write(data)
-        record.write(sealed(wanted, {path.name: file}))
+        record.write(file_manifest(wanted, {path.name: file}))
     return path
 
 
 class TestWholeFile:
     def test_it_appears_when_the_block_ends(self, tmp_path):
         path = tmp_path / "deep" / "er" / "out.jsonl"
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             file.write(b"new")
             assert not path.exists()
         assert path.read_bytes() == b"new"
@@ -60,7 +52,7 @@ class TestWholeFile:
         path.write_bytes(b"old")
 
         def fail():
-            with whole_file(path) as file:
+            with atomic_file(path) as file:
                 file.write(b"new" * 100_000)
                 raise error("stop")
 
@@ -72,7 +64,7 @@ class TestWholeFile:
     def test_readers_see_the_old_file_until_the_end(self, tmp_path):
         path = tmp_path / "out"
         path.write_bytes(b"old")
-        with path.open("rb") as reader, whole_file(path) as file:
+        with path.open("rb") as reader, atomic_file(path) as file:
             file.write(b"new")
             file.flush()
             assert path.read_bytes() == b"old"
@@ -82,7 +74,7 @@ class TestWholeFile:
     @pytest.mark.parametrize("where", ["file/out", "file/deep/out"])
     def test_a_place_that_cannot_be(self, tmp_path, where):
         (tmp_path / "file").write_bytes(b"x")
-        with pytest.raises(OutputError, match="cannot be written"), whole_file(tmp_path / where):
+        with pytest.raises(OutputError, match="cannot be written"), atomic_file(tmp_path / where):
             pass
         assert names(tmp_path) == ["file"]
 
@@ -98,7 +90,7 @@ class TestWholeFile:
         (tmp_path / f"{here}-{child.pid}-2-").mkdir()
         mine = tmp_path / ".kat-tmp-notes"
         mine.write_bytes(b"not kat's")
-        with whole_file(tmp_path / "out") as file:
+        with atomic_file(tmp_path / "out") as file:
             file.write(b"x")
         assert names(tmp_path) == sorted([living.name, elsewhere.name, mine.name, "out"])
 
@@ -115,14 +107,14 @@ class TestWholeFile:
             unlink(path, missing_ok)
 
         monkeypatch.setattr(type(other), "unlink", sticky)
-        with whole_file(tmp_path / "out") as file:
+        with atomic_file(tmp_path / "out") as file:
             file.write(b"x")
 
     def test_a_link_is_followed(self, tmp_path):
         (tmp_path / "disk").mkdir()
         link = tmp_path / "out"
         link.symlink_to(tmp_path / "disk" / "real")
-        with whole_file(link) as file:
+        with atomic_file(link) as file:
             file.write(b"x")
         assert link.is_symlink()
 
@@ -132,7 +124,7 @@ class TestWholeFolder:
         out = tmp_path / "out"
         out.mkdir()
         (out / "notes.txt").write_bytes(b"mine")
-        with whole_folder(out) as folder:
+        with atomic_folder(out) as folder:
             (folder / "a").write_bytes(b"1")
             (folder / "b").write_bytes(b"2")
             assert not (out / "a").exists()
@@ -146,7 +138,7 @@ class TestWholeFolder:
             (out / name).write_bytes(b"old")
 
         def fail():
-            with whole_folder(out) as folder:
+            with atomic_folder(out) as folder:
                 (folder / "a").write_bytes(b"new")
                 raise RuntimeError
 
@@ -159,7 +151,7 @@ class TestWholeFolder:
         out = tmp_path / "out"
         out.mkdir()
         (out / MANIFEST).write_bytes(b"{}")
-        with whole_folder(out) as folder:
+        with atomic_folder(out) as folder:
             (folder / "a").write_bytes(b"new")
         assert names(out) == ["a"]  # its own manifest is the next step
 
@@ -208,15 +200,15 @@ class TestIsDone:
     def test_the_same_is_done(self, tmp_path):
         path = made(tmp_path / "out")
         assert is_done(path, WANTED, overwrite=False) is True
-        assert is_done(path, manifest("stage", {"pairs": "abc"}, Options(overwrite=True)), overwrite=True) is True
+        assert is_done(path, WANTED, overwrite=True) is True
 
     @pytest.mark.parametrize(
         ("wanted", "word"),
         [
-            (manifest("other", {"pairs": "abc"}, Options()), "stage"),
-            (manifest("stage", {"pairs": "abd"}, Options()), "pairs"),
-            (manifest("stage", {"pairs": "abc", "model": "m"}, Options()), "model"),
-            (manifest("stage", {"pairs": "abc"}, Options(k=4)), "k = 3, not 4"),
+            (manifest("other", {"pairs": "abc"}, OPTIONS), "stage"),
+            (manifest("stage", {"pairs": "abd"}, OPTIONS), "pairs"),
+            (manifest("stage", {"pairs": "abc", "model": "m"}, OPTIONS), "model"),
+            (manifest("stage", {"pairs": "abc"}, {"k": 4}), "k = 3, not 4"),
             (manifest("stage", {"pairs": "abc"}, {}), "k"),
             (WANTED | {"kat_version": "0.0.0"}, "version"),
         ],
@@ -239,10 +231,10 @@ class TestIsDone:
 
     def test_a_folder_whose_file_is_gone(self, tmp_path):
         out = tmp_path / "out"
-        with whole_folder(out) as folder:
+        with atomic_folder(out) as folder:
             (folder / "a").write_bytes(b"1")
             (folder / "b").write_bytes(b"2")
-            seal(folder, WANTED)
+            write_folder_manifest(folder, WANTED)
         assert is_done(out, WANTED, ["a", "b"], overwrite=False) is True
         (out / "b").unlink()
         with pytest.raises(OutputError, match="b is missing"):
@@ -269,20 +261,20 @@ class TestIds:
         return folder
 
     def test_a_list_of_strings(self, tmp_path):
-        assert artifacts.load_ids(self.write(tmp_path, ["b", "a", "é"])) == ["b", "a", "é"]
+        assert run_folder.load_ids(self.write(tmp_path, ["b", "a", "é"])) == ["b", "a", "é"]
 
     @pytest.mark.parametrize("value", ["{", {"a": 1}, [1], ["a", None], '"a"'], ids=repr)
     def test_anything_else(self, tmp_path, value):
         with pytest.raises(MismatchError, match=r"ids\.json"):
-            artifacts.load_ids(self.write(tmp_path, value))
+            run_folder.load_ids(self.write(tmp_path, value))
 
     def test_a_repeat_names_its_row(self, tmp_path):
         with pytest.raises(MismatchError, match="repeats the id b in row 3"):
-            artifacts.load_ids(self.write(tmp_path, ["a", "b", "c", "b", "a"]))
+            run_folder.load_ids(self.write(tmp_path, ["a", "b", "c", "b", "a"]))
 
     def test_no_file(self, tmp_path):
         with pytest.raises(MismatchError):
-            artifacts.load_ids(tmp_path)
+            run_folder.load_ids(tmp_path)
 
 
 def test_arrays_are_never_unpickled(tmp_path):

@@ -39,10 +39,10 @@ def loaded(ran):
         "from kat import Pair, Prefix, Embeddings, KatError, opening_id",
         "from kat.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
         "from kat.cli.main import main\ntry:\n    main(['run', '--help'])\nexcept SystemExit:\n    pass",
-        "import sys\nfrom kat.cli.scripts import door\nsys.argv[1:] = ['--help']\ntry:\n    door('kat_embed')\n"
-        "except SystemExit:\n    pass",
+        "import sys\nfrom kat.cli.main import run_script\nsys.argv[1:] = ['--help']\n"
+        "try:\n    run_script('kat_embed')\nexcept SystemExit:\n    pass",
     ],
-    ids=["kat", "dir", "cli", "doors", "nouns", "help", "run-help", "door-help"],
+    ids=["kat", "dir", "cli", "scripts", "nouns", "help", "run-help", "script-help"],
 )
 def test_nothing_heavy_is_loaded(python, code):
     found = loaded(python("-c", f"{code}\n{LOADED}"))

@@ -239,31 +239,32 @@ class TestOptions:
 
     @pytest.fixture
     def calls(self, monkeypatch):
-        from kat.stages import pipeline
-
         made = []
-        for name in ("make_prefixes", "embed_file", "embed_folder", "weigh_folder", "compute_offline", "run"):
-            monkeypatch.setattr(pipeline, name, lambda *args, _name=name: made.append((_name, *args)))
+        functions = "prefixes.make_prefixes embed.embed_file embed.embed_folder density.weigh_openings"
+        for place in f"{functions} density.compute_offline run.run".split():
+            module, name = place.split(".")
+            note = lambda *args, _name=name: made.append((_name, *args))  # noqa: E731
+            monkeypatch.setattr(f"kat.stages.{module}.{name}", note)
         return made
 
     @pytest.fixture
-    def door(self, monkeypatch, capsys):
-        from kat.cli import scripts as doors
+    def script(self, monkeypatch, capsys):
+        from kat.cli.main import run_script
 
         def run(name, *argv):
             monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
             try:
-                doors.door(name)
+                run_script(name)
             except SystemExit as end:
                 return end.code or 0
             return 0
 
         return run
 
-    def test_defaults_of_the_doors(self, calls, door, base_dir):
-        assert door("kat_make_prefixes") == 0
-        assert door("kat_embed", "--data", "d.jsonl", "--out", "o.pt") == 0
-        assert door("kat_compute_embeddings_offline") == 0
+    def test_defaults_of_the_scripts(self, calls, script, base_dir):
+        assert script("kat_make_prefixes") == 0
+        assert script("kat_embed", "--data", "d.jsonl", "--out", "o.pt") == 0
+        assert script("kat_compute_embeddings_offline") == 0
         (_, *paths, read), (_, data, out, embed, _), (_, prompts, folder, offline, density, _) = calls
         assert paths == [base_dir / "data" / "pairs_all.jsonl", base_dir / "data" / "prefixes_all.jsonl"]
         assert (read.max_bad_rows, read.overwrite) == (0, False)
@@ -272,14 +273,14 @@ class TestOptions:
         assert (offline.model, offline.batch_size, density.k) == ("base", 16, 20)
 
     @pytest.mark.parametrize("dash", ["_", "-"])
-    def test_underscores_and_dashes_alike(self, calls, door, kat_cli, dash):
+    def test_underscores_and_dashes_alike(self, calls, script, kat_cli, dash):
         def flags(text):
             return [f"--{w[2:].replace('_', dash)}" if w.startswith("--") else w for w in text.split()]
 
-        assert door("kat_make_prefixes", *flags("--pairs_path p --out o --max_bad_rows all --overwrite")) == 0
-        assert door("kat_embed", *flags("--ckpt_source minilm --data d --out o.pt --batch_size 8")) == 0
+        assert script("kat_make_prefixes", *flags("--pairs_path p --out o --max_bad_rows all --overwrite")) == 0
+        assert script("kat_embed", *flags("--ckpt_source minilm --data d --out o.pt --batch_size 8")) == 0
         offline = "--prompts_path p --output_dir o --k 7 --batch_size 4 --base_model_source minilm --max_bad_rows 3"
-        assert door("kat_compute_embeddings_offline", *flags(offline)) == 0
+        assert script("kat_compute_embeddings_offline", *flags(offline)) == 0
         assert kat_cli("run", "p", *flags("--out o --max_tokens 64 --long_text head --max_temperature 3")).rc == 0
         make, file, folder, run = calls
         assert make[1:3] == (Path("p"), Path("o"))
@@ -313,10 +314,10 @@ class TestOptions:
         assert (out2, density2.k, density2.ess) == (Path("flag"), 9, 0.7)
         assert (read2.max_bad_rows, read2.overwrite) == (2, True)
 
-    def test_config_of_a_door(self, calls, door, tmp_path):
+    def test_config_of_a_script(self, calls, script, tmp_path):
         config = tmp_path / "kat.toml"
         config.write_text('[kat_embed]\ndata = "d"\nout = "o.pt"\nckpt_source = "minilm"\n[run]\nk = 3\n')
-        assert door("kat_embed", "--config", config, "--out", "flag.pt") == 0
+        assert script("kat_embed", "--config", config, "--out", "flag.pt") == 0
         [(_, data, out, embed, _)] = calls
         assert (data, out, embed.model) == (Path("d"), Path("flag.pt"), "minilm")
 
@@ -561,12 +562,10 @@ class TestWholeOrNothing:
         assert len(read_jsonl(tmp_path / "o.jsonl")) == 3
 
     def stopped(self, monkeypatch, error):
-        from kat.stages import pipeline
-
         def stop(*args):
             raise error
 
-        monkeypatch.setattr(pipeline, "make_prefixes", stop)
+        monkeypatch.setattr("kat.stages.prefixes.make_prefixes", stop)
 
     def test_ctrl_c_is_130(self, kat_cli, pairs, monkeypatch, tmp_path):
         self.stopped(monkeypatch, KeyboardInterrupt())

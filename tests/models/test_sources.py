@@ -204,7 +204,8 @@ def test_a_new_source_is_one_file(tmp_path, monkeypatch):
 def test_a_missing_package_is_listed_with_its_command(monkeypatch):
     import importlib.util
 
-    from kat.models.catalog import found_models, model_lines
+    from kat.models.catalog import found_models
+    from kat.reports.console.models import model_lines
 
     all_sources()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

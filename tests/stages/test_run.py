@@ -10,12 +10,16 @@ import pytest
 import torch
 
 import kat
+from kat.artifacts import sha256_file
 from kat.cli.main import main
-from kat.config import DensityOptions, EmbedOptions, RunOptions
+from kat.config import DensityOptions, EmbedOptions, RunOptions, SampleOptions
 from kat.demo.check import check_demo
 from kat.demo.grammar import demo_pairs
 from kat.errors import InputError, MismatchError, OptionError, OutputError
-from kat.stages import pipeline
+from kat.stages.density import compute_offline, explain, weigh_openings
+from kat.stages.embed import embed_file
+from kat.stages.run import run as run_stages
+from kat.stages.sample import sample_openings
 from kat.stages.verify import verify
 from kat.statistics import effective_sample_size
 
@@ -35,7 +39,7 @@ def made(tmp_path_factory):
     """One run, never changed by a test."""
     folder = tmp_path_factory.mktemp("made")
     pairs = write_pairs(folder / "pairs_all.jsonl")
-    pipeline.run(pairs, folder / "run", FLOAT32, DensityOptions(), RunOptions())
+    run_stages(pairs, folder / "run", FLOAT32, DensityOptions(), RunOptions())
     return folder / "run"
 
 
@@ -63,7 +67,7 @@ def test_the_four_files_are_plain_and_agree(made):
     assert meta["weight"]["max"] == weights.max()
     assert meta["model"]["name"] == "minilm"
     assert len(meta["model"]["sha256"]) == 64
-    assert meta["input"]["items"] == pipeline.sha256_file(made / "prefixes_all.jsonl")
+    assert meta["input"]["items"] == sha256_file(made / "prefixes_all.jsonl")
     heaviest = [h["id"] for h in meta["heaviest"]]
     assert heaviest[0] == ids[int(np.argmax(weights))]
     assert len(heaviest) == 20
@@ -82,7 +86,7 @@ def test_the_run_is_what_the_python_api_gives(made):
 
 def test_permuting_the_pairs_changes_nothing_but_line_order(made, tmp_path):
     pairs = write_pairs(tmp_path / "shuffled.jsonl", order=1)
-    pipeline.run(pairs, tmp_path / "run", FLOAT32, DensityOptions(), RunOptions())
+    run_stages(pairs, tmp_path / "run", FLOAT32, DensityOptions(), RunOptions())
     lines = [sorted((r / "prefixes_all.jsonl").read_bytes().splitlines()) for r in (made, tmp_path / "run")]
     assert lines[0] == lines[1]
     one, other = (
@@ -101,18 +105,18 @@ def test_a_second_run_is_skipped_and_other_options_need_leave(run, capsys):
     pairs = run.parent / "pairs_all.jsonl"
     write_pairs(pairs)
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
-    pipeline.run(pairs, run, FLOAT32, DensityOptions(), RunOptions())
+    run_stages(pairs, run, FLOAT32, DensityOptions(), RunOptions())
     assert len(skipped(capsys)) == 4
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
     with pytest.raises(OutputError, match=r"ess = 0\.5, not 0\.8.*--overwrite"):
-        pipeline.run(pairs, run, FLOAT32, DensityOptions(ess=0.8), RunOptions())
+        run_stages(pairs, run, FLOAT32, DensityOptions(ess=0.8), RunOptions())
     assert len(skipped(capsys)) == 3
-    pipeline.run(pairs, run, FLOAT32, DensityOptions(ess=0.8), RunOptions(overwrite=True))
+    run_stages(pairs, run, FLOAT32, DensityOptions(ess=0.8), RunOptions(overwrite=True))
     assert len(skipped(capsys)) == 3
     assert json.loads((run / "density" / "embeddings_metadata.json").read_text())["effective_sample_share"] >= 0.8
     write_pairs(pairs, seed=5)
     with pytest.raises(OutputError, match="made from another pairs"):
-        pipeline.run(pairs, run, FLOAT32, DensityOptions(), RunOptions())
+        run_stages(pairs, run, FLOAT32, DensityOptions(), RunOptions())
 
 
 def test_a_damaged_output_is_not_taken_for_done(run):
@@ -121,7 +125,7 @@ def test_a_damaged_output_is_not_taken_for_done(run):
         file.seek(5000)
         file.write(b"\0\0\0\0")
     with pytest.raises(OutputError, match=r"damaged \(embeddings\.npy does not hash"):
-        pipeline.run(pairs, run, FLOAT32, DensityOptions(), RunOptions())
+        run_stages(pairs, run, FLOAT32, DensityOptions(), RunOptions())
 
 
 def test_kat_embed_writes_one_safe_file(tmp_path):
@@ -130,14 +134,14 @@ def test_kat_embed_writes_one_safe_file(tmp_path):
     rows.append({"id": "c", "prefix": {"messages": [{"role": "user", "content": "bread"}]}})
     data.write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in rows))
     out = tmp_path / "my_embeddings.pt"
-    pipeline.embed_file(data, out, FLOAT32, RunOptions())
+    embed_file(data, out, FLOAT32, RunOptions())
     found = torch.load(out, weights_only=True)
     assert found["ids"] == ["7", kat.opening_id("no id"), "c"]
     assert found["emb"].dtype == torch.float32
     assert found["emb"].shape == (3, 384)
     torch.testing.assert_close(found["emb"].norm(dim=1), torch.ones(3))
     assert (found["emb"][0] == found["emb"][2]).all()
-    pipeline.weigh_folder(out, tmp_path / "density", DensityOptions(), RunOptions())
+    weigh_openings(out, tmp_path / "density", DensityOptions(), RunOptions())
     assert json.loads((tmp_path / "density" / "ids.json").read_text()) == found["ids"]
     verify(tmp_path / "density")
 
@@ -146,8 +150,8 @@ def test_the_offline_command_keeps_its_embeddings_when_weights_change(tmp_path, 
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_bytes(b"".join(orjson.dumps({"id": i, "prompt": f"question {i * i}"}) + b"\n" for i in range(40)))
     out = tmp_path / "embeddings_offline"
-    pipeline.compute_offline(prompts, out, FLOAT32, DensityOptions(), RunOptions())
-    pipeline.compute_offline(prompts, out, FLOAT32, DensityOptions(k=5), RunOptions(overwrite=True))
+    compute_offline(prompts, out, FLOAT32, DensityOptions(), RunOptions())
+    compute_offline(prompts, out, FLOAT32, DensityOptions(k=5), RunOptions(overwrite=True))
     assert "embed     skipped" in capsys.readouterr().out
     assert json.loads((out / "embeddings_metadata.json").read_text())["k"] == 5
     verify(out)
@@ -156,14 +160,14 @@ def test_the_offline_command_keeps_its_embeddings_when_weights_change(tmp_path, 
 def test_few_rows(tmp_path, capsys):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"id": "a", "prompt": "x"}\n{"id": "b", "prompt": "y"}\n')
-    pipeline.compute_offline(prompts, tmp_path / "two", FLOAT32, DensityOptions(), RunOptions())
+    compute_offline(prompts, tmp_path / "two", FLOAT32, DensityOptions(), RunOptions())
     assert capsys.readouterr().out.count("k is 1, not 20") == 1
     prompts.write_text('{"id": "a", "prompt": "x"}\n')
-    pipeline.compute_offline(prompts, tmp_path / "one", FLOAT32, DensityOptions(), RunOptions())
+    compute_offline(prompts, tmp_path / "one", FLOAT32, DensityOptions(), RunOptions())
     assert np.load(tmp_path / "one" / "density_weights.npy").tolist() == [1.0]
     prompts.write_text("")
     with pytest.raises(InputError, match="no rows"):
-        pipeline.compute_offline(prompts, tmp_path / "none", FLOAT32, DensityOptions(), RunOptions())
+        compute_offline(prompts, tmp_path / "none", FLOAT32, DensityOptions(), RunOptions())
 
 
 def test_a_model_name_is_judged_before_anything_is_read(tmp_path, capsys):
@@ -282,7 +286,7 @@ def test_a_mapping_joins_by_id_and_raises_on_a_miss(run):
 def test_the_demo_check_can_fail(tmp_path):
     pairs = tmp_path / "pairs_all.jsonl"
     pairs.write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in demo_pairs(1500, 0, topics=15)))
-    pipeline.run(pairs, tmp_path / "run", EmbedOptions(), DensityOptions(), RunOptions())
+    run_stages(pairs, tmp_path / "run", EmbedOptions(), DensityOptions(), RunOptions())
     check = check_demo(pairs, tmp_path / "run")
     assert check.recovered, check.rank_correlation
     weights = tmp_path / "run" / "density" / "density_weights.npy"
@@ -299,7 +303,7 @@ def test_explain_agrees_with_the_folder(made):
     weights = np.load(made / "density" / "density_weights.npy")
     ids = json.loads((made / "density" / "ids.json").read_text())
     row = int(np.argmax(weights))
-    text = "\n".join(pipeline.explain(made / "density", ids[row]))
+    text = "\n".join(explain(made / "density", ids[row]))
     opening = kat.open_prefixes(made / "prefixes_all.jsonl")[ids[row]].opening
     assert f"{weights[row]:.3f}" in text
     assert " ".join(opening.split())[:40] in text
@@ -307,18 +311,18 @@ def test_explain_agrees_with_the_folder(made):
     nearest = np.load(made / "density" / "neighbors" / "indices.npy")[row, :5]
     assert all(ids[i] in text for i in nearest)
     with pytest.raises(InputError, match="No opening has the id nobody"):
-        pipeline.explain(made / "density", "nobody")
+        explain(made / "density", "nobody")
 
 
 def test_weights_at_another_k_reuse_the_neighbours(run, capsys):
-    pipeline.weigh_folder(run / "embeddings", run / "density", DensityOptions(k=50), RunOptions(overwrite=True))
+    weigh_openings(run / "embeddings", run / "density", DensityOptions(k=50), RunOptions(overwrite=True))
     assert "neighbors skipped" in capsys.readouterr().out
     verify(run)
 
 
 def test_sample_writes_ids_and_probabilities(made, tmp_path):
     out = tmp_path / "ids.txt"
-    pipeline.sample_folder(made / "density", out, 50, 1, overwrite=False)
+    sample_openings(made / "density", out, SampleOptions(50, 1), overwrite=False)
     drawn = out.read_text().split()
     rows = [json.loads(line) for line in (tmp_path / "ids.txt.probabilities.jsonl").read_text().splitlines()]
     assert [r["id"] for r in rows] == json.loads((made / "density" / "ids.json").read_text())
@@ -326,7 +330,7 @@ def test_sample_writes_ids_and_probabilities(made, tmp_path):
     assert len(drawn) == 50
     assert set(drawn) <= {r["id"] for r in rows}
     before = out.read_bytes()
-    pipeline.sample_folder(made / "density", tmp_path / "again.txt", 50, 1, overwrite=False)
+    sample_openings(made / "density", tmp_path / "again.txt", SampleOptions(50, 1), overwrite=False)
     assert (tmp_path / "again.txt").read_bytes() == before
     with pytest.raises(OptionError, match="N = "):
-        pipeline.sample_folder(made / "density", tmp_path / "x.txt", 10**6, 1, overwrite=False)
+        sample_openings(made / "density", tmp_path / "x.txt", SampleOptions(10**6, 1), overwrite=False)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from making import jsonl, md5_id, write
 
-from kat.artifacts import MANIFEST, manifest, seal
+from kat.artifacts import MANIFEST, manifest, write_folder_manifest
 
 N, D = 12, 5
 
@@ -29,16 +29,16 @@ def folder(tmp_path, prompts):
     save(folder, "density_weights", (values / values.mean()).astype(np.float32))
     (folder / "ids.json").write_text(json.dumps([md5_id(f"q{i}") for i in range(N)]))
     (folder / "embeddings_metadata.json").write_text(json.dumps({"n_items": N}))
-    return sealed(folder)
+    return finalised(folder)
 
 
 def save(folder, name, array):
     np.save(folder / f"{name}.npy", array)
 
 
-def sealed(folder):
+def finalised(folder):
     """Give a folder a manifest that vouches for its files as they are."""
-    seal(folder, manifest("density", {"embeddings": "0"}, {}), items_path="../prefixes_all.jsonl")
+    write_folder_manifest(folder, manifest("density", {"embeddings": "0"}, {}), items_path="../prefixes_all.jsonl")
     return folder
 
 
@@ -88,7 +88,7 @@ def test_wrong_rows(kat_cli, folder, name, vouched):
     array, change, word = ROWS[name]
     edit(folder, array, change)
     if vouched:
-        sealed(folder)
+        finalised(folder)
     message = kat_cli("verify", folder).failed(1)
     assert word in message
     if "row" in word:
@@ -99,7 +99,7 @@ def test_ids_in_another_order(kat_cli, folder):
     ids = [md5_id(f"q{i}") for i in range(N)]
     ids[4], ids[8] = ids[8], ids[4]
     (folder / "ids.json").write_text(json.dumps(ids))
-    message = kat_cli("verify", sealed(folder)).failed(1)
+    message = kat_cli("verify", finalised(folder)).failed(1)
     assert "4" in message
     assert ids[4] in message
 
@@ -107,7 +107,7 @@ def test_ids_in_another_order(kat_cli, folder):
 @pytest.mark.parametrize("ids", [["x"] * N, [md5_id(f"q{i}") for i in range(N - 1)], list(range(N)), {}], ids=str)
 def test_ids_repeated_too_few_or_no_text(kat_cli, folder, ids):
     (folder / "ids.json").write_text(json.dumps(ids))
-    kat_cli("verify", sealed(folder)).failed(1)
+    kat_cli("verify", finalised(folder)).failed(1)
 
 
 def test_prompts_that_changed_or_went(kat_cli, folder, prompts):
