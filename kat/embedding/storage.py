@@ -15,26 +15,26 @@ _UNREADABLE = (RuntimeError, EOFError, LookupError, TypeError, ValueError, Attri
 
 
 def load_embeddings(source: Path) -> tuple[Embeddings, dict[str, Any]]:
-    """The embeddings of a folder or a .pt file, and the manifest they came with ({} if none).
+    """Load the embeddings of a folder or a .pt file, and the manifest they came with ({} if none).
 
     Raises MismatchError if ids and vectors do not fit together, or the file is of another kind.
     """
-    embeddings, found = _from_folder(source) if source.is_dir() else _from_pt(source)
+    embeddings, origin = _from_folder(source) if source.is_dir() else _from_pt(source)
     if embeddings.vectors.ndim != 2:
         raise MismatchError(f"{source} holds vectors of shape {tuple(embeddings.vectors.shape)}; expected [N, D].")
     check_ids(embeddings.ids, len(embeddings), str(source))
-    return embeddings, found
+    return embeddings, origin
 
 
 def _from_folder(folder: Path) -> tuple[Embeddings, dict[str, Any]]:
-    found = read_manifest(folder) or {}
+    origin = read_manifest(folder) or {}
     vectors = load_array(folder / "embeddings.npy")
     tokens = lost = None
     if (folder / "lengths.npy").is_file():
         lengths = np.asarray(load_array(folder / "lengths.npy"))
         if (lengths >= 0).all():
             tokens, lost = lengths.T
-    return Embeddings(load_ids(folder), vectors, tokens, lost, found.get("model", {})), found
+    return Embeddings(load_ids(folder), vectors, tokens, lost, origin.get("model", {})), origin
 
 
 def _from_pt(path: Path) -> tuple[Embeddings, dict[str, Any]]:
@@ -49,5 +49,5 @@ def _from_pt(path: Path) -> tuple[Embeddings, dict[str, Any]]:
     except (*_UNREADABLE, pickle.UnpicklingError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MismatchError(f'{path} is no file of {{"ids": [str], "emb": [N, D]}}: {first}') from error
-    found = read_manifest(path) or {}
-    return Embeddings([str(i) for i in ids], vectors, meta=found.get("model", {})), found
+    origin = read_manifest(path) or {}
+    return Embeddings([str(i) for i in ids], vectors, meta=origin.get("model", {})), origin

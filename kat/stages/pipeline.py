@@ -16,7 +16,7 @@ import orjson
 from kat import artifacts
 from kat.artifacts import is_done, manifest, manifest_path, seal, sealed, sha256_file, whole_folder
 from kat.config import DensityOptions, EmbedOptions, RunOptions
-from kat.embedding.checkpoint import begun_as, discard, remove, unfinished_path
+from kat.embedding.checkpoint import checkpoint_manifest, checkpoint_path, discard, remove
 from kat.errors import InputError
 from kat.reports.console.embed import embedded_lines
 from kat.stages.stage import (
@@ -32,7 +32,7 @@ from kat.stages.stage import (
 
 if TYPE_CHECKING:
     from kat.data.prompts import ItemFile
-    from kat.embedding.checkpoint import Unfinished
+    from kat.embedding.checkpoint import EmbeddingCheckpoint
     from kat.records import Embeddings, Weights
 
 STORED_NEIGHBORS = 50
@@ -289,22 +289,22 @@ def _checked(data: Path, how: RunOptions, bad: IO[bytes]) -> ItemFile:
 def _check_unchanged(data: Path, out: Path, wanted: dict[str, Any]) -> None:
     """Raise InputError if the items are not those that the run began with; its work cannot be trusted then."""
     if input_hash(data) != wanted["inputs"]["items"]:
-        remove(unfinished_path(out))
+        remove(checkpoint_path(out))
         raise InputError(f"{data} changed while it was embedded; nothing was written. Give the same command again.")
 
 
 @contextlib.contextmanager
 def _embedded(
     items: ItemFile, out: Path, wanted: dict[str, Any], embed: EmbedOptions, how: RunOptions
-) -> Iterator[tuple[Unfinished, dict[str, Any]]]:
+) -> Iterator[tuple[EmbeddingCheckpoint, dict[str, Any]]]:
     """The items' vectors and lengths, all of them computed, in the folder of unfinished work; and the model's facts."""
-    from kat.embedding.checkpoint import Unfinished
-    from kat.embedding.encoder import kept_encoder
+    from kat.embedding.checkpoint import EmbeddingCheckpoint
+    from kat.embedding.encoder import cached_encoder
 
-    encoder = kept_encoder(embed, how.device)
-    begun = begun_as(wanted, f"{encoder.engine.precision} on {encoder.engine.device.type}")
+    encoder = cached_encoder(embed, how.device)
+    begun = checkpoint_manifest(wanted, f"{encoder.engine.precision} on {encoder.engine.device.type}")
     shape = (len(items), encoder.engine.dimension)
-    with Unfinished(unfinished_path(out), begun, shape, overwrite=how.overwrite) as work:
+    with EmbeddingCheckpoint(checkpoint_path(out), begun, shape, overwrite=how.overwrite) as work:
         if work.resumed:
             print(f"embed     goes on with what {work.folder} holds")
         encoder.encode_into(work, items, progress=True)
