@@ -147,7 +147,7 @@ def _looked_up(model: torch.nn.Module) -> int:
 
 
 def _close(model: PreTrainedModel, texts: list[np.ndarray], expected: torch.Tensor) -> bool:
-    """Tell whether a converted model still gives about the same: a layer that mixes number formats raises, or strays."""
+    """Tell whether a converted model still gives about the same: a layer that mixes number types raises, or strays."""
     try:
         hidden, _ = hidden_states(model, texts)
     except RuntimeError:  # "expected scalar type Float but found BFloat16"

@@ -50,7 +50,7 @@ class BulkTokenizer:
         self._nothing = next((i for i in ends if i is not None), 0)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return the token ids of complete texts, int32, without special tokens. Raises InputError for invalid Unicode."""
+        """Return token ids of complete texts, int32, without special ones. Raises InputError for invalid Unicode."""
         try:
             encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError) as error:

@@ -13,8 +13,8 @@ from kat.embedding import encoder as encoders
 from kat.embedding import workers
 from kat.embedding.pooling import Pooling, normalise, pool, pool_packed
 from kat.errors import InputError, OptionError
+from kat.executors import worker
 from kat.executors.base import Executor
-from kat.executors.worker import resolve
 from kat.models.sources import resolve
 from kat.packing.layout import Layout
 
@@ -146,7 +146,7 @@ class Fake:
     """An executor in this process that gives results in the opposite order."""
 
     def __init__(self, function, settings, threads):
-        self.computes = [resolve(function)(values) for values in settings]
+        self.computes = [worker.resolve(function)(values) for values in settings]
         self.done = 0
 
     @property

@@ -95,7 +95,7 @@ def test_workers_are_an_executor(encoder):
     pieces = encoder.tokenize(texts(7))
     tokens = [pieces.piece(i) for i in range(7)]
     tasks = ((n, [t, np.asarray([len(t)])]) for n, t in enumerate(tokens))
-    vectors = {number: arrays for number, arrays in workers.run(tasks)}
+    vectors = dict(workers.run(tasks))
     assert sorted(vectors) == list(range(7))
     for number, arrays in vectors.items():
         np.testing.assert_allclose(arrays[0], encoder.engine.vectors([tokens[number]]), atol=1e-5)
