@@ -265,6 +265,25 @@ def check_ids(ids: Sequence[str], n: int, where: str) -> None:
         raise MismatchError(f"{where} repeats the id {repeated} in row {row}.")
 
 
+def compare_ids(ids: list[str], others: list[str], name: str, other_name: str) -> None:
+    """Raise MismatchError, naming the first difference, unless both lists are the same in the same order."""
+    for row, (own, other) in enumerate(zip(ids, others, strict=False)):
+        if own != other:
+            raise MismatchError(
+                f"Row {row} is {own} in {name} and {other} in {other_name}; was it made from this file?"
+            )
+    if len(ids) != len(others):
+        raise MismatchError(f"{name} has {len(ids):,} ids and {other_name} {len(others):,}.")
+
+
+def check_array(path: Path, array: np.ndarray, shape: tuple[int | None, ...]) -> None:
+    """Raise MismatchError unless an array is float32 of a shape, in which None stands for any length."""
+    fits = array.ndim == len(shape) and all(s in (None, t) for s, t in zip(shape, array.shape, strict=True))
+    if not fits or array.dtype != "float32":
+        expected = " × ".join("any" if s is None else f"{s:,}" for s in shape)
+        raise MismatchError(f"{path} is {array.dtype} of shape {array.shape}; expected float32 of {expected}.")
+
+
 @contextlib.contextmanager
 def as_output_error(path: Path) -> Iterator[None]:
     """Turn an OSError into an OutputError about `path`."""

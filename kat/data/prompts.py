@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from kat.artifacts import compare_ids, sha256_file
 from kat.data.conversations import messages_of, opening_of, row_id
 from kat.data.openings import opening_id
 from kat.data.rows import BadRow, BadRows, read_rows
-from kat.errors import DuplicateIdError, InputError
+from kat.errors import DuplicateIdError, InputError, MismatchError
 from kat.records import Prefix
 
 
@@ -146,3 +147,23 @@ def prompt_of(value: Any) -> Prefix:
         raise BadRow("neither a prefix (a conversation) nor a prompt (a string)")
     opening = opening_of(messages)
     return Prefix(row_id(value) or opening_id(opening), messages)
+
+
+def check_prompts(folder: Path, ids: list[str], manifest: Mapping[str, Any], prompts: Path | None) -> list[str]:
+    """Check that a folder's ids stand in the order of the file that was embedded; return what was proved, in lines.
+
+    `prompts` is that file, by default the one that the manifest names. Raises MismatchError.
+    """
+    named = manifest.get("items_path")
+    path = prompts or (folder / named if named else None)
+    if path is None:
+        return ["  no file of prompts is named here; the order of the ids was not compared (name it: --prompts_path)"]
+    if not path.is_file():
+        raise MismatchError(f"{folder} was made from {path}, which is gone. If it moved, name it: --prompts_path FILE")
+    compare_ids(ids, read_prompts(path, "all").ids, str(folder / "ids.json"), str(path))
+    digest = (manifest.get("inputs") or {}).get("items") or manifest.get("items_sha256")
+    if digest and sha256_file(path) != digest:
+        raise MismatchError(
+            f"{path} has the same ids but is not the file that {folder} was made from: its text changed."
+        )
+    return [f"  ids in the order of {path}"]

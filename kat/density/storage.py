@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kat.artifacts import load_array, load_ids
+from kat.artifacts import check_array, compare_ids, load_array
 from kat.errors import MismatchError
+from kat.run_folder import IDS, WEIGHTS, load_ids
 
 
 def load_density_mapping(prompts_path: str | Path, weights_path: str | Path) -> dict[str, float]:
@@ -24,8 +25,17 @@ def load_density_mapping(prompts_path: str | Path, weights_path: str | Path) -> 
         raise MismatchError(f"{weights_path} has shape {values.shape}, and ids.json beside it {len(ids):,} ids.")
     prompts = read_prompts(prompts_path, "all")
     check_weights(values, ids, weights_path)
-    compare_ids(ids, prompts.ids, f"{weights_path.parent / 'ids.json'}", str(prompts_path))
+    compare_ids(ids, prompts.ids, f"{weights_path.parent / IDS}", str(prompts_path))
     return dict(zip(ids, values.tolist(), strict=True))
+
+
+def check_weight_file(folder: Path, ids: list[str]) -> str:
+    """Check the weights of a folder against its ids; return what was proved. Raises MismatchError."""
+    path = folder / WEIGHTS
+    weights = load_array(path)
+    check_array(path, weights, (len(ids),))
+    check_weights(weights, ids, path)
+    return f"  {len(weights):,} weights, finite, positive, of mean {np.mean(weights, dtype=np.float64):.6f}"
 
 
 def check_weights(values: np.ndarray, ids: list[str], path: Path) -> None:
@@ -39,14 +49,3 @@ def check_weights(values: np.ndarray, ids: list[str], path: Path) -> None:
     mean = float(np.mean(values, dtype=np.float64))
     if abs(mean - 1) > 1e-4:
         raise MismatchError(f"{path}: the mean weight is {mean:.6g}, not 1.")
-
-
-def compare_ids(ids: list[str], others: list[str], name: str, other_name: str) -> None:
-    """Raise MismatchError, naming the first difference, unless both lists are the same in the same order."""
-    for row, (own, other) in enumerate(zip(ids, others, strict=False)):
-        if own != other:
-            raise MismatchError(
-                f"Row {row} is {own} in {name} and {other} in {other_name}; was it made from this file?"
-            )
-    if len(ids) != len(others):
-        raise MismatchError(f"{name} has {len(ids):,} ids and {other_name} {len(others):,}.")

@@ -8,25 +8,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from kat.embedding.pooling import pool, pool_packed
 from kat.models.load import LoadedModel, read_encoder
 from kat.packing.budget import halves
+from kat.packing.precision import to_bfloat16
 from kat.packing.switch import hidden_states, probe_texts, switch_over
 
 if TYPE_CHECKING:
-    import torch
+    from transformers import PreTrainedModel
 
 CPU_BUDGET, GPU_BUDGET = 4096, 32_768
 """Tokens of a pack: enough to keep the matrix units busy, small enough for caches (CPU) and any memory (GPU)."""
 
-
 ROWS = 32
-"""In bfloat16 on a processor, tokens of a row are a multiple of this."""
+"""In bfloat16 on a processor, tokens of a row are a multiple of this: see `Engine._filler`."""
+
+_CLOSE = 0.98
+"""Least mean cosine between the hidden states of a bf16 copy and those in float32 that is taken for mere rounding."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class EngineSettings:
     """What makes an engine: the same settings and texts give the same vectors. Plain values, for they cross pipes."""
 
     model: str
@@ -37,12 +41,16 @@ class Settings:
 
 
 class Engine:
-    """A model in memory that reads packed rows if it can (`unpacked` is None), else padded batches (it says why).
+    """A model in memory that reads packed rows if it can, else padded batches.
 
-    bfloat16 converts the linear layers once where the converted model passes the probe too, else it is autocast.
+    `unpacked` is None, or why rows are not packed. For bfloat16 the linear layers are converted once where the
+    converted model passes the probe too, else it is autocast. `budget` are the tokens that are read at a time: those
+    of a pack, `full_budget`, until memory runs out. `multiplied` are the parameters that each token is multiplied with.
+
+    Raises ModelError for a model that cannot be found or loaded.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: EngineSettings):
         self.settings = settings
         self.loaded = _read(settings)
         self.unpacked = switch_over(self.loaded.model, self.loaded.limit)
@@ -56,19 +64,20 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
+        """Return where the model is."""
         return self.loaded.model.device
 
     @property
     def dimension(self) -> int:
+        """Return D, the columns of a vector."""
         return self.loaded.dimension
 
     def vectors(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
-        """Pooled vectors [B, D] float32, not yet of unit length, of texts as token ids.
+        """Return pooled vectors [B, D] float32, not yet of unit length, of texts as token ids.
 
-        Where a GPU's memory does not hold them, they are read in two halves, and so on down to one text.
+        Where a GPU's memory does not hold them, they are read in two halves, and so on down to one text. Raises
+        torch.OutOfMemoryError or MemoryError if it does not hold one text.
         """
-        import torch
-
         try:
             if self._size(tokens) <= self.budget or len(tokens) == 1:
                 return self._forward(tokens)
@@ -91,17 +100,15 @@ class Engine:
         return sum(map(len, tokens)) if self.unpacked is None else len(tokens) * max(map(len, tokens))
 
     def _forward(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
-        import torch
-
         # Not inference mode: it does not count a tensor's changes, which `kat.packing.norms.bf16_copy` relies on.
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             if self.unpacked is None:
                 hidden, layout = hidden_states(self.loaded.model, [*tokens, *self._filler(tokens)])
-                found = pool_packed(hidden, layout, self.pooling)[: len(tokens)]
+                vectors = pool_packed(hidden, layout, self.pooling)[: len(tokens)]
             else:
                 hidden, mask = self._padded(tokens)
-                found = pool(hidden, mask, self.pooling)
-        return found.float().cpu().numpy()
+                vectors = pool(hidden, mask, self.pooling)
+        return vectors.float().cpu().numpy()
 
     def _filler(self, tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
         """A text that makes the row's length one of few: oneDNN keeps its plan of every shape that it has met."""
@@ -110,65 +117,50 @@ class Engine:
         return [np.zeros(missing, np.int32)] if missing and few else []
 
     def _padded(self, tokens: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-
         pad = self.loaded.tokenizer.pad_token_id
         ids_bt = np.full((len(tokens), max(map(len, tokens))), 0 if pad is None else pad, np.int64)
         mask_bt = np.zeros(ids_bt.shape, np.int64)
-        for row, one in enumerate(tokens):
-            ids_bt[row, : len(one)] = one
-            mask_bt[row, : len(one)] = 1
-        ids, mask = torch.from_numpy(ids_bt).to(self.device), torch.from_numpy(mask_bt).to(self.device)
-        return self.loaded.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+        for row, ids in enumerate(tokens):
+            ids_bt[row, : len(ids)] = ids
+            mask_bt[row, : len(ids)] = 1
+        mask = torch.from_numpy(mask_bt).to(self.device)
+        padded = torch.from_numpy(ids_bt).to(self.device)
+        return self.loaded.model(input_ids=padded, attention_mask=mask).last_hidden_state, mask
 
     def _to_bfloat16(self) -> None:
-        import torch
-
-        from kat.packing.precision import to_bfloat16
-
+        """Convert the linear layers; load the model anew for autocast if the bf16 copy does not pass the probe."""
         if self.unpacked is None:
             texts = probe_texts(self.loaded.model, self.loaded.limit)
             with torch.inference_mode():
-                wanted = torch.cat([alone_packed(self.loaded.model, t) for t in texts])
+                expected = torch.cat([hidden_states(self.loaded.model, [tokens])[0] for tokens in texts])
                 to_bfloat16(self.loaded.model)
-                if _close(self.loaded.model, texts, wanted):
+                if _close(self.loaded.model, texts, expected):
                     return
             self.loaded = _read(self.settings)
             self.unpacked = switch_over(self.loaded.model, self.loaded.limit)
         self._autocast = True
 
 
-def _looked_up(model) -> int:
-    """Parameters of embedding tables, which no token is multiplied with."""
-    import torch
-
+def _looked_up(model: torch.nn.Module) -> int:
+    """Count the parameters of embedding tables, which no token is multiplied with."""
     return sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding))
 
 
-def alone_packed(model, tokens: np.ndarray) -> torch.Tensor:
-    """Hidden states [T, D] of one text in a row of its own."""
-    return hidden_states(model, [tokens])[0]
-
-
-def _close(model, texts: list[np.ndarray], wanted: torch.Tensor) -> bool:
-    """Whether a converted model still gives about the same: a layer that mixes number formats raises, or strays."""
-    import torch
-
+def _close(model: PreTrainedModel, texts: list[np.ndarray], expected: torch.Tensor) -> bool:
+    """Tell whether a converted model still gives about the same: a layer that mixes number types raises, or strays."""
     try:
-        found, _ = hidden_states(model, texts)
+        hidden, _ = hidden_states(model, texts)
     except RuntimeError:  # "expected scalar type Float but found BFloat16"
         return False
-    return float(torch.nn.functional.cosine_similarity(found.float(), wanted, dim=-1).mean()) > 0.98
+    return float(torch.nn.functional.cosine_similarity(hidden.float(), expected, dim=-1).mean()) > _CLOSE
 
 
-def _read(settings: Settings) -> LoadedModel:
+def _read(settings: EngineSettings) -> LoadedModel:
     return read_encoder(settings.model, settings.device, allow_network=settings.allow_network)
 
 
 def pick_precision(precision: str, device: str) -> str:
-    """`auto` is bfloat16 where the processor multiplies it faster than float32."""
-    import torch
-
+    """Resolve `auto`: bfloat16 where the processor multiplies it faster than float32."""
     if precision != "auto":
         return precision
     if device == "cuda":

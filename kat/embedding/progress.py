@@ -1,17 +1,21 @@
-"""How far an embedding run is: tokens, tokens a second, time left, texts. The longest texts of a window come first,
-so that a share of the texts would promise too late an end."""
+"""How far an embedding run is: tokens, tokens a second, time left, texts.
+
+The longest texts of a window come first, so that a share of the texts would promise too late an end.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kat.embedding.pieces import Reading
+    from kat.embedding.pieces import TextPieces
 
 
 class Progress:
-    """A bar over the tokens of `texts` texts, from the second second on; those not read yet are taken to be like the
-    others. Silent unless `shown` and on a terminal."""
+    """A bar over the tokens of `texts` texts, from the second second on. Silent unless `shown` and on a terminal.
+
+    Texts that were not tokenised yet are taken to be like the others.
+    """
 
     def __init__(self, texts: int, shown: bool):
         from tqdm import tqdm
@@ -28,20 +32,20 @@ class Progress:
         self._bar.close()
 
     def skip(self, texts: int) -> None:
-        """A window that an earlier run finished."""
+        """Leave out a window that an earlier run completed."""
         self._all -= texts
 
-    def window(self, reading: Reading, tokens: int) -> None:
-        """A window was read, and `tokens` of it are to be computed."""
-        self._before, self._texts = self._before + self._texts, len(reading.tokens)
-        self._pieces = len(reading.lengths)
-        self._left = self._texts * tokens / max(int(reading.lengths.sum()), 1)
+    def window(self, pieces: TextPieces, tokens: int) -> None:
+        """Begin a window: it was tokenised, and `tokens` of it are to be computed."""
+        self._before, self._texts = self._before + self._texts, len(pieces.tokens)
+        self._pieces = len(pieces.lengths)
+        self._left = self._texts * tokens / max(int(pieces.lengths.sum()), 1)
         self._known += tokens
         mean = self._known / (self._before + self._texts)
         self._bar.total = round(self._known + mean * (self._all - self._before - self._texts))
 
     def advance(self, pieces: int, tokens: int) -> None:
-        """So many pieces were computed."""
+        """Count pieces that were computed, and their tokens."""
         self._left = max(self._left - pieces * self._texts / self._pieces, 0)
         done = self._before + self._texts - round(self._left)
         self._bar.set_postfix_str(f"{done:,} of {self._all:,} texts", refresh=False)

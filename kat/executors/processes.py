@@ -1,4 +1,4 @@
-"""Worker processes, one a core or GPU: packs go out, vectors come back, and one that dies is an error at once."""
+"""Worker processes, one a core or GPU: arrays go out, arrays come back, and one that dies is an error at once."""
 
 from __future__ import annotations
 
@@ -8,60 +8,70 @@ import selectors
 import site
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 import kat.errors
-from kat.embedding.engine import Settings
 from kat.errors import WorkerError
+from kat.executors.base import Arrays
 from kat.executors.wire import receive, send
 
 _AHEAD = 2
-"""Packs that a worker has at a time: one that it computes, one that waits."""
+"""Tasks that a worker has at a time: one that it computes, one that waits."""
 
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 """glibc returns large blocks to the system at once, and getting them back page by page cost a quarter of the speed."""
 
 
 class Workers:
-    """Processes with the same model in memory. `close` ends them; so does the end of this process, however it comes."""
+    """Processes that compute the same function: an `Executor`. The end of this process ends them too, however it comes.
 
-    def __init__(self, settings: Settings, devices: list[str], threads: int):
-        self._processes = [_start(threads) for _ in devices]
-        self._next = 0
+    `function` names a function of kat as "kat.module:function"; each process calls it with one of `settings`, plain
+    JSON, to get the function of arrays that answers its tasks. `threads` is what each process may use.
+
+    Raises WorkerError if a process ends before it is ready, and whatever error the function raises there.
+    """
+
+    def __init__(self, function: str, settings: Sequence[dict[str, Any]], threads: int):
+        self._processes = [_start(threads) for _ in settings]
         try:
-            for process, device in zip(self._processes, devices, strict=True):
-                self._send(process, {"settings": asdict(replace(settings, device=device)), "threads": threads})
+            # All of them start before the first is waited for: loading takes seconds.
+            for process, values in zip(self._processes, settings, strict=True):
+                _send(process, {"function": function, "settings": values})
             for process in self._processes:
-                self._receive(process)
+                _receive(process)
         except BaseException:
             self.close()
             raise
 
     @property
+    def count(self) -> int:
+        """Return how many processes there are; 0 once they are closed."""
+        return len(self._processes)
+
+    @property
     def pids(self) -> list[int]:
+        """Return the process ids."""
         return [process.pid for process in self._processes]
 
-    def run(self, packs: Iterable[tuple[int, list[np.ndarray]]]) -> Iterator[tuple[int, np.ndarray]]:
-        """Vectors [B, D] of each numbered pack of token ids, in the order in which they are done.
+    def run(self, tasks: Iterable[tuple[int, Arrays]]) -> Iterator[tuple[int, Arrays]]:
+        """Yield (number, result) of each numbered task, in the order in which they are done.
 
         Raises WorkerError if a worker ends, and whatever error one meets; the workers are closed then.
         """
-        waiting, left = iter(packs), dict.fromkeys(self._processes, 0)
+        waiting, at_work = iter(tasks), dict.fromkeys(self._processes, 0)
         try:
-            with selectors.DefaultSelector() as ready:
+            with selectors.DefaultSelector() as answers:
                 for process in self._processes:
-                    ready.register(process.stdout, selectors.EVENT_READ, process)
-                for process in list(left) * _AHEAD:
-                    left[process] += self._hand_over(process, waiting)
-                while any(left.values()):
-                    for key, _ in ready.select():
-                        header, arrays = self._receive(key.data)
-                        left[key.data] += self._hand_over(key.data, waiting) - 1
-                        yield header["number"], arrays[0]
+                    answers.register(process.stdout, selectors.EVENT_READ, process)
+                for process in list(at_work) * _AHEAD:
+                    at_work[process] += _hand_over(process, waiting)
+                while any(at_work.values()):
+                    for key, _ in answers.select():
+                        header, arrays = _receive(key.data)
+                        at_work[key.data] += _hand_over(key.data, waiting) - 1
+                        yield header["number"], arrays
         except BaseException:
             self.close()
             raise
@@ -76,36 +86,39 @@ class Workers:
                 process.stdin.close()
         self._processes = []
 
-    def _hand_over(self, process: subprocess.Popen, waiting: Iterator[tuple[int, list[np.ndarray]]]) -> int:
-        found = next(waiting, None)
-        if found is None:
-            return 0
-        number, tokens = found
-        lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
-        self._send(process, {"number": number}, [np.concatenate(tokens), lengths])
-        return 1
 
-    def _send(self, process: subprocess.Popen, header: dict, arrays: list[np.ndarray] | tuple = ()) -> None:
-        try:
-            send(process.stdin, header, arrays)
-        except BrokenPipeError:
-            raise _died(process) from None
+def _hand_over(process: subprocess.Popen, waiting: Iterator[tuple[int, Arrays]]) -> int:
+    """Send the next task to a process and return 1; return 0 if none is left."""
+    task = next(waiting, None)
+    if task is None:
+        return 0
+    number, arrays = task
+    _send(process, {"number": number}, arrays)
+    return 1
 
-    def _receive(self, process: subprocess.Popen) -> tuple[dict, list[np.ndarray]]:
-        message = receive(process.stdout)
-        if message is None:
-            raise _died(process)
-        if "error" in message[0]:
-            raise _as_raised(message[0]["error"], message[0]["message"])
-        return message
+
+def _send(process: subprocess.Popen, header: dict[str, Any], arrays: Arrays | tuple[()] = ()) -> None:
+    try:
+        send(process.stdin, header, arrays)
+    except BrokenPipeError:
+        raise _died(process) from None
+
+
+def _receive(process: subprocess.Popen) -> tuple[dict[str, Any], Arrays]:
+    message = receive(process.stdout)
+    if message is None:
+        raise _died(process)
+    if "error" in message[0]:
+        raise _as_raised(message[0]["error"], message[0]["message"])
+    return message
 
 
 def _start(threads: int) -> subprocess.Popen:
     home = str(Path(kat.errors.__file__).resolve().parent.parent)
-    found = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if home not in [*found, *site.getsitepackages()]:  # kat used from a folder that only this process knows
-        found = [*found, home]
-    path = os.pathsep.join(filter(None, found))
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if home not in [*folders, *site.getsitepackages()]:  # kat used from a folder that only this process knows
+        folders = [*folders, home]
+    path = os.pathsep.join(filter(None, folders))
     environment = os.environ | _MALLOC | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
     # -P: a torch.py in the working directory is not what is meant.
     command = [sys.executable, "-P", "-m", "kat.executors.worker"]
@@ -124,6 +137,7 @@ def _died(process: subprocess.Popen) -> WorkerError:
 
 
 def _as_raised(name: str, message: str) -> Exception:
+    """Return the error of a worker: kat's own as what it was, except BadRowsError, which needs more than a message."""
     kind = getattr(kat.errors, name, None)
     if isinstance(kind, type) and issubclass(kind, kat.errors.KatError) and kind is not kat.errors.BadRowsError:
         return kind(message)

@@ -1,6 +1,8 @@
-"""`python -m kat.executors.worker`: reads packs from standard input, writes their vectors to standard output.
+"""`python -m kat.executors.worker`: reads arrays from standard input, writes what is made of them to standard output.
 
-Started by `kat.executors.processes`, one a core or GPU. It ends when its input does: a parent that is gone leaves none.
+Started by `kat.executors.processes`, one a core or GPU. The first message names a function of kat and its settings;
+what that function returns answers all later messages. So this file needs to know nothing of what is computed. The
+process ends when its input does: a parent that is gone leaves none.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ import queue
 import signal
 import sys
 import threading
-from typing import IO, Any
+from collections.abc import Callable
+from importlib import import_module
+from typing import IO
 
-import numpy as np
-
+from kat.errors import OptionError
+from kat.executors.base import Arrays
 from kat.executors.wire import receive, send
 
 
@@ -22,45 +26,47 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the pipe
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get between the messages
-    asked: queue.SimpleQueue = queue.SimpleQueue()
-    # Packs are taken in while another is computed, so that the parent never waits to hand one over.
-    threading.Thread(target=_listen, args=(sys.stdin.buffer, asked), daemon=True).start()
+    messages: queue.SimpleQueue = queue.SimpleQueue()
+    # Tasks are taken in while another is computed, so that the parent never waits to hand one over.
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, messages), daemon=True).start()
     try:
-        _answer(asked, answers)
+        _answer(messages, answers)
     except BrokenPipeError:
         os._exit(1)  # nobody listens; there is nobody to tell
 
 
-def _listen(pipe: IO[bytes], asked: queue.SimpleQueue) -> None:
+def resolve(function: str) -> Callable:
+    """Return the function that a name like "kat.module:function" stands for.
+
+    Raises OptionError for a name outside kat, ImportError or AttributeError for one that does not exist.
+    """
+    module, _, name = function.partition(":")
+    # Messages come from the parent alone; a worker still never runs anything but kat.
+    if not module.startswith("kat.") or not name:
+        raise OptionError(f"function is {function!r}; expected kat.MODULE:FUNCTION.")
+    return getattr(import_module(module), name)
+
+
+def _listen(pipe: IO[bytes], messages: queue.SimpleQueue) -> None:
     while (message := receive(pipe)) is not None:
-        asked.put(message)
-    asked.put(None)
+        messages.put(message)
+    messages.put(None)
 
 
-def _answer(asked: queue.SimpleQueue, answers: IO[bytes]) -> None:
-    engine = None
-    while (message := asked.get()) is not None:
+def _answer(messages: queue.SimpleQueue, answers: IO[bytes]) -> None:
+    compute: Callable[[Arrays], Arrays] | None = None
+    while (message := messages.get()) is not None:
         header, arrays = message
         try:
-            if engine is None:
-                engine = _start(header)
+            if compute is None:
+                compute = resolve(header["function"])(header["settings"])
                 send(answers, {"ready": True})
                 continue
-            flat, lengths = arrays
-            vectors = engine.vectors(np.split(flat, np.cumsum(lengths)[:-1]))
+            results = compute(arrays)
         except Exception as error:  # told to the parent, which raises it there
             send(answers, {"error": type(error).__name__, "message": str(error)})
             return
-        send(answers, {"number": header["number"]}, [vectors])
-
-
-def _start(header: dict[str, Any]):
-    import torch
-
-    torch.set_num_threads(header["threads"])
-    from kat.embedding.engine import Engine, Settings
-
-    return Engine(Settings(**header["settings"]))
+        send(answers, {"number": header["number"]}, results)
 
 
 if __name__ == "__main__":

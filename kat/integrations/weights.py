@@ -42,7 +42,8 @@ def opening_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, fl
         return {str(name): float(value) for name, value in source.items()}
     path = Path(source)
     if path.is_dir():
-        from kat.artifacts import load_array, load_ids
+        from kat.artifacts import load_array
+        from kat.run_folder import load_ids
 
         folder = path / "density" if (path / "density").is_dir() else path
         values = np.asarray(load_array(folder / "density_weights.npy"), np.float64)

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kat.artifacts import load_array, read_manifest
+from kat.artifacts import check_array, first_damage, load_array, read_manifest
 from kat.errors import MismatchError
 from kat.records import Embeddings, Halves, Neighbors
-
-NEIGHBOR_FILES = ("indices.npy", "distances.npy", "multiplicity.npy")
 
 
 def save_neighbors(neighbors: Neighbors, folder: Path) -> None:
@@ -51,3 +49,23 @@ def load_neighbors(folder: Path, embeddings: Embeddings) -> Neighbors:
         recall=manifest.get("recall", 1.0),
         source=embeddings,
     )
+
+
+def check_neighbors(folder: Path, ids: list[str] | None = None) -> str:
+    """Check neighbours: nearest first, all of them rows that there are, self left out; return what was proved.
+
+    `ids`, if given, are those of the rows. Raises MismatchError naming the first wrong row.
+    """
+    near, apart = load_array(folder / "indices.npy"), load_array(folder / "distances.npy")
+    check_array(folder / "distances.npy", apart, (None if ids is None else len(ids), None))
+    if near.shape != apart.shape or near.dtype != np.int32:
+        raise MismatchError(f"{folder / 'indices.npy'} is {near.dtype} {near.shape}; expected int32 {apart.shape}.")
+    n, rows = len(near), np.arange(len(near))[:, None]
+    wrong = ((near < 0) | (near >= n) | (near == rows)).any(axis=1) | (np.diff(apart, axis=1) < 0).any(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        name = "" if ids is None else f" (id {ids[row]})"
+        raise MismatchError(f"{folder}: row {row}{name} has neighbours that are itself, nobody, or out of order.")
+    if damage := first_damage(folder, read_manifest(folder) or {}):
+        raise MismatchError(f"{folder}: {damage}. Make it again with --overwrite.")
+    return f"  {near.shape[1]} neighbours of each row, nearest first, self left out"

@@ -112,3 +112,30 @@ def _column(column: pa.ChunkedArray, name: str) -> np.ndarray:
     if name in _TEXT:
         return np.asarray(column.to_pylist(), object)
     return np.asarray(column.to_numpy(), None if name in _INTEGERS else np.float64)
+
+
+def check_pair_weights(table: PairWeights, path: Path, *, by_group: bool) -> str:
+    """Check what a table promises: mean and multiplicity, and a split that no opening crosses; return what was proved.
+
+    `by_group` says that groups of near-duplicates do not cross it either. Raises MismatchError.
+    """
+    remedy = "Make it again: kat weigh-pairs RUN --overwrite"
+    kept, train = table.split != "", table.split == "train"
+    weighed = np.isfinite(table.v) & (table.v > 0)
+    if not (np.isfinite(table.v) == train).all() or not weighed[train].all():
+        row = int(np.argmax(weighed != train))
+        raise MismatchError(
+            f"{path}: row {row} (pair {table.pair_id[row]}, {table.split[row]}) has v = {table.v[row]}."
+        )
+    if abs((mean := float(table.v[train].mean())) - 1) > 1e-6:
+        raise MismatchError(f"{path}: the mean of v over the training pairs is {mean:.6g}, not 1. {remedy}")
+    _, opening, counts = np.unique(table.opening_id[kept].astype(str), return_inverse=True, return_counts=True)
+    if wrong := int((table.m[kept] != counts[opening]).sum()):
+        raise MismatchError(f"{path}: {wrong:,} pairs have an m that is not the number of their opening's pairs.")
+    for name in ("opening_id", "group") if by_group else ("opening_id",):
+        values = getattr(table, name)
+        both = set(values[train].tolist()) & set(values[kept & ~train].tolist())
+        if both:
+            raise MismatchError(f"{path}: {len(both):,} values of {name} train and validate, first {min(both)}.")
+    sides = f"{int(train.sum()):,} train, {int((kept & ~train).sum()):,} validate"
+    return f"  {len(table):,} pairs: {sides}; v has mean 1, m is counted, no opening is on both sides"

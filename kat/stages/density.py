@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from kat.artifacts import json_bytes, link_or_copy
+from kat.artifacts import compare_ids, json_bytes, link_or_copy
 from kat.config import DensityOptions, EmbedOptions, RunOptions, recorded
-from kat.data.prompts import read_prompts
-from kat.density.storage import check_weights, compare_ids
+from kat.data.prompts import check_prompts, read_prompts
+from kat.density.storage import check_weight_file
 from kat.density.summary import heaviest_ids, weight_metadata
 from kat.embedding.storage import check_embeddings, load_embeddings, vectors_path
 from kat.errors import InputError, MismatchError
+from kat.neighbors.storage import check_neighbors
 from kat.reports.console.density import explanation_lines, weight_lines
 from kat.run_folder import (
     DENSITY_FILES,
@@ -34,9 +35,7 @@ from kat.run_folder import (
 )
 from kat.stages.embed import embed_folder
 from kat.stages.neighbors import find_neighbors
-from kat.stages.neighbors import prove as prove_neighbors
 from kat.stages.stage import say, stage
-from kat.stages.verify import check_prompts
 
 if TYPE_CHECKING:
     from kat.density.weights import Weights
@@ -153,11 +152,11 @@ def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:
     manifest = run.manifest(output) or {}
     ids = load_ids(output)
     unit = (manifest.get("options") or {}).get("metric") != "euclidean"
-    lines = [check_embeddings(output, ids, unit=unit), check_weights(output, ids)]
-    return [*lines, *_prove_neighbors(output, run), *check_prompts(output, ids, manifest, prompts)]
+    lines = [check_embeddings(output, ids, unit=unit), check_weight_file(output, ids)]
+    return [*lines, *_prove_neighbors(output, ids, run), *check_prompts(output, ids, manifest, prompts)]
 
 
-def _prove_neighbors(output: Path, run: RunFolder) -> list[str]:
+def _prove_neighbors(output: Path, ids: list[str], run: RunFolder) -> list[str]:
     folder = output / NEIGHBORS
     if not folder.is_dir():
         return ["  no neighbours are kept here; weights cannot be explained"]
@@ -169,4 +168,4 @@ def _prove_neighbors(output: Path, run: RunFolder) -> list[str]:
         for key in set(one) & set(other) - {"k"}:
             if one[key] != other[key]:
                 raise MismatchError(f"{folder} was made with another {key} than the weights beside it. Run it again.")
-    return prove_neighbors(folder, run, None)
+    return [check_neighbors(folder, ids)]

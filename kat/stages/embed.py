@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from kat.artifacts import json_list, link_or_copy
 from kat.config import EmbedOptions, RunOptions, recorded
-from kat.data.prompts import PromptFile
-from kat.embedding.checkpoint import EmbeddingCheckpoint, discard, remove, started_as
+from kat.data.prompts import PromptFile, check_prompts
+from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_manifest, checkpoint_path, discard, remove
 from kat.embedding.storage import check_embeddings
 from kat.errors import InputError
 from kat.reports.console.embed import embed_lines
-from kat.run_folder import EMBEDDING_FILES, IDS, LENGTHS, VECTORS, RunFolder, checkpoint_path, load_ids, relative
+from kat.run_folder import EMBEDDING_FILES, IDS, LENGTHS, VECTORS, RunFolder, load_ids, relative
 from kat.stages.stage import Job, say, stage
-from kat.stages.verify import check_prompts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,12 +84,12 @@ def _stage(
 @contextlib.contextmanager
 def _embedded(data: Path, job: Job, options: EmbedOptions, run_options: RunOptions) -> Iterator[_Embedded]:
     """Compute what the checkpoint lacks; it holds the vectors and lengths of all prompts then."""
-    from kat.embedding.encoder import kept_encoder
+    from kat.embedding.encoder import cached_encoder
 
     prompts = PromptFile(data, run_options.max_bad_rows, job.rejected.write)
     job.rejected.flush()  # a full disk is noticed before the long work, not after
-    encoder = kept_encoder(options, run_options.device)
-    started = started_as(job.manifest, f"{encoder.engine.precision} on {encoder.engine.device.type}")
+    encoder = cached_encoder(options, run_options.device)
+    started = checkpoint_manifest(job.manifest, f"{encoder.engine.precision} on {encoder.engine.device.type}")
     shape = (len(prompts), encoder.engine.dimension)
     folder = checkpoint_path(job.out)
     with EmbeddingCheckpoint(folder, started, shape, overwrite=run_options.overwrite) as checkpoint:

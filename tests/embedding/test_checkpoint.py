@@ -16,7 +16,7 @@ from making import tiny
 from kat.artifacts import MANIFEST, manifest
 from kat.config import EmbedOptions, RunOptions
 from kat.embedding import encoder as encoders
-from kat.embedding.checkpoint import Unfinished, begun_as, discard, unfinished_path
+from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_manifest, checkpoint_path, discard
 from kat.errors import InputError, OutputError
 from kat.stages import pipeline
 
@@ -119,7 +119,7 @@ def test_a_kill_with_two_workers_and_the_same_bytes(tmp_path, tiny_llama):
     with pytest.raises(AssertionError):
         run_script(_TWO, data, tiny_llama, killed, "kill")
     assert not killed.exists()
-    assert unfinished_path(killed).is_dir()
+    assert checkpoint_path(killed).is_dir()
     assert "goes on" in run_script(_TWO, data, tiny_llama, killed, "calm").stdout
     assert calm.read_bytes() == killed.read_bytes()
 
@@ -163,23 +163,23 @@ WANTED = manifest("embed", {"items": "a"}, {"max_tokens": 256})
 PLAN = [np.asarray([1, 2]), np.asarray([0, 3])]
 
 
-def begin(folder, **more) -> Unfinished:
-    return Unfinished(folder, more.pop("wanted", WANTED), (4, 3), **more)
+def begin(folder, **more) -> EmbeddingCheckpoint:
+    return EmbeddingCheckpoint(folder, more.pop("wanted", WANTED), (4, 3), **more)
 
 
 def begun(folder):
     """Work in which pack 0 is done."""
     with begin(folder) as work:
-        pooled, left = work.begin(0, PLAN, 4)
+        pooled, left = work.begin_window(0, PLAN, 4)
         assert left == [0, 1]
         pooled[PLAN[0]] = 7
-        work.note(0, 0, PLAN[0])
+        work.pack_done(0, 0, PLAN[0])
     return folder
 
 
 def left(folder) -> list[int]:
     with begin(folder) as work:
-        return work.begin(0, PLAN, 4)[1]
+        return work.begin_window(0, PLAN, 4)[1]
 
 
 def test_what_was_done_is_not_done_again(tmp_path):
@@ -187,15 +187,15 @@ def test_what_was_done_is_not_done_again(tmp_path):
     assert left(folder) == [1]
     with begin(folder) as work:
         assert work.resumed
-        pooled, _ = work.begin(0, PLAN, 4)
+        pooled, _ = work.begin_window(0, PLAN, 4)
         assert (pooled[PLAN[0]] == 7).all()
-        assert not work.is_whole(0, slice(0, 4))
+        assert not work.is_complete(0, slice(0, 4))
         work.vectors[:], work.lengths[:] = 1, 2
-        work.finish(0, slice(0, 4))
+        work.complete_window(0, slice(0, 4))
     with begin(folder) as work:
-        assert work.is_whole(0, slice(0, 4))
+        assert work.is_complete(0, slice(0, 4))
         work.vectors[2, 1] = 5
-        assert not work.is_whole(0, slice(0, 4))
+        assert not work.is_complete(0, slice(0, 4))
 
 
 @pytest.mark.parametrize("tail", [b"0 1 0000", b"0 1 00000000", b"0 ", b"\xff\n", b"0 whole\n"])
@@ -230,7 +230,7 @@ def test_another_question_is_refused_by_name_and_begins_anew_when_told(tmp_path,
     assert left(folder) == [1]
     with begin(folder, wanted=wanted, overwrite=True) as work:
         assert not work.resumed
-        assert work.begin(0, PLAN, 4)[1] == [0, 1]
+        assert work.begin_window(0, PLAN, 4)[1] == [0, 1]
     assert (folder / "mine.txt").read_text() == "kept"
 
 
@@ -245,9 +245,9 @@ def test_only_work_on_the_same_output_is_discarded(tmp_path):
     out = tmp_path / "o"
     other = manifest("embed", {"items": "b"}, {"max_tokens": 256})
     for wanted, stays in ((WANTED, False), (other, True)):
-        begin(unfinished_path(out), wanted=begun_as(wanted, "float32 on cpu"), overwrite=True).__exit__()
+        begin(checkpoint_path(out), wanted=checkpoint_manifest(wanted, "float32 on cpu"), overwrite=True).__exit__()
         discard(out, WANTED)
-        assert unfinished_path(out).exists() == stays
+        assert checkpoint_path(out).exists() == stays
 
 
 def test_a_full_disk_is_said_before_the_work(tmp_path, monkeypatch):
@@ -286,7 +286,7 @@ def test_items_that_change_under_way_make_nothing(tmp_path, tiny_llama, monkeypa
     with pytest.raises(InputError, match=r"d\.jsonl changed"):
         embed(data, tiny_llama, tmp_path / "o")
     assert not (tmp_path / "o" / MANIFEST).exists()
-    assert not unfinished_path(tmp_path / "o").exists()
+    assert not checkpoint_path(tmp_path / "o").exists()
 
 
 def test_weights_saved_over_a_model_are_read_again(tmp_path):
@@ -318,8 +318,8 @@ def test_a_finished_output_is_no_work(tmp_path, tiny_llama):
 
 
 def test_what_others_keep_in_the_folder_stays(tmp_path):
-    folder = unfinished_path(tmp_path / "o")
-    begin(folder, wanted=begun_as(WANTED, "float32 on cpu")).__exit__()
+    folder = checkpoint_path(tmp_path / "o")
+    begin(folder, wanted=checkpoint_manifest(WANTED, "float32 on cpu")).__exit__()
     (folder / "mine.txt").write_text("kept")
     discard(tmp_path / "o", WANTED)
     assert [p.name for p in folder.iterdir()] == ["mine.txt"]

@@ -8,8 +8,13 @@ import pytest
 import torch
 
 import kat
-from kat.embedding.pooling import normalise, pool, pool_packed
+from kat import plugins
+from kat.embedding import encoder as encoders
+from kat.embedding import workers
+from kat.embedding.pooling import Pooling, normalise, pool, pool_packed
 from kat.errors import InputError, OptionError
+from kat.executors import worker
+from kat.executors.base import Executor
 from kat.models.sources import resolve
 from kat.packing.layout import Layout
 
@@ -121,6 +126,57 @@ def test_pooling_reads_through_the_mask():
     torch.testing.assert_close(pool(hidden, mask, "mean")[0], hidden[0, :3].mean(0))
     torch.testing.assert_close(pool(hidden, mask, "last")[0], hidden[0, 2])
     torch.testing.assert_close(pool(hidden, mask, "cls")[2], hidden[2, 0])
+
+
+def test_an_unknown_pooling_is_refused():
+    hidden, mask = torch.zeros(1, 2, 3), torch.ones(1, 2)
+    for call in (lambda: pool(hidden, mask, "max"), lambda: pool_packed(hidden[0], Layout(np.asarray([2])), "max")):
+        with pytest.raises(OptionError, match="pooling is 'max'; expected cls, last, mean"):
+            call()
+
+
+def test_the_poolings_are_the_files_of_the_folder():
+    assert plugins.names(plugins.POOLINGS) == ("cls", "last", "mean")
+    for name, row in plugins.load_all(plugins.POOLINGS).items():
+        assert isinstance(row, Pooling)
+        assert row.name == name
+
+
+class Fake:
+    """An executor in this process that gives results in the opposite order."""
+
+    def __init__(self, function, settings, threads):
+        self.computes = [worker.resolve(function)(values) for values in settings]
+        self.done = 0
+
+    @property
+    def count(self):
+        return len(self.computes)
+
+    def run(self, tasks):
+        for number, arrays in reversed(list(tasks)):
+            self.done += 1
+            yield number, self.computes[number % self.count](arrays)
+
+    def close(self):
+        self.computes = []
+
+
+def test_any_executor_will_do(monkeypatch):
+    monkeypatch.setattr(encoders, "WORTHWHILE", 0)
+    monkeypatch.setattr(workers, "Workers", Fake)
+    with kat.Encoder("minilm", precision="float32", processes=2, batch_size=2) as encoder:
+        vectors = encoder.encode(TEXTS).vectors
+        fake = encoder._workers
+        assert isinstance(fake, Executor)
+        assert fake.done > 2
+    assert fake.count == 0
+    np.testing.assert_allclose(vectors, kat.encode(TEXTS, precision="float32", processes=1).vectors, atol=1e-5)
+
+
+def test_the_home_of_encode_loads_no_torch():
+    code = "import sys, kat.embedding.encoder; assert not {'torch', 'transformers', 'tqdm'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_vectors_get_unit_length_in_place():

@@ -9,7 +9,7 @@ import torch
 from making import tiny
 
 import kat
-from kat.embedding.engine import Engine, Settings
+from kat.embedding.engine import Engine, EngineSettings
 from kat.errors import ModelError
 
 LENGTHS = (40, 12, 12, 7, 1, 1, 30, 2)
@@ -20,8 +20,8 @@ def texts(*lengths: int) -> list[str]:
     return [" ".join(f"w{i}" for i in draw.integers(0, 98, n)) for n in lengths]
 
 
-def alone(model: str, given: list[str], how: str) -> np.ndarray:
-    """Per-text vectors by transformers alone."""
+def unpacked(model: str, given: list[str], how: str) -> np.ndarray:
+    """Per-text vectors by transformers, without packs or batches."""
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, net = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model).eval()
@@ -42,7 +42,7 @@ def test_pooling_of_a_packed_model(tmp_path, family, how):
     given = texts(*LENGTHS)
     with kat.Encoder(model, precision="float32", pooling=how) as encoder:
         assert encoder.engine.unpacked is None
-        np.testing.assert_allclose(encoder.encode(given).vectors, alone(model, given, how), atol=1e-5)
+        np.testing.assert_allclose(encoder.encode(given).vectors, unpacked(model, given, how), atol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["mean", "last"])
@@ -54,14 +54,14 @@ def test_a_model_that_cannot_be_packed_is_read_in_batches_and_says_so_once(tmp_p
         found = encoder.encode(given)
         encoder.encode(given)
     assert len(said) == 1
-    np.testing.assert_allclose(found.vectors, alone(model, given, how), atol=1e-5)
+    np.testing.assert_allclose(found.vectors, unpacked(model, given, how), atol=1e-5)
     low = kat.Encoder(model, precision="bfloat16", pooling=how)
     with pytest.warns(UserWarning, match="padded"):
         assert (low.encode(given).vectors * found.vectors).sum(1).min() > 0.99
 
 
 def test_memory_that_runs_out_halves_the_budget(tmp_path, monkeypatch, capsys):
-    engine = Engine(Settings(tiny(tmp_path, "Llama", pad_token_id=1), "cpu", "float32", None))
+    engine = Engine(EngineSettings(tiny(tmp_path, "Llama", pad_token_id=1), "cpu", "float32", None))
     draw = np.random.default_rng(0)
     tokens = [draw.integers(0, 98, n) for n in (40, 30, 20, 10, 5, 5, 1)]
     wanted, forward = engine.vectors(tokens), Engine._forward
@@ -87,7 +87,7 @@ def test_the_shortest_and_oddest_texts(tmp_path):
     model = tiny(tmp_path, "Llama", pad_token_id=1)
     given = ["", "w1", "\0", "w1 \0 w2", "nothing known here"]
     found = kat.encode(given, model, precision="float32")
-    np.testing.assert_allclose(found.vectors, alone(model, given, "mean"), atol=1e-5)
+    np.testing.assert_allclose(found.vectors, unpacked(model, given, "mean"), atol=1e-5)
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +110,7 @@ def smollm(tmp_path_factory) -> str:
 def test_smollm2_text_by_text(smollm):
     given = ["How do I mend a bicycle tyre?", "bread", "naïve café — “quotes”, 日本語 🚲", "ten words " * 30, "a\0b"]
     found = kat.encode(given, smollm, precision="float32")
-    np.testing.assert_allclose(found.vectors, alone(smollm, given, "mean"), atol=1e-5)
+    np.testing.assert_allclose(found.vectors, unpacked(smollm, given, "mean"), atol=1e-5)
     low = kat.encode(given, smollm, precision="bfloat16")
     assert (low.vectors * found.vectors).sum(1).min() > 0.99
 

@@ -11,8 +11,9 @@ import pytest
 
 import kat
 from kat.embedding import encoder as encoders
-from kat.embedding.engine import Settings
-from kat.errors import ModelError, WorkerError
+from kat.embedding.workers import FUNCTION
+from kat.errors import ModelError, OptionError, WorkerError
+from kat.executors.base import Executor
 from kat.executors.processes import Workers
 from kat.executors.wire import receive, send
 
@@ -55,18 +56,53 @@ def test_a_worker_that_dies_is_an_error_at_once(encoder):
     given = texts(2000)
     encoder.encode(given[:40])
     victim, other = encoder._workers.pids
-    reading = encoder.read(given)
-    pooled = np.empty((len(reading.lengths), 384), np.float32)
+    pieces = encoder.tokenize(given)
+    pooled = np.empty((len(pieces.lengths), 384), np.float32)
     with pytest.raises(WorkerError, match=r"signal 9.*processes 1"):  # noqa: PT012
-        for _ in encoder.compute(reading, range(len(encoder.packs(reading))), pooled):
+        for _ in encoder.compute(pieces, range(len(encoder.packs(pieces))), pooled):
             os.kill(victim, signal.SIGKILL)
     assert not alive(other)
     assert len(encoder.encode(given[:40])) == 40  # new ones
 
 
 def test_errors_of_workers_are_raised_here(tmp_path):
+    engine = {"model": "nowhere", "device": "cpu", "precision": "float32", "pooling": None}
     with pytest.raises(ModelError, match="No model nowhere"):
-        Workers(Settings("nowhere", "cpu", "float32", None), ["cpu"], 1)
+        Workers(FUNCTION, [{"engine": engine, "threads": 1}], 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        ("os:system", OptionError, r"function is 'os:system'; expected kat\.MODULE:FUNCTION"),
+        ("kat.embedding.workers", OptionError, "expected kat"),
+        ("kat.nowhere:f", WorkerError, "ModuleNotFoundError: No module named 'kat.nowhere'"),
+        ("kat.errors:nothing", WorkerError, "AttributeError"),
+        ("kat.errors:KatError", WorkerError, "not callable"),  # a worker, but of no arrays
+    ],
+)
+def test_a_worker_runs_a_function_of_kat_and_nothing_else(function, error, message):
+    with pytest.raises(error, match=message):  # noqa: PT012
+        workers = Workers(function, [{}], 1)
+        list(workers.run([(0, [np.zeros(1)])]))
+
+
+def test_workers_are_an_executor(encoder):
+    encoder.encode(texts(30))
+    workers = encoder._workers
+    assert isinstance(workers, Executor)
+    assert workers.count == 2
+    pieces = encoder.tokenize(texts(7))
+    tokens = [pieces.piece(i) for i in range(7)]
+    tasks = ((n, [t, np.asarray([len(t)])]) for n, t in enumerate(tokens))
+    vectors = dict(workers.run(tasks))
+    assert sorted(vectors) == list(range(7))
+    for number, arrays in vectors.items():
+        np.testing.assert_allclose(arrays[0], encoder.engine.vectors([tokens[number]]), atol=1e-5)
+    workers.close()
+    workers.close()
+    assert workers.count == 0
+    assert list(workers.run([])) == []
 
 
 def test_no_worker_outlives_its_parent(tmp_path, encoder):
@@ -74,7 +110,7 @@ def test_no_worker_outlives_its_parent(tmp_path, encoder):
     script.write_text(
         "import os, signal, kat\nfrom kat.embedding import encoder as e\ne.WORTHWHILE = 0\n"
         "kat.encode(['a', 'b', 'c'], processes=2, batch_size=1)\n"
-        "print(*next(iter(e._kept.values()))._workers.pids, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+        "print(*next(iter(e._cached.values()))._workers.pids, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 
-def embedded_lines(lengths: np.ndarray, meta: Mapping[str, Any], made_ids: int) -> list[str]:
-    """For people. `lengths` [N, 2] are tokens of each text and tokens lost, `meta` the facts of `Encoder.meta`."""
+def embed_lines(lengths: np.ndarray, meta: Mapping[str, Any], made_ids: int) -> list[str]:
+    """Describe an embedding run.
+
+    `lengths` [N, 2] are tokens of each text and tokens lost, `meta` the facts of `Encoder.meta`.
+    """
     tokens, lost = lengths.T
     lines = [
         f"{len(lengths):,} texts, {int(tokens.sum(dtype=np.int64)):,} tokens with {meta['name']} "
