@@ -164,7 +164,7 @@ def atomic_files(*paths: Path) -> Iterator[list[IO[bytes]]]:
         stack.enter_context(as_output_error(paths[-1]))
         targets = [Path(os.path.realpath(path)) for path in paths]  # a link is followed, not replaced
         temporaries = [t.with_name(_temporary_name() + t.name) for t in targets]
-        files = []
+        files: list[IO[bytes]] = []
         for target, temporary in zip(targets, temporaries, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
             _sweep(target.parent)
@@ -260,8 +260,8 @@ def check_ids(ids: Sequence[str], n: int, where: str) -> None:
     if len(ids) != n:
         raise MismatchError(f"{where}: {len(ids):,} ids for {n:,} rows.")
     if len(set(ids)) < n:
-        seen: set[str] = set()
-        row, repeated = next((r, i) for r, i in enumerate(ids) if i in seen or seen.add(i))
+        first: dict[str, int] = {}
+        row, repeated = next((r, i) for r, i in enumerate(ids) if first.setdefault(i, r) != r)
         raise MismatchError(f"{where} repeats the id {repeated} in row {row}.")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter, Token
 
@@ -21,7 +21,9 @@ from kat.errors import OptionError
 from kat.plugins import ESTIMATORS, EXPORTS, POOLINGS, check_name, names
 
 if TYPE_CHECKING:
-    EstimatorName = PoolingName = ExportName = str
+    EstimatorName: TypeAlias = str
+    PoolingName: TypeAlias = str
+    ExportName: TypeAlias = str
 else:
     EstimatorName, PoolingName, ExportName = (Literal[names(folder)] for folder in (ESTIMATORS, POOLINGS, EXPORTS))
 
@@ -251,7 +253,7 @@ class PairOptions:
         whole_number("seed", self.seed, least=0)
         for name, low, high in (("validation_share", 0, 1), ("group_cosine", 0, 1), ("cap", 1, math.inf)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
+            if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
                 raise OptionError(f"{name} is {value!r}; expected a number from {low} to {high:g}.")
         if self.control == "multiplicity" and self.multiplicity == "pair":
             raise OptionError("control is multiplicity, and multiplicity pair does nothing; use sqrt or opening.")

@@ -74,7 +74,7 @@ def checksum(*arrays: np.ndarray) -> int:
     """Return the CRC-32 of the arrays' bytes, one after the other."""
     value = 0
     for array in arrays:
-        value = zlib.crc32(np.ascontiguousarray(array), value)
+        value = zlib.crc32(np.ascontiguousarray(array).data, value)
     return value
 
 

@@ -130,9 +130,12 @@ class RunFolder:
 
     @cached_property
     def density(self) -> Path:
-        """The folder of weights: RUN/density, or the folder itself. Raises InputError if there is none."""
+        """The folder of weights: RUN/density, or the folder itself. Raises InputError if there is none.
+
+        Weights without a manifest count too: those that the project's origin wrote have none.
+        """
         for folder in (self.root / DENSITY, self.root):
-            if (self.manifest(folder) or {}).get("stage") == "density":
+            if (folder / WEIGHTS).is_file():
                 return folder
         raise InputError(f"{self.path} holds no weights. Make them with: kat run PAIRS --out {self.path}")
 
@@ -143,15 +146,21 @@ class RunFolder:
 
     @property
     def density_manifest(self) -> dict[str, Any]:
-        """The manifest of the weights."""
-        return self.manifest(self.density) or {}
+        """The manifest of the weights. Raises InputError if they have none: what they were made with is not known."""
+        manifest = self.manifest(self.density)
+        if manifest is None or manifest.get("stage") != "density":
+            raise InputError(
+                f"{self.density} has no manifest of weights: it does not say what they were made with. "
+                f"Make them with: kat density EMBEDDINGS --out {self.density}"
+            )
+        return manifest
 
     @property
     def prefixes(self) -> Path | None:
         """The file that was embedded: the run's own, or the one that the weights name; None if it is not there."""
         if (self.root / PREFIXES).is_file():
             return self.root / PREFIXES
-        return named_items(self.density, self.density_manifest)
+        return named_items(self.density, self.manifest(self.density) or {})
 
     def pair_weights(self, control: str | None = None) -> Path:
         """Return the file of pair weights: the one that was named, or the run's."""

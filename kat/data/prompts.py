@@ -17,6 +17,7 @@ from kat.data.openings import opening_id
 from kat.data.rows import BadRow, BadRows, read_rows
 from kat.errors import DuplicateIdError, InputError, MismatchError
 from kat.records import Prefix
+from kat.run_folder import IDS
 
 
 class PromptFile:
@@ -160,7 +161,7 @@ def check_prompts(folder: Path, ids: list[str], manifest: Mapping[str, Any], pro
         return ["  no file of prompts is named here; the order of the ids was not compared (name it: --prompts_path)"]
     if not path.is_file():
         raise MismatchError(f"{folder} was made from {path}, which is gone. If it moved, name it: --prompts_path FILE")
-    compare_ids(ids, read_prompts(path, "all").ids, str(folder / "ids.json"), str(path))
+    compare_ids(ids, read_prompts(path, "all").ids, str(folder / IDS), str(path))
     digest = (manifest.get("inputs") or {}).get("items") or manifest.get("items_sha256")
     if digest and sha256_file(path) != digest:
         raise MismatchError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,10 @@ HEAVIEST = 20
 
 def weight_metadata(embeddings: Embeddings, weights: Weights, openings: Mapping[str, str] | None) -> dict[str, Any]:
     """Summarise weights as plain values; `openings` maps the heaviest ids to their text."""
-    density, neighbors = weights.density, weights.density.neighbors
+    density = weights.density
+    assert density is not None, "weights made from a Density"
+    neighbors = density.neighbors
+    assert neighbors is not None, "a Density made from Neighbors"
     values = weights.values.astype(np.float64)
     return {
         "n_items": len(embeddings),
@@ -77,7 +80,7 @@ def _truncation(embeddings: Embeddings) -> dict[str, int]:
     return {"truncated": int((embeddings.lost > 0).sum()), "tokens_lost": int(embeddings.lost.sum(dtype=np.int64))}
 
 
-def _length_correlation(embeddings: Embeddings, values: Sequence[float] | np.ndarray) -> float | None:
+def _length_correlation(embeddings: Embeddings, values: np.ndarray) -> float | None:
     return None if embeddings.tokens is None else _finite(spearman(values, embeddings.tokens))
 
 

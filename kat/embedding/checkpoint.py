@@ -50,7 +50,7 @@ class EmbeddingCheckpoint:
             except BaseException:
                 self._journal.close()
                 raise
-        self._pooled: np.ndarray | None = None
+        self._pooled = np.empty((0, 0), np.float32)  # of the window at work
 
     def __enter__(self) -> EmbeddingCheckpoint:
         return self
@@ -83,7 +83,7 @@ class EmbeddingCheckpoint:
     def complete_window(self, window: int, rows: slice) -> None:
         """Note that all rows of a window are in place; its pooled vectors are needed no more, and go."""
         self._note(window, _COMPLETE, checksum(self.vectors[rows], self.lengths[rows]))
-        self._pooled = None
+        self._pooled = np.empty((0, 0), np.float32)
         (self.folder / f"pooled-{window}.npy").unlink()
 
     def _noted(self, window: int, part: int | str) -> int | None:

@@ -121,7 +121,7 @@ class Encoder:
                 pooled = np.empty((len(pieces.lengths), vectors.shape[1]), np.float32)
                 for _ in self.compute(pieces, range(len(self.packs(pieces))), pooled, meter):
                     pass
-                self.combine(pieces, pooled, vectors[rows], counts[rows], lambda row, a=rows.start: ids[a + row])
+                self.combine(pieces, pooled, vectors[rows], counts[rows], ids[rows].__getitem__)
         return Embeddings(ids, vectors, counts[:, 0].copy(), counts[:, 1].copy(), self.meta())
 
     def encode_into(self, checkpoint: EmbeddingCheckpoint, items: PromptFile, *, progress: bool = False) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import kat.errors
 from kat.errors import WorkerError
@@ -64,7 +64,7 @@ class Workers:
         try:
             with selectors.DefaultSelector() as answers:
                 for process in self._processes:
-                    answers.register(process.stdout, selectors.EVENT_READ, process)
+                    answers.register(_output(process), selectors.EVENT_READ, process)
                 for process in list(at_work) * _AHEAD:
                     at_work[process] += _hand_over(process, waiting)
                 while any(at_work.values()):
@@ -81,10 +81,20 @@ class Workers:
         for process in self._processes:
             process.kill()
             process.wait()
-            process.stdout.close()
+            _output(process).close()
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
+                _input(process).close()
         self._processes = []
+
+
+def _input(process: subprocess.Popen) -> IO[bytes]:
+    assert process.stdin is not None, "started with a pipe"
+    return process.stdin
+
+
+def _output(process: subprocess.Popen) -> IO[bytes]:
+    assert process.stdout is not None, "started with a pipe"
+    return process.stdout
 
 
 def _hand_over(process: subprocess.Popen, waiting: Iterator[tuple[int, Arrays]]) -> int:
@@ -99,13 +109,13 @@ def _hand_over(process: subprocess.Popen, waiting: Iterator[tuple[int, Arrays]])
 
 def _send(process: subprocess.Popen, header: dict[str, Any], arrays: Arrays | tuple[()] = ()) -> None:
     try:
-        send(process.stdin, header, arrays)
+        send(_input(process), header, arrays)
     except BrokenPipeError:
         raise _died(process) from None
 
 
 def _receive(process: subprocess.Popen) -> tuple[dict[str, Any], Arrays]:
-    message = receive(process.stdout)
+    message = receive(_output(process))
     if message is None:
         raise _died(process)
     if "error" in message[0]:

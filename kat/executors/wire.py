@@ -15,14 +15,14 @@ _LENGTHS = struct.Struct("<II")
 
 def send(pipe: IO[bytes], header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
     """Write one message. Raises BrokenPipeError if nobody reads any more."""
-    parts = []
+    parts: list[memoryview] = []
     for array in arrays:
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         parts.append(buffer.getbuffer())
     head = orjson.dumps(header | {"sizes": [len(p) for p in parts]})
-    for part in (_LENGTHS.pack(len(head), sum(map(len, parts))) + head, *parts):
-        view = memoryview(part)
+    lengths = _LENGTHS.pack(len(head), sum(map(len, parts)))
+    for view in (memoryview(lengths + head), *parts):
         while view:  # an unbuffered pipe may take less than all
             view = view[pipe.write(view) :]
     pipe.flush()

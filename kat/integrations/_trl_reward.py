@@ -63,7 +63,7 @@ class WeightedRewardTrainer(RewardTrainer):
         _check_dataset(dataset)
         kwargs["train_dataset"] = before = with_weights(dataset, weights)
         super().__init__(*args, **kwargs)
-        self.data_collator = WeightCollator(self.data_collator)
+        self.data_collator: Any = WeightCollator(self.data_collator)
         self.dropped = _dropped(before, self.train_dataset, weights)
         _check_dropped(self.dropped, allowed, len(before))
         self.weight_scale = _scale(np.asarray(self.train_dataset[WEIGHT], np.float64))

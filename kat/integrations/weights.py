@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kat.errors import InputError, MismatchError
+from kat.run_folder import WEIGHTS, RunFolder, load_ids
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,12 +43,9 @@ def opening_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, fl
         return {str(name): float(value) for name, value in source.items()}
     path = Path(source)
     if path.is_dir():
-        from kat.artifacts import load_array
-        from kat.run_folder import load_ids
-
-        folder = path / "density" if (path / "density").is_dir() else path
-        values = np.asarray(load_array(folder / "density_weights.npy"), np.float64)
-        return dict(zip(load_ids(folder), values.tolist(), strict=True))
+        run = RunFolder(path)
+        values = np.asarray(run.load(WEIGHTS), np.float64)
+        return dict(zip(load_ids(run.density), values.tolist(), strict=True))
     from kat.pair_weights.storage import read_pair_weights
 
     table = read_pair_weights(path)

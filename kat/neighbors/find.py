@@ -203,7 +203,7 @@ def expand(near: np.ndarray, apart: np.ndarray, distinct: Distinct, k: int) -> t
     if plain.any():
         indices[plain] = distinct.first[near[group[plain], :k]]
         distances[plain] = apart[group[plain], :k]
-    for own in np.flatnonzero(~lone):
+    for own in np.flatnonzero(~lone).tolist():
         rows = members.of(own)
         # Duplicates beyond k + 1 are left out of the list, which then has k others anyway.
         parts = [rows[: k + 1], *(members.of(g) for g in near[own])]

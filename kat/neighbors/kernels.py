@@ -17,6 +17,7 @@ BOUNDLESS = 2147480000.0  # above every squared code distance, and below 2^31
 LINE = 16  # float32 numbers in a cache line
 REDUCE = {"reassoc", "contract", "nsz"}  # let a sum use all lanes; NaN and infinity keep their meaning
 FLAGS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+ROWS = [types.Array(types.float32, 1, "C", readonly=mapped) for mapped in (False, True)]  # in memory, and of a file
 
 
 class Points(NamedTuple):
@@ -70,10 +71,10 @@ def empty_lists(room: int, k: int, slack: np.ndarray, rounding: np.ndarray) -> L
 
 
 @intrinsic
-def prefetch(_, x, row, column):
+def prefetch(_: Any, x: Any, row: Any, column: Any) -> Any:
     """Ask for the cache line of x[row, column] (float32, C-contiguous): gathered rows wait for memory otherwise."""
 
-    def emit(context, builder, signature, args):
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array = make_array(signature.args[0])(context, builder, args[0])
         at = builder.add(builder.mul(args[1], builder.extract_value(array.shape, 1)), args[2])
         address = builder.bitcast(builder.gep(array.data, [at]), ir.IntType(8).as_pointer())
@@ -87,17 +88,19 @@ def prefetch(_, x, row, column):
 
 
 @intrinsic
-def trailing_zeros(_, word):
+def trailing_zeros(_: Any, word: Any) -> Any:
     """Return the number of zero bits below the lowest one bit of a uint64 other than 0."""
 
-    def emit(context, builder, signature, args):
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.uint64), emit
 
 
-@numba.njit(fastmath=REDUCE, **FLAGS)
-def squared_distance(a, b):
+# With its types named it is compiled, or read from the cache, before what calls it. Else a process would take the
+# caller's own copy or this one, whose sums may be in another order, depending on whether it compiled or read the cache.
+@numba.njit([types.float64(a, b) for a in ROWS for b in ROWS], fastmath=REDUCE, **FLAGS)
+def squared_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return ||a - b||^2 in float64 of two float32 rows [D], summed from differences (no cancellation of norms)."""
     total = 0.0
     for t in range(a.shape[0]):
@@ -107,7 +110,18 @@ def squared_distance(a, b):
 
 
 @numba.njit(fastmath=REDUCE, **FLAGS)
-def encode(x, order, start, stop, mean, step, top, codes, norms, residuals):
+def encode(
+    x: np.ndarray,
+    order: np.ndarray,
+    start: int,
+    stop: int,
+    mean: np.ndarray,
+    step: float,
+    top: float,
+    codes: np.ndarray,
+    norms: np.ndarray,
+    residuals: np.ndarray,
+) -> None:
     """Set codes[p] = (x[order[p]] - mean) / step, rounded to +-top where top > 0, squared norms and error norms."""
     for p in range(start, stop):
         row, code = x[order[p]], codes[p]
@@ -123,7 +137,7 @@ def encode(x, order, start, stop, mean, step, top, codes, norms, residuals):
 
 
 @numba.njit(**FLAGS)
-def kth_smallest(values, k):
+def kth_smallest(values: np.ndarray, k: int) -> int:
     """Return the k-th smallest (from 1) of a scratch array, which is reordered (quickselect, Lomuto's scheme).
 
     The partition has no branch on the values: those would be guessed wrongly half of the time.
@@ -148,7 +162,7 @@ def kth_smallest(values, k):
 
 
 @numba.njit(**FLAGS)
-def to_limit(lists, p, distance, spare=1e-6):
+def to_limit(lists: Lists, p: int, distance: float, spare: float = 1e-6) -> np.int32:
     """Return the limit that leaves out no row within a distance (in steps) of query position p.
 
     2e-7 covers the rounding of the limit to float32 in `mark`; what is spare, that of the distance it is checked for.
@@ -158,7 +172,7 @@ def to_limit(lists, p, distance, spare=1e-6):
 
 
 @numba.njit(**FLAGS)
-def rank_limit(lists, p, k, rank):
+def rank_limit(lists: Lists, p: int, k: int, rank: int) -> tuple[np.int64, np.int32]:
     """Return the key of the candidate of a rank and the limit it suggests; for rank 0 the k-th, and a proven limit.
 
     The k-th code distance plus the slack bounds the k-th distance from above: that is the proof. A suggested limit
@@ -171,7 +185,7 @@ def rank_limit(lists, p, k, rank):
 
 
 @numba.njit(**FLAGS)
-def place(best, found, d2, index, candidate):
+def place(best: Best, found: int, d2: float, index: int, candidate: int) -> int:
     """Insert a candidate into the scratch lists, of which `found` places are taken; return how many are then."""
     squares, indices, places = best
     k = squares.shape[0]
@@ -186,7 +200,7 @@ def place(best, found, d2, index, candidate):
 
 
 @numba.njit(**FLAGS)
-def refine(lists, p, search, key, best):
+def refine(lists: Lists, p: int, search: Search, key: int, best: Best) -> int:
     """Find the k best candidates of query position p by exact distance, for the scratch lists; return their limit.
 
     The k nearest codes (up to `key`) come first, moved to the front; of the others only those count that the k-th
@@ -214,7 +228,7 @@ def refine(lists, p, search, key, best):
 
 
 @numba.njit(inline="never", **FLAGS)
-def compact(lists, p, search, rank):
+def compact(lists: Lists, p: int, search: Search, rank: int) -> None:
     """Make room in a full list: drop what the code distances rule out; if that is little, keep the k best exactly."""
     k = search.k
     key, limit = rank_limit(lists, p, k, rank)
@@ -236,7 +250,7 @@ def compact(lists, p, search, rank):
 
 
 @numba.njit(**FLAGS)
-def mark(line, norms, limits, norm, limit, marks):
+def mark(line: np.ndarray, norms: np.ndarray, limits: np.ndarray, norm: float, limit: float, marks: np.ndarray) -> None:
     """Set marks [n] to 1 where the squared code distance is within the row's or the column's limit."""
     kind = line.dtype.type
     for j in range(line.shape[0]):  # every step is narrowed to 32 bits: numba would work in 64, at half the lanes
@@ -245,7 +259,17 @@ def mark(line, norms, limits, norm, limit, marks):
 
 
 @numba.njit(**FLAGS)
-def scan(products, lists, search, first_row, first_column, limits, symmetric, itself, ranks):
+def scan(
+    products: np.ndarray,
+    lists: Lists,
+    search: Search,
+    first_row: int,
+    first_column: int,
+    limits: np.ndarray,
+    symmetric: bool,
+    itself: bool,
+    ranks: np.ndarray,
+) -> None:
     """Offer a tile of code products [m, n] to the lists of its rows and, where symmetric, of its columns.
 
     limits [n] are the columns' limits (a view, or never reached); itself: leave out equal rows of x; ranks: of the
@@ -283,7 +307,14 @@ def scan(products, lists, search, first_row, first_column, limits, symmetric, it
 
 
 @numba.njit(**FLAGS)
-def finish(lists, search, sequence, indices, distances, proven):
+def finish(
+    lists: Lists,
+    search: Search,
+    sequence: np.ndarray,
+    indices: np.ndarray,
+    distances: np.ndarray,
+    proven: np.ndarray,
+) -> None:
     """Write the exact k nearest of the query positions in `sequence` at their rows of indices, distances [N, k].
 
     proven [P] tells the positions whose limits left out nothing within the k-th exact distance found.

@@ -91,7 +91,7 @@ class Schedule:
         with self.changed:
             while True:
                 due = self.save is not None and time.monotonic() - self.saved > SAVE_SECONDS
-                if due and not self.busy:
+                if self.save is not None and due and not self.busy:
                     self.save(self.done)
                     self.saved, due = time.monotonic(), False
                 free = (at for at, tile in enumerate(self.pending) if not self.writes(tile) & self.busy)
@@ -221,7 +221,7 @@ def write(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays under a name, so that a stop while saving leaves the earlier file."""
     new = path.with_name(path.name + ".new")
     with open(new, "wb") as file:
-        np.savez(file, name=np.array(name), **arrays)
+        np.savez(file, allow_pickle=False, name=np.array(name), **arrays)
     os.replace(new, path)
 
 

@@ -11,7 +11,9 @@ A loop that the compiler does not vectorise is ten times slower and looks the sa
 - Bounds read into a variable before the loop (`gather`): what is read from one array while another is written is read
   again at every turn, for the two might overlap. Reading it once made attention a third faster.
 
-`_exponentials` and `_normalised` take one row for the third of these reasons.
+`_exponentials` and `_normalised` take one row for the third of these reasons. They are inlined (`INLINED`): what is a
+function of its own is compiled twice, alone and inside its caller, sums may be in another order there, and which of the
+two a process takes would depend on whether it compiled or read the cache. The same text must give the same bytes.
 """
 
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from numba.extending import intrinsic
 FLAGS = {"cache": True, "nogil": True, "error_model": "numpy"}
 # Sums in any order; NaN and infinity keep their meaning, for a model that overflows must not look as if it did not.
 LOOSE = {"reassoc", "contract", "nsz"}
+INLINED: dict[str, Any] = {"fastmath": LOOSE, "inline": "always", "nogil": True, "error_model": "numpy"}
 
 LOG2_E = np.float32(np.log2(np.e))
 LOWEST = np.float32(-127)  # what `scaled` makes 0 of
@@ -113,7 +116,7 @@ def scaled(_: Any, value: Any, exponent: Any) -> _Intrinsic:
     return types.float32(types.float32, types.float32), emit
 
 
-@numba.njit(fastmath=LOOSE, inline="always", **{k: v for k, v in FLAGS.items() if k != "cache"})
+@numba.njit(**INLINED)
 def exp(x: np.float32, largest: np.float32) -> np.float32:
     """Return e^(x - largest) for x ≤ largest, to 1e-4; 0 or a number below 2^-125 where that is below 2^-126.
 
@@ -125,7 +128,7 @@ def exp(x: np.float32, largest: np.float32) -> np.float32:
     return scaled(np.float32(1) + f * (EXP2[0] + f * (EXP2[1] + f * EXP2[2])), n)
 
 
-@numba.njit(fastmath=LOOSE, **FLAGS)
+@numba.njit(**INLINED)
 def _exponentials(row: np.ndarray) -> np.float32:
     """Do `exponentials` for one row [K] and return its sum. The rest of a length over 16 is not done in vectors."""
     top = np.int16(-32768)
@@ -191,7 +194,7 @@ def gelu(x: np.ndarray, out: np.ndarray) -> None:
         out[i] = narrow(inside if t < np.float32(1) else max(v, np.float32(0)))
 
 
-@numba.njit(fastmath=LOOSE, **FLAGS)
+@numba.njit(**INLINED)
 def _normalised(
     row: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: np.float32, centred: bool, bf16: np.ndarray
 ) -> None:

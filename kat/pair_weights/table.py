@@ -139,6 +139,7 @@ def _openings(columns: PairColumns, run: OpeningWeights, place: np.ndarray, pair
 def _edges(run: OpeningWeights, openings: _Openings, options: PairOptions) -> tuple[np.ndarray, np.ndarray]:
     """Near-duplicates among the openings that have pairs, as rows of those."""
     neighbors = run.density.neighbors
+    assert neighbors is not None, "the density of a run knows its neighbours"
     if neighbors.metric != "cosine":
         sample = np.linalg.norm(np.asarray(run.embeddings.vectors[:1000]), axis=1)
         if not np.allclose(sample, 1, atol=1e-3):

@@ -73,7 +73,7 @@ def _recorded(options: EvaluateOptions, run_options: RunOptions, pair_weights: P
 
 def _evaluated(pairs: EvalPairs, read: list[Scores], options: EvaluateOptions) -> dict[str, Any]:
     """Everything that the rewards show, as plain values."""
-    draws = {"replicates": options.replicates, "seed": options.seed}
+    draws: Any = {"replicates": options.replicates, "seed": options.seed}
     rewards = []
     for scores in read:
         rows = scores.rows(list(pairs.ids))

@@ -22,7 +22,7 @@ def make_prefixes(pairs_path: Path, out: Path, run_options: RunOptions) -> None:
         out,
         inputs={"pairs": pairs_path},
         options={"max_bad_rows": run_options.max_bad_rows},
-        beside={"stats": stats_path(out)},
+        beside={"stats": stats_path},
         rejects=True,
         overwrite=run_options.overwrite,
     ) as job:

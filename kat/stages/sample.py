@@ -21,7 +21,7 @@ def sample_openings(folder: Path, out: Path, options: SampleOptions, overwrite: 
         out,
         inputs={"weights": run.density / WEIGHTS},
         options=recorded(options),
-        beside={"probabilities": probabilities_path(out)},
+        beside={"probabilities": probabilities_path},
         reads=run.density.iterdir(),
         overwrite=overwrite,
     ) as job:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -96,7 +96,7 @@ def stage(
     options: Mapping[str, Any],
     overwrite: bool,
     files: Iterable[str] = (),
-    beside: Mapping[str, Path] | None = None,
+    beside: Mapping[str, Callable[[Path], Path]] | None = None,
     suffix: str = "",
     reads: Iterable[Path] = (),
     rejects: bool = False,
@@ -104,18 +104,25 @@ def stage(
     """Run the body that makes `out`: a folder with at least the `files`, or a file where none are named.
 
     `inputs` are files, which are hashed, or hashes; no output may be one of them, nor one of the further files that
-    the stage `reads`. `beside` are files written together with the output, `suffix` is that of the output's format if
-    it needs one, and `rejects` says that bad rows are set aside in a file beside it.
+    the stage `reads`. `beside` says where files go that are written with the output, `suffix` is that of the output's
+    format if it needs one, and `rejects` says that bad rows are set aside in a file beside it.
 
     Raises OutputError for an output that is an input, or that was made from something else (unless `overwrite`),
     InputError for an input that is missing.
     """
     names = tuple(files)
-    beside = beside or {}
     if names and out.name in ("", ".."):
         out = out.resolve()  # what stands beside it needs a name
     paths = {name: value for name, value in inputs.items() if isinstance(value, Path)}
-    _check_outputs(out, names, [*beside.values(), *([rejected_path(out)] if rejects else [])], suffix, paths, reads)
+    guarded = [*paths.values(), *reads]
+    if names:
+        _check_places([out / name for name in names], guarded)
+    else:
+        check_output(out, guarded, suffix)
+        check_output(manifest_path(out), guarded)
+    others = {name: place(out) for name, place in (beside or {}).items()}
+    for other in [*others.values(), *([rejected_path(out)] if rejects else [])]:
+        check_output(other, guarded)
     hashes = {name: input_hash(value) if isinstance(value, Path) else value for name, value in inputs.items()}
     job = Job(name, out, manifest(name, hashes, options), _inputs=paths)
     if is_done(out, job.manifest, names, overwrite=overwrite):
@@ -124,7 +131,7 @@ def stage(
         yield job
         return
     began = time.monotonic()
-    with _folder_output(job, rejects) if names else _file_output(job, beside, rejects):
+    with _folder_output(job, rejects) if names else _file_output(job, others, rejects):
         yield job
     if job.bad_rows:
         say("rejected", f"{job.bad_rows:,} bad rows → {rejected_path(out)}")
@@ -158,28 +165,18 @@ def _folder_output(job: Job, rejects: bool) -> Iterator[None]:
         write_folder_manifest(job._folder, job.manifest, **job.facts)
 
 
-def _check_outputs(
-    out: Path,
-    names: tuple[str, ...],
-    others: list[Path],
-    suffix: str,
-    inputs: Mapping[str, Path],
-    reads: Iterable[Path],
-) -> None:
-    guarded = [*inputs.values(), *reads]
-    for other in others:
-        check_output(other, guarded)
-    if not names:
-        check_output(out, guarded, suffix)
-        check_output(manifest_path(out), guarded)
-    # By place, not by file: a folder may hold a hard link to what it was made from, and replaces the link alone.
-    places = {source.resolve() for source in guarded}
-    for path in (out / name for name in names):
+def _check_places(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise OutputError for a file of a folder that is one of the inputs.
+
+    By place, not by file: a folder may hold a hard link to what it was made from, and replaces the link alone.
+    """
+    places = {source.resolve() for source in inputs}
+    for path in outputs:
         if path.resolve() in places:
             raise OutputError(f"{path} is the input, which is never overwritten. Name another output.")
 
 
-def check_output(out: Path, inputs: Iterable[Path], suffix: str = "") -> None:
+def check_output(out: Path, inputs: Sequence[Path], suffix: str = "") -> None:
     """Raise OutputError for an output that is one of the inputs, or that is named like another format.
 
     `suffix` is that of the output's format, if it needs one.

@@ -54,6 +54,8 @@ def _verify_output(path: Path, run: RunFolder, prompts: Path | None) -> list[str
     manifest = run.manifest(path)
     if manifest is None:
         raise _no_manifest(path)
+    if "kat_version" not in manifest:
+        raise InputError(f"{path} is nothing that kat wrote: the manifest there is somebody else's.")
     # Rows before hashes: a hash cannot say which row is wrong.
     lines = [f"{path}", *_prove(path, run, prompts)]
     _check_hashes(path, manifest)

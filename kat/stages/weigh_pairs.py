@@ -30,7 +30,7 @@ def weigh_pairs(
     that the run was made from unless another is given. Raises InputError if that changed since.
     """
     run = RunFolder(folder)
-    allowed = run_options.max_bad_rows
+    allowed: int | str = run_options.max_bad_rows
     density = run.density
     if pairs is None:
         pairs, tolerated = _unchanged_pairs(run)
@@ -41,7 +41,7 @@ def weigh_pairs(
         out,
         inputs={"pairs": pairs, "weights": density / WEIGHTS, "density": density / LOG_DENSITY},
         options=recorded(options) | {"max_bad_rows": allowed},
-        beside={"stats": stats_path(out)},
+        beside={"stats": stats_path},
         suffix=".parquet",
         reads=density.iterdir(),
         rejects=True,

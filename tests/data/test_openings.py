@@ -8,7 +8,8 @@ import pytest
 from making import jsonl, kept_prefix, md5_id, pair, random_text, turn, write
 
 from kat import opening_id, read_pairs, unique_prefixes
-from kat.data.openings import collect_openings, prefix_line
+from kat.data.openings import collect_openings
+from kat.data.prefix_file import prefix_line
 from kat.records import Pair, Prefix
 
 

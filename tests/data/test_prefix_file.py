@@ -7,7 +7,7 @@ import pytest
 from making import jsonl, md5_id, random_text, read_jsonl, turn, write
 
 from kat import open_prefixes
-from kat.data.openings import prefix_line
+from kat.data.prefix_file import prefix_line
 from kat.errors import InputError, MismatchError
 from kat.records import Prefix
 

@@ -18,7 +18,7 @@ from kat.config import EmbedOptions, RunOptions
 from kat.embedding import encoder as encoders
 from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_manifest, checkpoint_path, discard
 from kat.errors import InputError, OutputError
-from kat.stages import pipeline
+from kat.stages import embed as stage
 
 KILLS = 30
 FILES = ("embeddings.npy", "ids.json", "lengths.npy", MANIFEST)
@@ -29,7 +29,7 @@ import functools, os, random, signal, sys, time
 from pathlib import Path
 import torch, transformers.models.llama.modeling_llama
 import kat.embedding.encoder as encoders
-from kat.stages import pipeline
+from kat.stages import embed as stage
 from kat.config import EmbedOptions, RunOptions
 from kat.packing import budget
 
@@ -44,7 +44,7 @@ def size():
 for kill in range(kills):
     child = os.fork()
     if child == 0:
-        pipeline.embed_folder(data, out, EmbedOptions(model, batch_size=8, processes=1), RunOptions(device="cpu"))
+        stage.embed_folder(data, out, EmbedOptions(model, batch_size=8, processes=1), RunOptions(device="cpu"))
         os._exit(0)
     start, lines, began = size(), draw.randrange(8) * 12, time.monotonic()
     patience = draw.random() if lines == 0 else 60  # some die before they have done anything
@@ -54,7 +54,7 @@ for kill in range(kills):
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, "it ended before it was killed"
     print(size())
-pipeline.embed_folder(data, out, EmbedOptions(model, batch_size=8, processes=1), RunOptions(device="cpu"))
+stage.embed_folder(data, out, EmbedOptions(model, batch_size=8, processes=1), RunOptions(device="cpu"))
 """
 
 
@@ -94,7 +94,7 @@ _TWO = """
 import os, signal, sys, threading, time
 from pathlib import Path
 import kat.embedding.encoder as encoders
-from kat.stages import pipeline
+from kat.stages import embed as stage
 from kat.config import EmbedOptions, RunOptions
 
 encoders.WORTHWHILE = 0
@@ -108,7 +108,7 @@ def watch():
 
 if kill:
     threading.Thread(target=watch, daemon=True).start()
-pipeline.embed_file(data, out, EmbedOptions(model, batch_size=8, processes=2), RunOptions(device="cpu"))
+stage.embed_file(data, out, EmbedOptions(model, batch_size=8, processes=2), RunOptions(device="cpu"))
 """
 
 
@@ -127,7 +127,7 @@ def test_a_kill_with_two_workers_and_the_same_bytes(tmp_path, tiny_llama):
 _WATCHED = """
 import re, sys, threading, time
 from pathlib import Path
-from kat.stages import pipeline
+from kat.stages import embed as stage
 from kat.config import EmbedOptions, RunOptions
 
 peak, done = 0, threading.Event()
@@ -142,7 +142,7 @@ watcher = threading.Thread(target=watch)
 watcher.start()
 try:
     options = EmbedOptions(sys.argv[2], processes=1)
-    pipeline.embed_folder(Path(sys.argv[1]), Path(sys.argv[3]), options, RunOptions(device="cpu"))
+    stage.embed_folder(Path(sys.argv[1]), Path(sys.argv[3]), options, RunOptions(device="cpu"))
 finally:
     done.set()
 print(peak)
@@ -260,7 +260,7 @@ def test_a_full_disk_is_said_before_the_work(tmp_path, monkeypatch):
 
 
 def embed(data, model, out, **how) -> None:
-    pipeline.embed_folder(data, out, EmbedOptions(str(model), precision="float32"), RunOptions(device="cpu", **how))
+    stage.embed_folder(data, out, EmbedOptions(str(model), precision="float32"), RunOptions(device="cpu", **how))
 
 
 def test_an_input_named_like_an_output_is_never_lost(tmp_path, tiny_llama):
@@ -271,7 +271,7 @@ def test_an_input_named_like_an_output_is_never_lost(tmp_path, tiny_llama):
     for name in ("p.pt.rejected.jsonl", "p.pt.manifest.json"):
         data = data.rename(tmp_path / name)
         with pytest.raises(OutputError, match="is the input"):
-            pipeline.embed_file(data, tmp_path / "p.pt", EmbedOptions(tiny_llama), RunOptions(device="cpu"))
+            stage.embed_file(data, tmp_path / "p.pt", EmbedOptions(tiny_llama), RunOptions(device="cpu"))
         assert data.read_bytes() == before
 
 

@@ -112,7 +112,7 @@ def test_what_is_missing_is_said(table, tmp_path, kat_cli):
     bad = write(tmp_path / "b.jsonl", jsonl({"id": "a", "chosen": 1, "rejected": 0}, "{"))
     assert "b.jsonl:2" in kat_cli("evaluate-rm", bad).failed()
     ran = kat_cli("evaluate-rm", bad, "--max_bad_rows", 1)
-    assert "rejected  1 bad rows" in ran.stdout
+    assert "rejected       1 bad rows" in ran.stdout
     assert "No density bins" in ran.stdout
     assert "opening of its own" in ran.stdout
     assert "replicates is 0" in kat_cli("evaluate-rm", bad, "--max_bad_rows", 1, "--replicates", 0).failed()

@@ -152,7 +152,7 @@ def test_the_offline_command_keeps_its_embeddings_when_weights_change(tmp_path, 
     out = tmp_path / "embeddings_offline"
     compute_offline(prompts, out, FLOAT32, DensityOptions(), RunOptions())
     compute_offline(prompts, out, FLOAT32, DensityOptions(k=5), RunOptions(overwrite=True))
-    assert "embed     skipped" in capsys.readouterr().out
+    assert "embed          skipped" in capsys.readouterr().out
     assert json.loads((out / "embeddings_metadata.json").read_text())["k"] == 5
     verify(out)
 
@@ -316,7 +316,7 @@ def test_explain_agrees_with_the_folder(made):
 
 def test_weights_at_another_k_reuse_the_neighbours(run, capsys):
     weigh_openings(run / "embeddings", run / "density", DensityOptions(k=50), RunOptions(overwrite=True))
-    assert "neighbors skipped" in capsys.readouterr().out
+    assert "neighbors      skipped" in capsys.readouterr().out
     verify(run)
 
 

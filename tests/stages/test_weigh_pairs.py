@@ -76,8 +76,9 @@ def test_the_pairs_are_those_of_the_run(run, kat_cli):
 
 def test_other_folders_and_files(run, kat_cli, tmp_path):
     assert "holds no weights. Make them with: kat run" in kat_cli("weigh-pairs", tmp_path / "none").stderr
-    ran = kat_cli("weigh-pairs", run / "density")
-    assert "name them with --pairs_path" in ran.stderr
+    assert kat_cli("weigh-pairs", run / "density").rc == 0  # its manifest names the prefixes, and theirs the pairs
+    lone = shutil.copytree(run / "density", tmp_path / "lone")
+    assert "name them with --pairs_path" in kat_cli("weigh-pairs", lone).stderr
     ran = kat_cli(
         "weigh-pairs", run / "density", "--pairs_path", run.parent / "pairs.jsonl", "--out", tmp_path / "o.parquet"
     )
@@ -96,7 +97,7 @@ def test_an_interrupted_run_leaves_nothing(run, kat_cli, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kat.pair_weights.storage.write_pair_weights", stop)
+    monkeypatch.setattr("kat.stages.weigh_pairs.write_pair_weights", stop)
     ran = kat_cli("weigh-pairs", run)
     assert ran.rc == 130
     assert not list(run.glob("pair_weights*"))
@@ -139,7 +140,7 @@ def test_bad_rows_that_the_run_was_allowed_are_counted_again(demo_run, tmp_path,
     assert kat_cli("run", pairs, "--out", tmp_path / "run", "--device", "cpu", "--max_bad_rows", 1).rc == 0
     ran = kat_cli("weigh-pairs", tmp_path / "run")
     assert ran.rc == 0, ran.stderr
-    assert "rejected  1 bad rows" in ran.stdout
+    assert "rejected       1 bad rows" in ran.stdout
     assert b"broken" in (tmp_path / "run" / "pair_weights.parquet.rejected.jsonl").read_bytes()
     other = kat_cli("weigh-pairs", tmp_path / "run", "--pairs_path", pairs, "--out", tmp_path / "o.parquet")
     assert "1 row is unusable and 0 allowed" in other.stderr

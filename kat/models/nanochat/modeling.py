@@ -63,7 +63,7 @@ class KatNanoChatAttention(origin.NanoChatAttention):
         if has_value_embedding(layer_idx, config.num_hidden_layers):
             self.ve_gate = torch.nn.Linear(GATE, config.key_heads, bias=False)
 
-    def forward(  # type: ignore[override]  # only KatNanoChatLayer calls it
+    def forward(
         self,
         x: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
@@ -110,7 +110,7 @@ class KatNanoChatPreTrainedModel(origin.NanoChatPreTrainedModel):
 
     config_class = KatNanoChatConfig
     _no_split_modules = ["KatNanoChatLayer"]  # noqa: RUF012 - transformers' own way
-    _can_record_outputs = {}  # noqa: RUF012
+    _can_record_outputs: dict[str, Any] = {}  # noqa: RUF012
 
 
 class KatNanoChatModel(KatNanoChatPreTrainedModel):
@@ -207,7 +207,7 @@ class KatNanoChatForCausalLM(origin.NanoChatForCausalLM):
     """The backbone with the origin's head and its soft cap of logits."""
 
     config_class = KatNanoChatConfig
-    _tied_weights_keys = {}  # noqa: RUF012 - transformers' own way
+    _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012 - transformers' own way
 
     def __init__(self, config: KatNanoChatConfig) -> None:
         # Past the origin's own, which would build the origin's backbone first.

@@ -1,0 +1,75 @@
+"""A type checker sees the public names with their types, in a user's script and not only in kat itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kat
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = """
+import numpy as np
+
+import kat
+
+pairs = kat.read_pairs("pairs_all.jsonl", max_bad_rows=0)
+prefixes: list[kat.Prefix] = kat.unique_prefixes(pairs)
+embeddings: kat.Embeddings = kat.encode(prefixes, model="minilm", device="cpu")
+neighbors: kat.Neighbors = kat.find_neighbors(embeddings, k=20, metric="cosine")
+density: kat.Density = kat.estimate_density(neighbors)
+weights: kat.Weights = kat.weigh(density, ess=0.5, cap=10.0)
+values: np.ndarray = weights.values
+mapping: dict[str, float] = kat.load_density_mapping("run/prefixes_all.jsonl", "run/density/density_weights.npy")
+table: kat.PairWeights = kat.read_pair_weights("run/pair_weights.parquet")
+with kat.open_prefixes("run/prefixes_all.jsonl") as opened, kat.Encoder("minilm") as encoder:
+    first: kat.Prefix = opened[next(iter(opened))]
+    more: kat.Embeddings = encoder.encode([first.opening])
+try:
+    reward = kat.load_model("smollm2", kind="reward")
+except kat.KatError as error:
+    message: str = str(error)
+"""
+MISTAKES = [
+    ("wrong: int = kat.opening_id('x')", "Incompatible types in assignment"),
+    ("kat.weigh([1.0, 2.0], caps=3.0)", "Unexpected keyword argument"),
+    ("kat.find_neighbors(3, k='20')", "has incompatible type"),
+    ("kat.nothing()", "has no attribute"),
+    ("kat.Prefix(1, [])", "has incompatible type"),
+]
+
+
+def check(script, folder):
+    path = folder / "script.py"
+    path.write_text(script)
+    # The configuration of a user who has none; --cache-dir keeps runs of this module quick.
+    command = [sys.executable, "-m", "mypy", "--config-file=", "--strict", "--cache-dir", folder / "cache", path]
+    options = ["--follow-imports=silent", "--ignore-missing-imports"]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("typing")
+
+
+def test_a_users_script_passes(folder):
+    assert "Success" in check(SCRIPT, folder)
+
+
+def test_mistakes_are_found(folder):
+    report = check("import kat\n\n" + "\n".join(line for line, _ in MISTAKES), folder)
+    for number, (_, message) in enumerate(MISTAKES, 3):
+        assert any(f":{number}: error:" in line and message in line for line in report.splitlines()), (number, report)
+
+
+def test_the_stub_is_the_table():
+    """kat/__init__.pyi says of each name what kat/__init__.py does, and speaks of no other."""
+    tree = ast.parse((ROOT / "kat" / "__init__.pyi").read_text())
+    stub = {alias.asname: node.module for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert stub == kat._HOMES
+    assert (ROOT / "kat" / "py.typed").exists()
