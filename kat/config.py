@@ -237,7 +237,7 @@ class PairOptions:
     missing_weight: Annotated[
         Literal["error", "one", "drop"], option("What a pair gets whose opening has no density weight.")
     ] = "error"
-    duplicates: Annotated[Literal["keep", "drop"], option("Whether exact copies of an earlier pair stay.")] = "keep"
+    duplicates: Annotated[Literal["keep", "drop"], option("Whether exact duplicates of an earlier pair stay.")] = "keep"
     control: Annotated[
         Literal["uniform", "permuted", "multiplicity", "length"] | None,
         option("Instead of density weights, what they are to be compared with; the split stays the same."),

@@ -36,7 +36,7 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One judgement: `chosen` was preferred to `rejected` as the completion of `prefix`.
+    """One preference: `chosen` was preferred to `rejected` as the completion of `prefix`.
 
     `row` is the 1-based line (or parquet row) it came from.
     """
@@ -107,6 +107,7 @@ class Neighbors:
 
     @property
     def k(self) -> int:
+        """How many neighbours each row has."""
         return self.indices.shape[1]
 
     def __len__(self) -> int:

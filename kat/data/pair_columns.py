@@ -82,6 +82,7 @@ class _Names:
         self._used: Counter[str] = Counter()
 
     def add(self, pair_id: str) -> None:
+        """Take the next id, renamed if it stood before."""
         name = pair_id
         while name in self._taken:  # also by an id that was "x#2" from the start
             self._used[pair_id] += 1

@@ -131,6 +131,7 @@ class _Repeats:
         self._ids, self._ordered, self._unordered = array("q"), array("q"), array("q")
 
     def add(self, pair: Pair) -> None:
+        """Count one pair."""
         context = hash(tuple((m["role"], m["content"]) for m in pair.prefix.messages))
         chosen, rejected = hash(pair.chosen), hash(pair.rejected)
         self._ids.append(hash(pair.id))
@@ -138,6 +139,7 @@ class _Repeats:
         self._unordered.append(hash((context, min(chosen, rejected), max(chosen, rejected))))
 
     def counts(self) -> dict[str, int]:
+        """Return how many pairs repeat others, by kind; kinds that were not met are left out."""
         import numpy as np
 
         ids, ordered, unordered = (np.frombuffer(a, np.int64) for a in (self._ids, self._ordered, self._unordered))

@@ -31,14 +31,14 @@ def knn_approximate(
     Raises MissingExtraError without FAISS, MismatchError if no number of cells reaches `least_recall`.
     """
     index = _index(x, seed)
-    tuning, judging = _samples(len(x), seed)
+    tuning, measuring = _samples(len(x), seed)
     truth = _truth(x, tuning, k)
     index.nprobe = 8
     while recall(_nearest(index, x, tuning, k)[1], truth) < min(1.0, least_recall + 0.005):
         if index.nprobe >= index.nlist:
             break
         index.nprobe = min(2 * index.nprobe, index.nlist)
-    measured = recall(_nearest(index, x, judging, k)[1], _truth(x, judging, k))
+    measured = recall(_nearest(index, x, measuring, k)[1], _truth(x, measuring, k))
     if measured < least_recall:
         raise MismatchError(
             f"The approximate search has a recall of {measured:.4f}, under {least_recall}. Weights would suffer: "

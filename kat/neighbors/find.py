@@ -318,6 +318,7 @@ class _Progress:
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
+        """End the bar, if there is one."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

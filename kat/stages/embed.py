@@ -32,6 +32,7 @@ class _Embedded:
 
     @property
     def lengths(self) -> np.ndarray:
+        """[N, 2] int32: tokens of each text, tokens lost."""
         return self.checkpoint.lengths
 
 

@@ -57,11 +57,13 @@ class _Encoding:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type[_Encoding]:
+        """Give the few classes that an Encoding is made of; refuse all others."""
         if (module, name) == ("tiktoken.core", "Encoding"):
             return _Encoding
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not run")
 
     def persistent_load(self, pid: Any) -> Any:
+        """Refuse: an Encoding refers to nothing outside."""
         raise pickle.UnpicklingError("it refers to something outside of it")
 
 
