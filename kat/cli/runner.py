@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -75,6 +74,8 @@ def _take_config(app: App, tokens: list[str], tables: Collection[str], own_table
 
 def read_config(path: Path, tables: Collection[str]) -> dict[str, dict[str, Any]]:
     """Read a TOML file's tables by command. Every top-level key must be one: what nothing reads is a mistake."""
+    import tomllib
+
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
