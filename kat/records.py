@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-Message = dict[str, str]
-"""One turn: {"role": "system" | "user" | "assistant" | …, "content": text}."""
+Message = dict[str, Any]
+"""One turn: {"role": "system" | "user" | "assistant" | …, "content": text}, and what else its source holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,13 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One preference: `chosen` was preferred to `rejected` as the completion of `prefix`.
+    """One preference: `chosen` was preferred to `rejected` as the completion of `context`.
 
-    `row` is the 1-based line (or parquet row) it came from.
+    `context` is the whole conversation before the completions, as the source has it: what trains. `prefix` is the
+    context up to its last user message: what is embedded. `chosen` and `rejected` are the completions' text, and
+    `chosen_messages` and `rejected_messages` the same as turns. `tools` are those that the conversation may call,
+    `margin` how much better the chosen one is; None where the source does not say. `row` is the 1-based line (or
+    parquet row) it came from.
     """
 
     id: str
@@ -47,6 +51,11 @@ class Pair:
     rejected: str
     src: str
     row: int = 0
+    context: list[Message] = field(default_factory=list)
+    chosen_messages: list[Message] = field(default_factory=list)
+    rejected_messages: list[Message] = field(default_factory=list)
+    tools: list[dict[str, Any]] | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True)

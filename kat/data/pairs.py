@@ -94,7 +94,17 @@ class PairReader(Iterator[Pair]):
         pair_id = row_id(row.value) or _content_id(messages, chosen, rejected)
         self.stats.kept.update(oddities)
         src = row.value.get("src") or row.value.get("source") or self._default_src
-        return Pair(id=pair_id, prefix=prefix, chosen=chosen, rejected=rejected, src=str(src), row=row.number)
+        return Pair(
+            id=pair_id,
+            prefix=prefix,
+            chosen=chosen,
+            rejected=rejected,
+            src=str(src),
+            row=row.number,
+            context=history,
+            chosen_messages=[{"role": "assistant", "content": chosen}],
+            rejected_messages=[{"role": "assistant", "content": rejected}],
+        )
 
 
 def read_pairs(path: str | Path, max_bad_rows: int | str = 0) -> PairReader:
