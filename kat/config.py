@@ -10,7 +10,7 @@ import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -27,12 +27,19 @@ if TYPE_CHECKING:
 else:
     EstimatorName, PoolingName, ExportName = (Literal[names(folder)] for folder in (ESTIMATORS, POOLINGS, EXPORTS))
 
-NOT_RECORDED = {"recorded": False}
+NOT_RECORDED = {"recorded": "never"}
+WHEN_SET = {"recorded": "when set"}
+"""Of an option that is younger than some manifests: one at its default is what those did."""
 
 
 def recorded(*options: Any) -> dict[str, Any]:
     """Return what a manifest holds of some options (dataclasses of this module): their fields by name."""
-    return {f.name: getattr(one, f.name) for one in options for f in fields(one) if f.metadata.get("recorded", True)}
+    return {f.name: getattr(group, f.name) for group in options for f in fields(group) if _is_recorded(group, f)}
+
+
+def _is_recorded(group: Any, option: Field[Any]) -> bool:
+    rule = option.metadata.get("recorded", "always")
+    return rule == "always" or (rule == "when set" and getattr(group, option.name) != option.default)
 
 
 def _integer(_: Any, tokens: Sequence[Token]) -> int:
@@ -83,6 +90,10 @@ ModelName = Annotated[
     ),
 ]
 BatchSize = Annotated[int | None, integer("Texts in a batch at most; a token budget rules memory anyway.")]
+Boilerplate = Annotated[
+    Literal["drop", "keep"],
+    option("Whether a system prompt or passage that most conversations of the file share is left out."),
+]
 Overwrite = Annotated[bool, option("Replace an output made from other input or options.", negative="")]
 
 
@@ -156,6 +167,14 @@ class EmbedOptions:
     render: Annotated[
         Literal["plain", "chat"], option("A conversation's text: contents joined by a newline, or the chat template.")
     ] = "plain"
+    text: Annotated[
+        Literal["conversation", "opening", "last"],
+        option("What of a conversation is read: all of it, its first user message, or its last one."),
+    ] = field(default="conversation", metadata=WHEN_SET)
+    boilerplate: Boilerplate = field(default="drop", metadata=NOT_RECORDED)  # what is left out is recorded
+    boilerplate_of: Annotated[
+        Path | None, option("Leave out what was left out of these embeddings, instead of looking for it.")
+    ] = field(default=None, metadata=NOT_RECORDED)
     processes: Annotated[
         int | None, integer("Processes that read texts [default: one a core or GPU; this one for little work].")
     ] = None
@@ -175,6 +194,8 @@ class EmbedOptions:
             check_name("pooling", self.pooling, POOLINGS)
         one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         one_of("render", self.render, ("plain", "chat"))
+        one_of("text", self.text, ("conversation", "opening", "last"))
+        one_of("boilerplate", self.boilerplate, ("drop", "keep"))
         for name in ("batch_size", "max_tokens", "processes"):
             if (value := getattr(self, name)) is not None:
                 whole_number(name, value)

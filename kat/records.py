@@ -23,6 +23,13 @@ class Prefix:
     id: str
     messages: list[Message]
 
+    def part(self, text: str) -> Prefix:
+        """Return the "conversation" itself, or its "opening" or "last" user message alone; the id stays."""
+        users = [message for message in self.messages if message["role"] == "user"]
+        if text == "conversation" or not users:
+            return self
+        return Prefix(self.id, [users[0] if text == "opening" else users[-1]])
+
     @property
     def opening(self) -> str:
         """The first user message: the unit of density."""

@@ -128,6 +128,14 @@ class RunFolder:
         """The folder of embeddings of a run."""
         return self.root / EMBEDDINGS
 
+    @property
+    def embeddings_manifest(self) -> dict[str, Any]:
+        """The manifest of a run's embeddings, or of the folder or file of embeddings itself. Raises InputError."""
+        for output in (self.root / EMBEDDINGS, self.path):
+            if (manifest := self.manifest(output)) is not None and manifest.get("stage") == "embed":
+                return manifest
+        raise InputError(f"{self.path} holds no embeddings. Make them with: kat embed DATA --out {self.path}")
+
     @cached_property
     def density(self) -> Path:
         """The folder of weights: RUN/density, or the folder itself. Raises InputError if there is none.

@@ -1,13 +1,22 @@
 """The five commands fixed by the project's origin, run as `python -m scripts.NAME`: same work, their own names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from kat import __version__
-from kat.config import BatchSize, DensityOptions, EmbedOptions, ModelName, RunOptions, data_path
+from kat.config import (
+    NOT_RECORDED,
+    BatchSize,
+    Boilerplate,
+    DensityOptions,
+    EmbedOptions,
+    ModelName,
+    RunOptions,
+    data_path,
+)
 from kat.errors import KatError
 
 
@@ -16,6 +25,7 @@ from kat.errors import KatError
 class _SftOptions(EmbedOptions):
     model: ModelName = "sft"
     batch_size: BatchSize = 32
+    boilerplate: Boilerplate = field(default="keep", metadata=NOT_RECORDED)
 
 
 @Parameter(name="*")
@@ -23,6 +33,7 @@ class _SftOptions(EmbedOptions):
 class _BaseOptions(EmbedOptions):
     model: ModelName = "base"
     batch_size: BatchSize = 16
+    boilerplate: Boilerplate = field(default="keep", metadata=NOT_RECORDED)
 
 
 def _path(text: str, default: str) -> Parameter:

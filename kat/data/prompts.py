@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -134,6 +135,14 @@ def _raise_two_openings(path: Path, first: int, second: int) -> NoReturn:
         f"{path}: lines {first} and {second} share the id {shared} but not the opening. "
         "Give one of them another id, or leave ids out to have them computed."
     )
+
+
+def good_prompts(path: str | Path) -> Iterator[Prefix]:
+    """Yield the prefixes of a file's good rows, whatever their ids; bad ones are passed over."""
+    for row in read_rows(path):
+        if row.value is not None:
+            with contextlib.suppress(BadRow):
+                yield prompt_of(row.value)
 
 
 def prompt_of(value: Any) -> Prefix:

@@ -23,6 +23,7 @@ from kat.records import Embeddings, Prefix
 
 if TYPE_CHECKING:
     from kat.data.prompts import PromptFile
+    from kat.embedding.boilerplate import WithoutBoilerplate
     from kat.embedding.checkpoint import EmbeddingCheckpoint
     from kat.embedding.engine import Engine
     from kat.executors.base import Executor
@@ -124,7 +125,9 @@ class Encoder:
                 self.combine(pieces, pooled, vectors[rows], counts[rows], ids[rows].__getitem__)
         return Embeddings(ids, vectors, counts[:, 0].copy(), counts[:, 1].copy(), self.meta())
 
-    def encode_into(self, checkpoint: EmbeddingCheckpoint, items: PromptFile, *, progress: bool = False) -> None:
+    def encode_into(
+        self, checkpoint: EmbeddingCheckpoint, items: PromptFile | WithoutBoilerplate, *, progress: bool = False
+    ) -> None:
         """Embed the items of a file into the arrays of a checkpoint, leaving out what an earlier run did.
 
         Holds one window of texts in memory, and no vectors: those belong to files.
@@ -146,9 +149,13 @@ class Encoder:
     def windows(self, items: Iterable[str | Prefix]) -> Iterator[tuple[slice, list[str]]]:
         """Yield the texts that are read together, and the rows that they are."""
         start = 0
-        for texts in windows(render(items, self.options.render, self.engine.loaded.tokenizer)):
+        for texts in windows(render(self._parts(items), self.options.render, self.engine.loaded.tokenizer)):
             yield slice(start, start + len(texts)), texts
             start += len(texts)
+
+    def _parts(self, items: Iterable[str | Prefix]) -> Iterator[str | Prefix]:
+        """What is read of each conversation."""
+        return (item.part(self.options.text) if isinstance(item, Prefix) else item for item in items)
 
     @property
     def engine(self) -> Engine:

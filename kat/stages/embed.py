@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from kat.artifacts import json_list, link_or_copy
 from kat.config import EmbedOptions, RunOptions, recorded
-from kat.data.prompts import PromptFile, check_prompts
+from kat.data.prompts import PromptFile, check_prompts, good_prompts
+from kat.embedding.boilerplate import Boilerplate, WithoutBoilerplate, find_boilerplate
 from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_manifest, checkpoint_path, discard, remove
 from kat.embedding.storage import check_embeddings
 from kat.errors import InputError
-from kat.reports.console.embed import embed_lines
+from kat.reports.console.embed import boilerplate_lines, embed_lines
 from kat.run_folder import EMBEDDING_FILES, IDS, LENGTHS, VECTORS, RunFolder, load_ids, relative
 from kat.stages.stage import Job, say, stage
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class _Embedded:
     """The checkpoint that holds all vectors of the prompts, and the facts of the model."""
 
-    prompts: PromptFile
+    prompts: WithoutBoilerplate
     checkpoint: EmbeddingCheckpoint
     model: Mapping[str, Any]
 
@@ -46,26 +47,41 @@ def embed(data: Path, out: Path, options: EmbedOptions, run_options: RunOptions)
 
 def embed_file(data: Path, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
     """Write one .pt file {"ids": [str], "emb": float32 [N, D]}."""
-    with _stage(data, out, options, run_options) as job:
+    boilerplate = _boilerplate(data, options)
+    with _stage(data, out, options, run_options, boilerplate) as job:
         if not job.done:
-            with _embedded(data, job, options, run_options) as embedded:
+            with _embedded(data, job, options, run_options, boilerplate) as embedded:
                 _write_file(job, embedded)
     discard(job.out, job.manifest)
 
 
 def embed_folder(data: Path, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
     """Write a folder of embeddings.npy, ids.json and lengths.npy ([N, 2]: tokens of the text, tokens lost)."""
-    with _stage(data, out, options, run_options, EMBEDDING_FILES) as job:
+    boilerplate = _boilerplate(data, options)
+    with _stage(data, out, options, run_options, boilerplate, files=EMBEDDING_FILES) as job:
         if not job.done:
-            with _embedded(data, job, options, run_options) as embedded:
+            with _embedded(data, job, options, run_options, boilerplate) as embedded:
                 _write_folder(job, embedded)
                 job.facts["items_path"] = relative(data, job.out)
-                job.facts["bad_rows"] = embedded.prompts.bad
+                job.facts["bad_rows"] = job.bad_rows
     discard(job.out, job.manifest)
 
 
+def _boilerplate(data: Path, options: EmbedOptions) -> Boilerplate:
+    """What is left out of the texts: what most of them share, or what was left out of other embeddings."""
+    if options.boilerplate_of is not None:
+        manifest = RunFolder(options.boilerplate_of).embeddings_manifest
+        return Boilerplate.from_dict((manifest.get("options") or {}).get("boilerplate") or {})
+    return Boilerplate() if options.boilerplate == "keep" else find_boilerplate(good_prompts(data))
+
+
 def _stage(
-    data: Path, out: Path, options: EmbedOptions, run_options: RunOptions, files: tuple[str, ...] = ()
+    data: Path,
+    out: Path,
+    options: EmbedOptions,
+    run_options: RunOptions,
+    boilerplate: Boilerplate,
+    files: tuple[str, ...] = (),
 ) -> contextlib.AbstractContextManager[Job]:
     from kat.models.digests import settings_digest, weights_digest
     from kat.models.sources import resolve
@@ -75,7 +91,9 @@ def _stage(
         "embed",
         out,
         inputs={"items": data, "model": weights_digest(source), "model_settings": settings_digest(source)},
-        options=recorded(options, run_options) | {"model": options.source},
+        options=recorded(options, run_options)
+        | {"model": options.source}
+        | ({"boilerplate": boilerplate.as_dict()} if boilerplate else {}),
         files=files,
         rejects=True,
         overwrite=run_options.overwrite,
@@ -83,11 +101,14 @@ def _stage(
 
 
 @contextlib.contextmanager
-def _embedded(data: Path, job: Job, options: EmbedOptions, run_options: RunOptions) -> Iterator[_Embedded]:
+def _embedded(
+    data: Path, job: Job, options: EmbedOptions, run_options: RunOptions, boilerplate: Boilerplate
+) -> Iterator[_Embedded]:
     """Compute what the checkpoint lacks; it holds the vectors and lengths of all prompts then."""
     from kat.embedding.encoder import cached_encoder
 
-    prompts = PromptFile(data, run_options.max_bad_rows, job.rejected.write)
+    rows = PromptFile(data, run_options.max_bad_rows, job.rejected.write)
+    prompts = WithoutBoilerplate(rows, boilerplate)
     job.rejected.flush()  # a full disk is noticed before the long work, not after
     encoder = cached_encoder(options, run_options.device)
     started = checkpoint_manifest(job.manifest, f"{encoder.engine.precision} on {encoder.engine.device.type}")
@@ -98,13 +119,13 @@ def _embedded(data: Path, job: Job, options: EmbedOptions, run_options: RunOptio
             say("embed", f"goes on with what {checkpoint.folder} holds")
         encoder.encode_into(checkpoint, prompts, progress=True)
         embedded = _Embedded(prompts, checkpoint, dict(encoder.meta()))
+        job.bad_rows = rows.bad
         yield embedded
         if job.changed_input():
             remove(folder)  # its work cannot be trusted
             raise InputError(f"{data} changed while it was embedded; nothing was written. Give the same command again.")
-        job.bad_rows = prompts.bad
-        summary, *details = embed_lines(embedded.lengths, embedded.model, prompts.made_ids)
-        job.say(summary, details)
+        summary, *details = embed_lines(embedded.lengths, embedded.model, rows.made_ids)
+        job.say(summary, [*details, *boilerplate_lines(boilerplate, prompts.changed)])
 
 
 def _write_file(job: Job, embedded: _Embedded) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from kat.embedding.boilerplate import Boilerplate
+from kat.reports.console.text import printable
+
 
 def embed_lines(lengths: np.ndarray, meta: Mapping[str, Any], made_ids: int) -> list[str]:
     """Describe an embedding run.
@@ -29,3 +32,13 @@ def embed_lines(lengths: np.ndarray, meta: Mapping[str, Any], made_ids: int) -> 
     if made_ids:
         lines.append(f"  {made_ids:,} rows had no id; it was computed from the opening")
     return lines
+
+
+def boilerplate_lines(boilerplate: Boilerplate, changed: int) -> list[str]:
+    """Say what was left out of texts because most of them share it, and of how many."""
+    names = {"system": "system prompt", "leading": "passage at the beginning", "trailing": "passage at the end"}
+    lines = [
+        f"  {names[name]} that most share, left out ({len(text.split())} words): {printable(text, 60)}"
+        for name, text in boilerplate.as_dict().items()
+    ]
+    return [*lines, f"  {changed:,} texts lack it; --boilerplate keep reads it too"] if lines else []
