@@ -35,6 +35,8 @@ _STAGES_OF_VERSION_1 = {
     "model": "export",
     "evaluation": "evaluate-rm",
 }
+_PARTS = {"stage": str, "kat_version": str, "inputs": dict, "options": dict}
+"""What every manifest holds, of version 1 too."""
 _HOST = re.sub(r"\W", "_", platform.node()) or "here"
 
 
@@ -61,16 +63,18 @@ def manifest_path(output: Path) -> Path:
 
 
 def read_manifest(output: Path) -> dict[str, Any] | None:
-    """Read the manifest of an output; None if it has none that can be read. Stages of older versions get their name of
-    today."""
+    """Read the manifest of an output. Stages of older versions get their name of today.
+
+    None if it has none that can be read: one without stage, version, inputs or options is damaged or somebody else's.
+    """
     try:
         value = orjson.loads(manifest_path(output).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or any(not isinstance(value.get(part), kind) for part, kind in _PARTS.items()):
         return None
-    if "manifest_version" not in value and isinstance(stage := value.get("stage"), str):
-        value["stage"] = _STAGES_OF_VERSION_1.get(stage, stage)
+    if "manifest_version" not in value:
+        value["stage"] = _STAGES_OF_VERSION_1.get(value["stage"], value["stage"])
     return value
 
 

@@ -288,6 +288,10 @@ class SampleOptions:
     budget: Annotated[int, integer("Openings to draw, N at most.")]
     seed: Annotated[int, integer("Of the draw; same seed, same draw.")] = 0
 
+    def __post_init__(self) -> None:
+        whole_number("budget", self.budget)
+        whole_number("seed", self.seed, least=0)
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -334,3 +338,7 @@ class DemoOptions:
 
     pairs: Annotated[int, integer("Pairs to make.")] = 4000
     seed: Annotated[int, integer("Of the draw; same seed, same file.")] = 0
+
+    def __post_init__(self) -> None:
+        whole_number("pairs", self.pairs)
+        whole_number("seed", self.seed, least=0)

@@ -109,7 +109,8 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.root = path.parent if path.suffix == ".parquet" else path
+        self._is_file = path.suffix == ".parquet" and not path.is_dir()
+        self.root = path.parent if self._is_file else path
         self._manifests: dict[Path, dict[str, Any] | None] = {}
 
     def manifest(self, output: Path) -> dict[str, Any] | None:
@@ -172,7 +173,7 @@ class RunFolder:
 
     def pair_weights(self, control: str | None = None) -> Path:
         """Return the file of pair weights: the one that was named, or the run's."""
-        return self.path if self.path.suffix == ".parquet" else self.root / pair_weights_name(control)
+        return self.path if self._is_file else self.root / pair_weights_name(control)
 
     def all_pair_weights(self) -> list[Path]:
         """Return the pair weights of a run that are there, those of controls too."""

@@ -1,5 +1,7 @@
 """What is public, and that it costs nothing until it is used."""
 
+import ast
+import importlib
 import json
 import re
 from pathlib import Path
@@ -104,3 +106,22 @@ def test_no_network(python):
     ran = python("-c", "import socket; socket.socket().connect(('127.0.0.1', 9))")
     assert ran.rc == 1
     assert "no network" in ran.stderr
+
+
+SCRIPTS = sorted(
+    path for folder in ("benchmarks", "docs/images", "dev", "scripts") for path in (ROOT / folder).glob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_scripts_take_from_kat_what_is_there(path):
+    """What no other test runs would not be missed when a name moves."""
+    taken = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    for node in taken:
+        if node.module and node.module.partition(".")[0] == "kat":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                try:
+                    getattr(module, alias.name)
+                except AttributeError:
+                    importlib.import_module(f"{node.module}.{alias.name}")

@@ -7,8 +7,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from kat.artifacts import load_array, load_ids
+from kat.artifacts import load_array
 from kat.demo.check import topics_of_openings
+from kat.run_folder import load_ids
 
 
 def main(pairs: Path, run: Path) -> None:

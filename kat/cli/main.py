@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from kat import __version__
-from kat.cli.runner import run_app
+from kat.cli.runner import quoted, run_app
 from kat.cli.scripts import SCRIPTS, script_app
 from kat.config import (
     DemoOptions,
@@ -48,7 +48,7 @@ def run(
     from kat.stages.run import run as run_stages
 
     run_stages(pairs, out, embed, density, run_options)
-    _next(f"prove that it is whole: kat verify {out}")
+    _next(f"prove that it is whole: kat verify {quoted(out)}")
 
 
 @app.command
@@ -62,7 +62,7 @@ def prefixes(
     from kat.stages.prefixes import make_prefixes
 
     make_prefixes(pairs, out, run_options)
-    _next(f"kat embed {out} --out {out.with_name('embeddings')}")
+    _next(f"kat embed {quoted(out)} --out {quoted(out.with_name('embeddings'))}")
 
 
 @app.command
@@ -77,7 +77,7 @@ def embed(
     from kat.stages.embed import embed as embed_texts
 
     embed_texts(data, out, embed, run_options)
-    _next(f"kat density {out} --out {out.with_name('density')}")
+    _next(f"kat density {quoted(out)} --out {quoted(out.with_name('density'))}")
 
 
 @app.command
@@ -101,8 +101,8 @@ def density(
         stage.weigh_openings(embeddings, out, density, run_options, prompts_path)
     if explain is not None:
         print("\n".join(stage.explain(out or embeddings, explain)))
-    else:
-        _next(f"prove that it is whole: kat verify {out}")
+    elif out is not None:
+        _next(f"prove that it is whole: kat verify {quoted(out)}")
 
 
 @app.command
@@ -134,7 +134,7 @@ def weigh_pairs(
     from kat.stages.weigh_pairs import weigh_pairs as weigh
 
     written = weigh(run, out, pairs_path, pairs, run_options)
-    _next(f"kat export-weights {written} --to trl --out {written.with_name('trl')}")
+    _next(f"kat export-weights {quoted(written)} --to trl --out {quoted(written.with_name('trl'))}")
 
 
 @app.command
@@ -234,7 +234,7 @@ def demo_data(
     from kat.stages.demo_data import write_demo
 
     write_demo(out, demo, overwrite)
-    _next(f"kat run {out} --out {out.with_name('run')}")
+    _next(f"kat run {quoted(out)} --out {quoted(out.with_name('run'))}")
 
 
 @app.command

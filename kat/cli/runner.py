@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Collection
@@ -44,6 +45,11 @@ def run_app(app: App, tokens: list[str], *, tables: Collection[str], own_table: 
         _fail("out of memory; a smaller --batch_size or --max_tokens needs less", 2)
     finally:
         app.config = ()
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a shell takes it, spaces and all."""
+    return shlex.quote(str(path))
 
 
 def _fail(message: str, status: int) -> None:

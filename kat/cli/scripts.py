@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from kat import __version__
+from kat.cli.runner import quoted
 from kat.config import (
     NOT_RECORDED,
     BatchSize,
@@ -52,7 +53,7 @@ def kat_make_prefixes(
 
     pairs_path, out = pairs_path or data_path("pairs_all.jsonl"), out or data_path("prefixes_all.jsonl")
     make_prefixes(pairs_path, out, run_options)
-    say_next(f"python -m scripts.kat_compute_embeddings_offline --prompts_path {out}")
+    say_next(f"python -m scripts.kat_compute_embeddings_offline --prompts_path {quoted(out)}")
 
 
 def kat_embed(
@@ -67,7 +68,7 @@ def kat_embed(
     from kat.stages.stage import say_next
 
     embed_file(data, out, embed, run_options)
-    say_next(f'torch.load("{out}", weights_only=True), or: kat density {out} --out DIR')
+    say_next(f'torch.load("{out}", weights_only=True), or: kat density {quoted(out)} --out DIR')
 
 
 def kat_compute_embeddings_offline(
@@ -85,7 +86,7 @@ def kat_compute_embeddings_offline(
     prompts_path = prompts_path or data_path("prefixes_all.jsonl")
     output_dir = output_dir or data_path("embeddings_offline")
     compute_offline(prompts_path, output_dir, embed, density, run_options)
-    say_next(f"prove that it is whole: kat verify {output_dir}")
+    say_next(f"prove that it is whole: kat verify {quoted(output_dir)}")
 
 
 def kat_train_rm() -> None:

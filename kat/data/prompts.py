@@ -170,7 +170,7 @@ def check_prompts(folder: Path, ids: list[str], manifest: Mapping[str, Any], pro
         return ["  no file of prompts is named here; the order of the ids was not compared (name it: --prompts_path)"]
     if not path.is_file():
         raise MismatchError(f"{folder} was made from {path}, which is gone. If it moved, name it: --prompts_path FILE")
-    compare_ids(ids, read_prompts(path, "all").ids, str(folder / IDS), str(path))
+    compare_ids(ids, read_prompts(path, "all").ids, str(folder / IDS if folder.is_dir() else folder), str(path))
     digest = (manifest.get("inputs") or {}).get("items") or manifest.get("items_sha256")
     if digest and sha256_file(path) != digest:
         raise MismatchError(

@@ -73,8 +73,11 @@ def check_embeddings(folder: Path, ids: list[str], *, unit: bool = True) -> str:
 
     `unit` says whether rows must be of unit length; they must be finite in any case.
     """
-    path = folder / VECTORS
-    vectors = load_array(path)
+    return check_vectors(folder / VECTORS, load_array(folder / VECTORS), ids, unit=unit)
+
+
+def check_vectors(path: Path, vectors: np.ndarray, ids: list[str], *, unit: bool = True) -> str:
+    """Check the vectors [N, D] of a file against their ids; see `check_embeddings`."""
     check_array(path, vectors, (len(ids), None))
     for start in range(0, len(vectors), _ROWS):
         norms = np.linalg.norm(vectors[start : start + _ROWS].astype(np.float64), axis=1)

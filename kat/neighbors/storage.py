@@ -9,6 +9,7 @@ import numpy as np
 from kat.artifacts import check_array, first_damage, load_array, read_manifest
 from kat.errors import MismatchError
 from kat.records import Embeddings, Halves, Neighbors
+from kat.run_folder import NEIGHBOR_FILES
 
 
 def save_neighbors(neighbors: Neighbors, folder: Path) -> None:
@@ -31,8 +32,8 @@ def save_neighbors(neighbors: Neighbors, folder: Path) -> None:
 def load_neighbors(folder: Path, embeddings: Embeddings) -> Neighbors:
     """Read the neighbours of a folder, for the embeddings they were searched among. Raises MismatchError."""
     manifest = read_manifest(folder)
-    if manifest is None:
-        raise MismatchError(f"{folder} holds no finished neighbours; run kat density again.")
+    if manifest is None or not set(NEIGHBOR_FILES) <= set(manifest.get("outputs") or ()):
+        raise MismatchError(f"{folder} holds no complete neighbours; run kat density again.")
     names = {name.removesuffix(".npy") for name in manifest["outputs"]}
     arrays = {name: np.asarray(load_array(folder / f"{name}.npy")) for name in names}
     if len(arrays["indices"]) != len(embeddings):
@@ -61,7 +62,7 @@ def check_neighbors(folder: Path, ids: list[str] | None = None) -> str:
     if near.shape != apart.shape or near.dtype != np.int32:
         raise MismatchError(f"{folder / 'indices.npy'} is {near.dtype} {near.shape}; expected int32 {apart.shape}.")
     n, rows = len(near), np.arange(len(near))[:, None]
-    wrong = ((near < 0) | (near >= n) | (near == rows)).any(axis=1) | (np.diff(apart, axis=1) < 0).any(axis=1)
+    wrong = ((near < 0) | (near >= n) | (near == rows)).any(axis=1) | (~(np.diff(apart, axis=1) >= 0)).any(axis=1)
     if wrong.any():
         row = int(np.argmax(wrong))
         name = "" if ids is None else f" (id {ids[row]})"

@@ -84,11 +84,20 @@ def weights_of(embeddings: Embeddings, neighbors: Path, options: DensityOptions)
     return weigh(density, options.ess, options.cap, options.temperature, options.max_temperature)
 
 
+def density_options(run: RunFolder) -> DensityOptions:
+    """Return the options that a run's weights were made with. Raises InputError if this version lacks one of them."""
+    kept = run.density_manifest["options"]
+    known = recorded(DensityOptions())
+    if unknown := sorted(set(kept) - set(known)):
+        raise InputError(f"{run.density} was made with {', '.join(unknown)}, which this version of kat does not have.")
+    return DensityOptions(**kept)
+
+
 def explain(folder: Path, opening: str) -> list[str]:
     """Say in lines why an opening of a run, or of a folder of weights, weighs what it weighs."""
     run = RunFolder(folder)
     embeddings, _ = load_embeddings(run.density)
-    weights = weights_of(embeddings, run.neighbors, DensityOptions(**run.density_manifest["options"]))
+    weights = weights_of(embeddings, run.neighbors, density_options(run))
     try:
         evidence = weights.explain(opening)
     except KeyError as error:

@@ -13,7 +13,7 @@ from kat.config import EmbedOptions, RunOptions, recorded
 from kat.data.prompts import PromptFile, check_prompts, good_prompts
 from kat.embedding.boilerplate import Boilerplate, WithoutBoilerplate, find_boilerplate
 from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_manifest, checkpoint_path, discard, remove
-from kat.embedding.storage import check_embeddings
+from kat.embedding.storage import check_embeddings, check_vectors, load_embeddings
 from kat.errors import InputError
 from kat.reports.console.embed import boilerplate_lines, embed_lines
 from kat.run_folder import EMBEDDING_FILES, IDS, LENGTHS, VECTORS, RunFolder, load_ids, relative
@@ -146,8 +146,12 @@ def _write_folder(job: Job, embedded: _Embedded) -> None:
 
 
 def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:
-    """Check a folder of embeddings: ids, vectors of unit length, and the order of the file that was embedded."""
-    if not output.is_dir():
-        return []
-    ids = load_ids(output)
-    return [check_embeddings(output, ids), *check_prompts(output, ids, run.manifest(output) or {}, prompts)]
+    """Check a folder of embeddings or a .pt file: ids, unit length, and the order of the file that was embedded."""
+    if output.is_dir():
+        ids = load_ids(output)
+        line = check_embeddings(output, ids)
+    else:
+        embeddings, _ = load_embeddings(output)
+        ids = list(embeddings.ids)
+        line = check_vectors(output, embeddings.vectors, ids)
+    return [line, *check_prompts(output, ids, run.manifest(output) or {}, prompts)]

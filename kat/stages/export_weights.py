@@ -55,10 +55,12 @@ def _source(run: RunFolder, path: Path, pairs: Path | None) -> tuple[Path, str]:
     manifest = run.manifest(path)
     if manifest is None:
         raise InputError(f"{path} has no manifest: the run that wrote it did not finish. Run kat weigh-pairs again.")
+    if pairs is None and "pairs_path" not in manifest:
+        raise InputError(f"{path} does not say which pairs it was made from; name them with --pairs_path.")
     source = pairs or path.parent / manifest["pairs_path"]
     if not source.is_file():
         raise InputError(f"{path} was made from {source}, which is not there; name the pairs with --pairs_path.")
     digest = input_hash(source)
-    if digest != manifest["inputs"]["pairs"]:
+    if digest != manifest["inputs"].get("pairs"):
         raise InputError(f"{source} is not the file that {path} was made from. Run kat weigh-pairs again.")
     return source, digest

@@ -10,10 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kat.artifacts import MANIFEST, first_damage
+from kat.artifacts import MANIFEST, first_damage, manifest_path, sha256_file
 from kat.errors import InputError, MismatchError
 from kat.plugins import names
-from kat.run_folder import DENSITY, DENSITY_FILES, EMBEDDINGS, PREFIXES, RunFolder
+from kat.run_folder import DENSITY, DENSITY_FILES, EMBEDDINGS, PREFIXES, VECTORS, RunFolder
 
 
 def verify(path: Path, prompts: Path | None = None) -> list[str]:
@@ -32,30 +32,40 @@ def verify(path: Path, prompts: Path | None = None) -> list[str]:
 
 
 def _verify_run(run: RunFolder) -> list[str]:
-    prefixes = run.root / PREFIXES
-    manifest = run.manifest(prefixes)
-    if manifest is None:
-        raise MismatchError(f"{prefixes} has no manifest: the run that wrote it did not finish. Run it again.")
-    _check_hashes(prefixes, manifest)
+    prefixes, embeddings, density = (run.root / name for name in (PREFIXES, EMBEDDINGS, DENSITY))
+    for output in (prefixes, embeddings, density):
+        if run.manifest(output) is None:
+            raise MismatchError(f"{output} has no manifest: the run that wrote it did not finish. Run it again.")
+    _check_hashes(prefixes, _stage_manifest(prefixes, run, "prefixes"))
     lines = [f"{prefixes}: hashes to what its manifest says"]
-    for folder in (run.root / EMBEDDINGS, run.root / DENSITY):
-        lines += _verify_output(folder, run, prefixes)
+    for output, name, source in ((embeddings, "embed", prefixes), (density, "density", embeddings / VECTORS)):
+        manifest = _stage_manifest(output, run, name)
+        lines += _verify_output(output, run, prefixes)
+        if sha256_file(source) not in manifest["inputs"].values():
+            raise MismatchError(f"{output} was not made from {source} as it is now. Run it again with --overwrite.")
     for path in run.all_pair_weights():
         if run.manifest(path) is None:
             raise MismatchError(
                 f"{path} has no manifest: the run that wrote it did not finish. "
                 "Make it again: kat weigh-pairs RUN --overwrite"
             )
+        _stage_manifest(path, run, "weigh-pairs")
         lines += [f"{path}", *_prove(path, run, prompts=None)]
     return lines
+
+
+def _stage_manifest(output: Path, run: RunFolder, name: str) -> dict[str, Any]:
+    """The manifest of a part of a run. Raises MismatchError if another stage wrote it."""
+    manifest = run.manifest(output) or {}
+    if manifest.get("stage") != name:
+        raise MismatchError(f"{output} was written by kat {manifest.get('stage')}, not by kat {name}. Run it again.")
+    return manifest
 
 
 def _verify_output(path: Path, run: RunFolder, prompts: Path | None) -> list[str]:
     manifest = run.manifest(path)
     if manifest is None:
         raise _no_manifest(path)
-    if "kat_version" not in manifest:
-        raise InputError(f"{path} is nothing that kat wrote: the manifest there is somebody else's.")
     # Rows before hashes: a hash cannot say which row is wrong.
     lines = [f"{path}", *_prove(path, run, prompts)]
     _check_hashes(path, manifest)
@@ -64,9 +74,10 @@ def _verify_output(path: Path, run: RunFolder, prompts: Path | None) -> list[str
 
 def _prove(path: Path, run: RunFolder, prompts: Path | None) -> list[str]:
     """What the stage that wrote an output promises beyond its hashes."""
-    name = str((run.manifest(path) or {}).get("stage")).replace("-", "_")
+    stage = (run.manifest(path) or {})["stage"]
+    name = "export_model" if stage == "export" else stage.replace("-", "_")
     if name not in names("stages"):
-        return []
+        return [f"  kat {stage} is no command of this version; nothing but hashes is checked"]
     proof: Any = getattr(import_module(f"kat.stages.{name}"), "prove", None)
     return [] if proof is None else proof(path, run, prompts)
 
@@ -77,10 +88,16 @@ def _check_hashes(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def _no_manifest(path: Path) -> InputError | MismatchError:
+    there = manifest_path(path).is_file()
     if path.is_dir() and any((path / file).exists() for file in DENSITY_FILES):
+        state = "damaged" if there else "missing"
         return MismatchError(
-            f"{path}: its manifest is missing: the run that wrote it did not finish. "
+            f"{path}: its manifest is {state}: the run that wrote it did not finish, or somebody changed it. "
             "Run the same command again with --overwrite."
         )
+    if (path / PREFIXES).is_file():
+        return MismatchError(f"{path} holds prefixes and no weights: its run did not finish. Run it again.")
+    if there:
+        return InputError(f"{path} is nothing that kat wrote: {manifest_path(path)} is damaged or somebody else's.")
     kind = f"holds no {MANIFEST}" if path.is_dir() else "has no manifest beside it"
     return InputError(f"{path} is nothing that kat wrote: it {kind}.")

@@ -18,6 +18,7 @@ from kat.pair_weights.storage import check_pair_weights, read_pair_weights, writ
 from kat.pair_weights.table import OpeningWeights, pair_table
 from kat.reports.console.weigh_pairs import SHOWN, pair_weight_lines
 from kat.run_folder import LOG_DENSITY, WEIGHTS, RunFolder, relative, stats_path
+from kat.stages.density import density_options
 from kat.stages.stage import input_hash, stage, with_progress
 
 
@@ -70,7 +71,7 @@ def read_weights(run: RunFolder) -> tuple[OpeningWeights, DensityOptions]:
     from kat.embedding.storage import load_embeddings
     from kat.neighbors.storage import load_neighbors
 
-    options = DensityOptions(**run.density_manifest["options"])
+    options = density_options(run)
     embeddings, _ = load_embeddings(run.density)
     weights = np.asarray(run.load(WEIGHTS))
     check_weights(weights, list(embeddings.ids), run.density / WEIGHTS)
@@ -81,11 +82,11 @@ def read_weights(run: RunFolder) -> tuple[OpeningWeights, DensityOptions]:
 def _unchanged_pairs(run: RunFolder) -> tuple[Path, int | str]:
     """The pairs that a run was made from, and how many bad rows it was allowed."""
     pairs, manifest = run.pairs()
-    if input_hash(pairs) != manifest["inputs"]["pairs"]:
+    if input_hash(pairs) != manifest["inputs"].get("pairs"):
         raise InputError(
             f"{pairs} changed since {run.path} was made. Run again: kat run {pairs} --out {run.path} --overwrite"
         )
-    return pairs, manifest["options"]["max_bad_rows"]
+    return pairs, manifest["options"].get("max_bad_rows", RunOptions.max_bad_rows)
 
 
 def _openings(pairs: Path, rows: Iterable[int]) -> dict[str, str]:
@@ -99,9 +100,9 @@ def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:
     """Check a file of pair weights: mean and multiplicity, a split that no group crosses, the weights of its run."""
     table, manifest = read_pair_weights(output), run.manifest(output) or {}
     remedy = "Make it again: kat weigh-pairs RUN --overwrite"
-    if run.is_run and manifest["inputs"]["weights"] != sha256_file(run.density / WEIGHTS):
+    if run.is_run and manifest["inputs"].get("weights") != sha256_file(run.density / WEIGHTS):
         raise MismatchError(f"{output} was made from other weights than those of {run.density}. {remedy}")
-    line = check_pair_weights(table, output, by_group=manifest["options"]["split"] == "group")
+    line = check_pair_weights(table, output, by_group=manifest["options"].get("split") == "group")
     if damage := first_damage(output, manifest):
         raise MismatchError(f"{output}: {damage}. {remedy}")
     return [line]

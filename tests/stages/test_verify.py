@@ -1,12 +1,14 @@
 """`kat verify` proves that a folder is whole: every way of breaking one is found, the first wrong row by its number."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from making import jsonl, md5_id, write
 
-from kat.artifacts import MANIFEST, manifest, write_folder_manifest
+from kat.artifacts import MANIFEST, manifest, manifest_path, write_folder_manifest
 
 N, D = 12, 5
 
@@ -153,3 +155,89 @@ def test_a_manifest_that_vouches_for_nothing(kat_cli, folder):
     found = json.loads((folder / MANIFEST).read_bytes())
     (folder / MANIFEST).write_text(json.dumps(found | {"outputs": {}}))
     kat_cli("verify", folder).failed(1)
+
+
+@pytest.mark.parametrize("part", ["stage", "kat_version", "inputs", "options", "outputs"])
+@pytest.mark.parametrize("name", ["prefixes_all.jsonl", "embeddings", "density", "pair_weights.parquet"])
+def test_a_manifest_of_a_run_without_one_of_its_parts(kat_cli, weighed_run, name, part):
+    path = manifest_path(weighed_run / name)
+    found = json.loads(path.read_bytes())
+    del found[part]
+    path.write_text(json.dumps(found))
+    assert name in kat_cli("verify", weighed_run).failed(1)
+    kat_cli("export-weights", weighed_run, "--to", "jsonl", "--out", weighed_run / "exported")
+    ran = kat_cli("weigh-pairs", weighed_run, "--out", weighed_run.parent / "again.parquet")
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.fixture
+def weighed_run(kat_cli, demo_run, tmp_path):
+    """A run with pair weights, which a test may spoil."""
+    shutil.copytree(demo_run, tmp_path / "made")
+    run = tmp_path / "made" / "run"
+    assert kat_cli("weigh-pairs", run).rc == 0
+    assert kat_cli("verify", run).rc == 0
+    return run
+
+
+@pytest.mark.parametrize("name", ["prefixes_all.jsonl", "embeddings", "density", "pair_weights.parquet"])
+def test_a_manifest_of_a_run_that_names_another_stage(kat_cli, weighed_run, name):
+    """Its files hash to what it says, and still nobody may take it for what the run should hold."""
+    path = manifest_path(weighed_run / name)
+    found = json.loads(path.read_bytes())
+    path.write_text(json.dumps(found | {"stage": "sample"}))
+    assert "kat sample" in kat_cli("verify", weighed_run).failed(1)
+
+
+def test_weights_of_other_embeddings_than_the_run_s(kat_cli, weighed_run):
+    """Each folder alone is what it says; together they are no run."""
+    vectors = np.load(weighed_run / "embeddings" / "embeddings.npy")[:, ::-1]
+    shutil.copytree(weighed_run / "embeddings", weighed_run / "new")
+    (weighed_run / "new" / "embeddings.npy").unlink()
+    np.save(weighed_run / "new" / "embeddings.npy", np.ascontiguousarray(vectors))
+    made = json.loads((weighed_run / "embeddings" / MANIFEST).read_bytes())
+    (weighed_run / "new" / MANIFEST).unlink()
+    facts = {name: made.pop(name) for name in ("items_path", "bad_rows", "model")}
+    made.pop("outputs")
+    write_folder_manifest(weighed_run / "new", made, **facts)
+    shutil.rmtree(weighed_run / "embeddings")
+    (weighed_run / "new").rename(weighed_run / "embeddings")
+    assert kat_cli("verify", weighed_run / "embeddings").rc == 0
+    assert "density was not made from" in kat_cli("verify", weighed_run).failed(1)
+
+
+def test_a_run_that_stopped_after_its_prefixes(kat_cli, tmp_path, prompts):
+    (tmp_path / "embeddings").mkdir()
+    assert "did not finish" in kat_cli("verify", tmp_path).failed(1)
+
+
+def test_a_run_whose_name_ends_like_a_file(kat_cli, weighed_run):
+    named = weighed_run.rename(weighed_run.with_name("run.parquet"))
+    ran = kat_cli("weigh-pairs", named)
+    assert ran.rc == 0, ran.stderr
+    assert f"skipped: {named / 'pair_weights.parquet'}" in ran.stdout
+
+
+def test_an_output_of_a_stage_that_is_not_known(kat_cli, folder):
+    found = json.loads((folder / MANIFEST).read_bytes())
+    (folder / MANIFEST).write_text(json.dumps(found | {"stage": "tomorrow"}))
+    ran = kat_cli("verify", folder)
+    assert ran.rc == 0, ran.stderr
+    assert "nothing but hashes" in ran.stdout
+
+
+def test_a_file_of_embeddings(kat_cli, tmp_path, prompts):
+    """Its ids, lengths and order are proved like a folder's, whatever its manifest vouches for."""
+    out = tmp_path / "made of.pt"
+    ran = kat_cli("embed", prompts, "--out", out)
+    assert ran.rc == 0, ran.stderr
+    assert f"kat density '{out}' --out" in ran.stdout, "a path with a space is quoted"
+    assert "unit length" in kat_cli("verify", out, "--prompts_path", prompts).stdout
+    value = torch.load(out, weights_only=True)
+    value["emb"][3] *= 2
+    torch.save(value, out)
+    assert "row 3" in kat_cli("verify", out).failed(1)
+    value["emb"][3] /= 2
+    value["ids"].reverse()
+    torch.save(value, out)
+    assert "Row 0" in kat_cli("verify", out, "--prompts_path", prompts).failed(1)
