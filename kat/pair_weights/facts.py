@@ -95,9 +95,9 @@ def _thin_bins(facts: Mapping[str, Any]) -> list[str]:
         return []
     fewest = min(pairs.values())
     listed = ", ".join(f"bin {b}: {pairs[b]:,}" for b in thin)
-    seen = (
-        f"; {fewest:,} tell accuracies apart that differ by {_detectable_points(fewest):.0f} points" if fewest else ""
-    )
+    seen = ""
+    if fewest:
+        seen = f", and {fewest:,} show a difference in accuracy from {_detectable_points(fewest):.0f} points up"
     # What the thinnest bin needs, were its part of the validation pairs to stay as it is.
     share = split["validation_share_asked"] * LEAST_VALIDATION_PAIRS / max(fewest, 0.5)
     share = math.ceil(share * 100) / 100
