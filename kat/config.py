@@ -254,7 +254,10 @@ class PairOptions:
         option("What stays on one side of the split: groups of near-duplicate openings, or single openings."),
     ] = "group"
     validation_share: Annotated[float, option("Share of the pairs that validate.")] = 0.1
-    group_cosine: Annotated[float, option("Openings at this cosine or more are near-duplicates.")] = 0.95
+    group_cosine: Annotated[
+        float | None,
+        option("Openings at this cosine or more are near-duplicates [default: those that share most of their text]."),
+    ] = None
     missing_weight: Annotated[
         Literal["error", "one", "drop"], option("What a pair gets whose opening has no density weight.")
     ] = "error"
@@ -274,6 +277,8 @@ class PairOptions:
         whole_number("seed", self.seed, least=0)
         for name, low, high in (("validation_share", 0, 1), ("group_cosine", 0, 1), ("cap", 1, math.inf)):
             value = getattr(self, name)
+            if name == "group_cosine" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
                 raise OptionError(f"{name} is {value!r}; expected a number from {low} to {high:g}.")
         if self.control == "multiplicity" and self.multiplicity == "pair":

@@ -84,7 +84,8 @@ def split_groups(
     if share and not taken.any():
         raise OptionError(
             f"No group is small enough for a validation share of {share:g} of {pairs.sum():,} pairs: the smallest has "
-            f"{pairs.min():,}. Give --split opening, a larger --group_cosine or --validation_share, or --split none."
+            f"{pairs.min():,}. Give a larger --validation_share, --split opening or --split none; a larger "
+            "--group_cosine, if you gave one, makes groups smaller."
         )
     return taken[place]
 

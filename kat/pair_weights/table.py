@@ -14,14 +14,15 @@ from kat.density.estimators import estimate_density, query_log_density
 from kat.errors import InputError, MismatchError
 from kat.neighbors.find import find_neighbors
 from kat.pair_weights.controls import control_weights
+from kat.pair_weights.duplicates import JACCARD, LETTERS, Sketches, SketchTable
+from kat.pair_weights.facts import bin_facts, heaviest, mean, split_warnings
 from kat.pair_weights.split import connected, expected_leak, near_duplicates, split_groups, within
 from kat.pair_weights.storage import PairWeights
 from kat.pair_weights.weigh import PairWeighting, weigh_pairs
-from kat.records import Density, Embeddings
-from kat.statistics import BINS, density_bins, effective_sample_size
+from kat.records import Density, Embeddings, Neighbors
+from kat.statistics import BINS, density_bins
 
 UNWEIGHTED = "its opening has no density weight"
-HEAVIEST = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +67,14 @@ class _Split:
 def pair_table(
     columns: PairColumns,
     run: OpeningWeights,
+    texts: Sketches,
     options: PairOptions,
     search: DensityOptions,
+    *,
     device: str = RunOptions.device,
 ) -> tuple[PairWeights, dict[str, Any]]:
-    """Return the table and a report of it. `search` are the options that the run's density was made with.
+    """Return the table and a report of it. `search` are the options that the run's density was made with; `texts`
+    holds the openings' sketches, and is not asked where `options` name a cosine for near-duplicates.
 
     Raises MismatchError for an opening without a weight unless `options` say what to do, InputError if no pair is
     left to train, and what splitting and weighing raise.
@@ -81,7 +85,8 @@ def pair_table(
     if not kept.any():
         raise InputError("No pair is left: all were left out.")
     openings = _openings(columns, run, place, np.bincount(columns.opening[kept], minlength=len(place)))
-    edges = _edges(run, openings, options)
+    sketches = texts.table(openings.ids) if options.group_cosine is None else None
+    edges = _edges(run, openings, sketches, options)
     group = connected(*edges, len(place))
     split = _Split(left_out, group, _validates(openings, group, options))
     rows = np.flatnonzero(kept & ~split.validates[columns.opening])
@@ -93,15 +98,17 @@ def pair_table(
         w = control_weights(options.control, w, trains, openings.length, options.seed)
     multiplicity = "pair" if options.control == "uniform" else options.multiplicity  # then every pair weighs 1
     weighting = weigh_pairs(columns.opening[rows], w, multiplicity, options.cap)
-    among, leaks = _density_among(run, openings, trains, options=options, search=search, device=device)
+    among, asked = _density_among(run, openings, trains, search=search, device=device)
+    leaks = _own_leak(asked, openings, trains, edges=edges, sketches=sketches, options=options)
     table = _table(columns, run, openings, split, w=w, weighting=weighting, rows=rows, among=among)
     facts = _source_facts(columns, left_out, place, openings)
     facts["split"] = _split_facts(openings, split, options) | {"leak": leaks}
     facts["split"]["leak_by_opening"] = _leak_facts(edges[0], openings, table, columns, options)
     facts["weights"] = weighting.facts(openings.length[columns.opening[rows]])
     facts["weights"] |= {"control": options.control, "length_unit": openings.unit}
-    facts["bins"] = _bin_facts(table)
-    facts["heaviest"] = _heaviest(table)
+    facts["bins"] = bin_facts(table)
+    facts["heaviest"] = heaviest(table)
+    facts["warnings"] = split_warnings(facts)
     return table, facts
 
 
@@ -136,8 +143,15 @@ def _openings(columns: PairColumns, run: OpeningWeights, place: np.ndarray, pair
     return _Openings(columns.opening_ids, place, pairs, np.asarray(tokens, np.float64)[place], "tokens")
 
 
-def _edges(run: OpeningWeights, openings: _Openings, options: PairOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Near-duplicates among the openings that have pairs, as rows of those."""
+def _edges(
+    run: OpeningWeights, openings: _Openings, sketches: SketchTable | None, options: PairOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Near-duplicates among the openings that have pairs, as rows of those: by their text, or by a cosine."""
+    if options.group_cosine is None:
+        assert sketches is not None, "without a cosine the texts decide"
+        a, b = sketches.near_duplicates()
+        both = (openings.pairs[a] > 0) & (openings.pairs[b] > 0)
+        return a[both], b[both]
     neighbors = run.density.neighbors
     assert neighbors is not None, "the density of a run knows its neighbours"
     if neighbors.metric != "cosine":
@@ -161,25 +175,19 @@ def _validates(openings: _Openings, group: np.ndarray, options: PairOptions) -> 
 
 
 def _density_among(
-    run: OpeningWeights,
-    openings: _Openings,
-    trains: np.ndarray,
-    *,
-    options: PairOptions,
-    search: DensityOptions,
-    device: str,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Log density [X] of each opening among those that train (NaN where it has no vector), and the split's own leak:
-    the share of openings that validate and have a near-duplicate among those that train.
+    run: OpeningWeights, openings: _Openings, trains: np.ndarray, *, search: DensityOptions, device: str
+) -> tuple[np.ndarray, Neighbors | None]:
+    """Log density [X] of each opening among those that train (NaN where it has no vector), and of those that do not
+    train their neighbours among those that do.
 
     Bins of a run's own density would count the openings that validate as part of what the model was trained on.
     """
     place = openings.place
-    inside, outside = (np.flatnonzero((place >= 0) & side) for side in (trains, ~trains))
+    inside, outside = _sides(openings, trains)
     log_density = np.full(len(place), np.nan)
     if len(inside) == len(run.embeddings):
         log_density[inside] = run.density.log_values[place[inside]]
-        return log_density, {}
+        return log_density, None
     vectors = np.asarray(run.embeddings.vectors)
     shared: dict[str, Any] = {"metric": search.metric, "center": search.center, "device": device, "progress": True}
     k = min(run.density.k, max(len(inside) - 1, 1))
@@ -188,14 +196,45 @@ def _density_among(
     density = estimate_density(near, k, search.estimator)
     log_density[inside] = density.log_values
     if not len(outside):
-        return log_density, {}
+        return log_density, None
     asked = find_neighbors(trained, k, queries=vectors[place[outside]], **shared)
     log_density[outside] = query_log_density(asked, density)
+    return log_density, asked
+
+
+def _sides(openings: _Openings, trains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The openings with vectors that train, and the others with vectors, as rows of the openings."""
+    inside, outside = (np.flatnonzero((openings.place >= 0) & side) for side in (trains, ~trains))
+    return inside, outside
+
+
+def _own_leak(
+    asked: Neighbors | None,
+    openings: _Openings,
+    trains: np.ndarray,
+    *,
+    edges: tuple[np.ndarray, np.ndarray],
+    sketches: SketchTable | None,
+    options: PairOptions,
+) -> dict[str, Any]:
+    """The split's own leak: the share of openings that validate and have a near-duplicate among those that train.
+
+    Looked for among what `asked` found nearest as well, so that it is more than the groups repeated.
+    """
+    inside, outside = _sides(openings, trains)
     validates = openings.pairs[outside] > 0
-    if not validates.any():
-        return log_density, {}
-    leaking = within(asked.distances[validates, 0], options.group_cosine)
-    return log_density, {"openings": int(validates.sum()), "share": float(leaking.mean())}
+    if asked is None or not validates.any():
+        return {}
+    leaking = np.zeros(validates.sum(), bool)
+    if options.group_cosine is not None:
+        leaking[:] = within(asked.distances[validates, 0], options.group_cosine)
+    else:
+        assert sketches is not None, "without a cosine the texts decide"
+        near = inside[asked.indices[validates]]
+        own = np.repeat(outside[validates], near.shape[1])
+        alike = sketches.jaccard(own, near.ravel()).reshape(near.shape) >= JACCARD
+        leaking[:] = alike.any(axis=1) | np.isin(outside[validates], edges[0][trains[edges[1]]])
+    return {"openings": int(validates.sum()), "share": float(leaking.mean())}
 
 
 def _table(
@@ -261,6 +300,9 @@ def _split_facts(openings: _Openings, split: _Split, options: PairOptions) -> di
         "seed": options.seed,
         "validation_share_asked": options.validation_share,
         "group_cosine": options.group_cosine,
+        "group_jaccard": JACCARD if options.group_cosine is None else None,
+        "shingle_letters": LETTERS if options.group_cosine is None else None,
+        "openings": int(paired.sum()),
         "groups": len(names),
         "groups_of_several_openings": int((sizes > 1).sum()),
         "openings_in_groups_of_several": int(sizes[sizes > 1].sum()),
@@ -277,45 +319,6 @@ def _leak_facts(
     bins = np.full(len(paired), -1)
     bins[columns.opening] = table.bin
     return {
-        "by_bin": [_mean(chance[paired & (bins == b)]) for b in range(BINS)],
-        "all": _mean(chance[paired]),
+        "by_bin": [mean(chance[paired & (bins == b)]) for b in range(BINS)],
+        "all": mean(chance[paired]),
     }
-
-
-def _bin_facts(table: PairWeights) -> list[dict[str, Any]]:
-    """What each density bin has of the training part, and what the weights make of it."""
-    bins = []
-    for b in range(BINS):
-        trains = (table.bin == b) & (table.split == "train")
-        v = table.v[trains]
-        bins.append(
-            {
-                "bin": b,
-                "openings": len(set(table.opening_id[trains])),
-                "pairs": int(trains.sum()),
-                "validation_pairs": int(((table.bin == b) & (table.split == "validation")).sum()),
-                "share_of_pairs": float(trains.sum() / (table.split == "train").sum()),
-                "share_of_weight": float(v.sum() / np.nansum(table.v)),
-                "mean_v": _mean(v),
-                "ess_share": effective_sample_size(v) / len(v) if len(v) else None,
-            }
-        )
-    return bins
-
-
-def _heaviest(table: PairWeights) -> list[dict[str, Any]]:
-    """The openings whose pairs weigh most, each once, heaviest first."""
-    rows = np.flatnonzero(table.split == "train")
-    openings: dict[str, dict[str, Any]] = {}
-    for row in rows[np.argsort(-table.v[rows], kind="stable")]:
-        opening_id = table.opening_id[row]
-        if opening_id not in openings:
-            facts = {"v": float(table.v[row]), "w": float(table.w[row]), "m": int(table.m[row])}
-            openings[opening_id] = {"id": opening_id, **facts, "row": int(table.row[row]), "src": table.src[row]}
-        if len(openings) == HEAVIEST:
-            break
-    return list(openings.values())
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None

@@ -14,6 +14,7 @@ from kat.config import DensityOptions, PairOptions, RunOptions, recorded
 from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
 from kat.errors import InputError, MismatchError
+from kat.pair_weights.duplicates import Sketches
 from kat.pair_weights.storage import check_pair_weights, read_pair_weights, write_pair_weights
 from kat.pair_weights.table import OpeningWeights, pair_table
 from kat.reports.console.weigh_pairs import SHOWN, pair_weight_lines
@@ -51,9 +52,11 @@ def weigh_pairs(
         if job.done:
             return out
         reader = PairReader(pairs, allowed, job.rejected.write)
-        columns = collect_columns(with_progress(reader, "pairs"))
+        texts = Sketches()
+        read = with_progress(reader, "pairs")
+        columns = collect_columns(texts.watch(read) if options.group_cosine is None else read)
         opening_weights, search = read_weights(run)
-        table, facts = pair_table(columns, opening_weights, options, search, run_options.device)
+        table, facts = pair_table(columns, opening_weights, texts, options, search, device=run_options.device)
         facts["bad_rows"] = job.bad_rows = reader.stats.bad
         write_pair_weights(table, job.file, orjson.dumps(facts).decode())
         job.beside("stats").write(json_bytes(facts))

@@ -13,6 +13,7 @@ from kat.density.estimators import estimate_density, query_log_density
 from kat.density.weights import weigh
 from kat.errors import InputError, MismatchError
 from kat.neighbors.find import find_neighbors
+from kat.pair_weights.duplicates import JACCARD, Sketches
 from kat.pair_weights.storage import COLUMNS, PairWeights, read_pair_weights, write_pair_weights
 from kat.pair_weights.table import OpeningWeights, pair_table
 
@@ -49,8 +50,10 @@ def make_run(pairs, seed: int = 0, leave_out: tuple[str, ...] = (), tokens: bool
     return OpeningWeights(embeddings, density, weigh(density).values)
 
 
-def table_of(pairs, run, **options) -> tuple[PairWeights, dict]:
-    return pair_table(collect_columns(pairs), run, PairOptions(**options), SEARCH, "cpu")
+def table_of(pairs, run, group_cosine: float | None = 0.95, **options) -> tuple[PairWeights, dict]:
+    texts = Sketches()
+    columns = collect_columns(texts.watch(pairs))
+    return pair_table(columns, run, texts, PairOptions(group_cosine=group_cosine, **options), SEARCH, device="cpu")
 
 
 @pytest.mark.parametrize("multiplicity", ["pair", "sqrt", "opening"])
@@ -88,6 +91,13 @@ def test_every_column_is_what_a_loop_finds(multiplicity):
     assert 0.15 < facts["split"]["validation"]["pairs"] / len(pairs) <= 0.2
 
 
+def common(a: str, b: str) -> float:
+    """Jaccard of runs of five letters, from Python's sets."""
+    plain = (f" {' '.join(text.lower().split())} " for text in (a, b))
+    one, other = ({text[i : i + 5] for i in range(len(text) - 4)} for text in plain)
+    return len(one & other) / len(one | other)
+
+
 def test_no_near_duplicate_is_on_the_other_side():
     pairs = make_pairs()
     run = make_run(pairs)
@@ -113,6 +123,50 @@ def test_no_near_duplicate_is_on_the_other_side():
     none, facts = table_of(pairs, run, split="none")
     assert set(none.split) == {"train"}
     assert facts["split"]["leak"] == {}
+
+
+def make_slips() -> list[records.Pair]:
+    """Openings of which some differ in a letter or two at the end, and which share little else."""
+    words = [f"{'abcdefghijkmnopqrstuvwz'[i % 23] * 3}{i}" for i in range(400)]
+    rng = np.random.default_rng(5)
+    asked = [" ".join(rng.choice(words, 12)) for _ in range(60)]
+    texts = [f"{text}{'y' * slip}" for text in asked for slip in range(int(rng.integers(1, 5)))]
+    pairs = make_pairs(pairs=700)
+    own = rng.integers(0, len(texts), 700)
+    prefixes = [records.Prefix(opening_id(texts[x]), [{"role": "user", "content": texts[x]}]) for x in own]
+    return [replace(pair, prefix=prefix) for pair, prefix in zip(pairs, prefixes, strict=True)]
+
+
+def test_groups_by_text_know_nothing_of_the_vectors():
+    pairs = make_slips()
+    one, facts = table_of(pairs, make_run(pairs), group_cosine=None, validation_share=0.2)
+    other, _ = table_of(pairs, make_run(pairs, seed=1), group_cosine=None, validation_share=0.2)
+    assert one.group.tolist() == other.group.tolist()
+    assert one.split.tolist() == other.split.tolist()
+    text = {p.prefix.id: p.prefix.opening for p in pairs}
+    near = {(x, y) for x in text for y in text if x != y and common(text[x], text[y]) >= JACCARD}
+    assert len(near) > 20
+    side, group = (dict(zip(one.opening_id, column, strict=True)) for column in (one.split, one.group))
+    assert all(group[x] == group[y] and side[x] == side[y] for x, y in near)
+    assert facts["split"]["leak"]["share"] == 0
+    assert (facts["split"]["group_cosine"], facts["split"]["group_jaccard"]) == (None, JACCARD)
+    single, facts = table_of(pairs, make_run(pairs), group_cosine=None, validation_share=0.2, split="opening")
+    side = dict(zip(single.opening_id, single.split, strict=True))
+    leaks = {x for x, y in near if side[x] == "validation" and side[y] == "train"}
+    validates = sum(s == "validation" for s in side.values())
+    assert facts["split"]["leak"] == {"openings": validates, "share": pytest.approx(len(leaks) / validates)}
+    assert 0 < len(leaks) < validates
+
+
+def test_groups_by_text_do_not_depend_on_the_order_and_stay_for_controls():
+    pairs = make_slips()
+    run = make_run(pairs, leave_out=(pairs[0].prefix.id,))
+    one, _ = table_of(pairs, run, group_cosine=None, missing_weight="one")
+    order = np.random.default_rng(1).permutation(len(pairs))
+    other, _ = table_of([pairs[i] for i in order], run, group_cosine=None, missing_weight="one")
+    assert other.split.tolist() == one.split[order].tolist()
+    permuted, _ = table_of(pairs, run, group_cosine=None, missing_weight="one", control="permuted")
+    assert permuted.split.tolist() == one.split.tolist()
 
 
 def test_density_is_measured_among_the_openings_that_train():

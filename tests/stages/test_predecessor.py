@@ -32,7 +32,7 @@ def made(demo_run, tmp_path_factory):
         "embed-file": ["embed", run / "prefixes_all.jsonl", "--out", folder / "e.pt", "--device", "cpu"],
         "density": ["density", run / "embeddings", "--out", run / "density", "--device", "cpu"],
         "sample": ["sample", run / "density", "--budget", 5, "--out", folder / "s.txt"],
-        "weigh-pairs": ["weigh-pairs", run],
+        "weigh-pairs": ["weigh-pairs", run, "--group_cosine", 0.95],  # the default then
         "export-weights": ["export-weights", run, "--to", "trl", "--out", folder / "trl"],
         "export": ["export", "minilm", folder / "minilm"],
         "evaluate-rm": ["evaluate-rm", scores, "--out", folder / "evaluation"],

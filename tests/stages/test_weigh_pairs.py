@@ -44,6 +44,26 @@ def test_a_run_becomes_pair_weights(run, kat_cli):
     assert "validation_share = 0.2, not 0.1" in other.stderr
 
 
+def test_groups_are_by_text_unless_a_cosine_is_given(run, kat_cli):
+    ran = kat_cli("weigh-pairs", run)
+    assert "share 80% of their text" in ran.stdout
+    assert "WARNING  too few validation pairs to judge by density bin" in ran.stdout  # some 12 each
+    stats = json.loads((run / "pair_weights.stats.json").read_text())
+    assert (stats["split"]["group_cosine"], stats["split"]["group_jaccard"]) == (None, 0.8)
+    (warning,) = stats["warnings"]
+    assert warning in ran.stdout
+    ran = kat_cli("weigh-pairs", run, "--group_cosine", 0.2)
+    assert "group_cosine = None, not 0.2" in ran.stderr
+    ran = kat_cli("weigh-pairs", run, "--group_cosine", 0.2, "--split", "opening", "--overwrite")
+    assert ran.rc == 0, ran.stderr
+    assert "groups at cosine 0.2" in ran.stdout
+    assert "cosine 0.2 is low for this encoder" in ran.stdout
+    stats = json.loads((run / "pair_weights.stats.json").read_text())
+    assert stats["split"]["group_cosine"] == 0.2
+    assert len(stats["warnings"]) == 2
+    assert kat_cli("verify", run).rc == 0
+
+
 def test_controls_stand_beside_the_weights(run, kat_cli):
     kat_cli("weigh-pairs", run)
     plain = kat.read_pair_weights(run / "pair_weights.parquet")

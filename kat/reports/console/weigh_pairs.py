@@ -18,6 +18,7 @@ def pair_weight_lines(facts: Mapping[str, Any], openings: Mapping[str, str]) -> 
         *_weight_lines(facts["weights"]),
         *_bin_lines(facts),
         *_heaviest_lines(facts["heaviest"], openings),
+        *(f"  WARNING  {warning}" for warning in facts["warnings"]),
     ]
 
 
@@ -36,12 +37,16 @@ def _source_lines(facts: Mapping[str, Any]) -> list[str]:
 
 def _split_lines(split: Mapping[str, Any]) -> list[str]:
     train, other, largest = split["train"], split["validation"], split["largest_group"]
+    if split["group_cosine"] is None:
+        rule = f"that share {split['group_jaccard']:.0%} of their text"
+    else:
+        rule = f"at cosine {split['group_cosine']:g}"
     lines = [
         f"  train                      {train['pairs']:,} pairs of {train['openings']:,} openings",
         f"  validation                 {other['pairs']:,} pairs of {other['openings']:,} openings, "
         f"split by {split['by']}",
         f"  near-duplicates            {split['openings_in_groups_of_several']:,} openings in "
-        f"{split['groups_of_several_openings']:,} groups at cosine {split['group_cosine']:g}; the largest has "
+        f"{split['groups_of_several_openings']:,} groups {rule}; the largest has "
         f"{largest['openings']:,} openings, {largest['pairs']:,} pairs",
     ]
     if split["leak"]:

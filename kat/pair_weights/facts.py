@@ -1,0 +1,113 @@
+"""What a table of pair weights comes to, and what about its split should give pause."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kat.evaluation.power import detectable
+from kat.pair_weights.storage import PairWeights
+from kat.statistics import BINS, effective_sample_size
+
+HEAVIEST = 50
+LARGE_SHARE, LARGE = 0.05, 20
+"""A group of more than this share of the openings, and at least so many, is one that someone should look at."""
+LEAST_VALIDATION_PAIRS = 20
+"""A density bin needs so many pairs to validate; even then only differences of some 30 points of accuracy show."""
+MOST_VALIDATION_SHARE = 0.5
+"""A larger share than this is no remedy: too little would be left to train."""
+
+
+def bin_facts(table: PairWeights) -> list[dict[str, Any]]:
+    """What each density bin has of the training part, and what the weights make of it."""
+    bins = []
+    for b in range(BINS):
+        trains = (table.bin == b) & (table.split == "train")
+        validates = (table.bin == b) & (table.split == "validation")
+        v = table.v[trains]
+        bins.append(
+            {
+                "bin": b,
+                "openings": len(set(table.opening_id[trains])),
+                "pairs": int(trains.sum()),
+                "validation_pairs": int(validates.sum()),
+                "validation_openings": len(set(table.opening_id[validates])),
+                "share_of_pairs": float(trains.sum() / (table.split == "train").sum()),
+                "share_of_weight": float(v.sum() / np.nansum(table.v)),
+                "mean_v": mean(v),
+                "ess_share": effective_sample_size(v) / len(v) if len(v) else None,
+            }
+        )
+    return bins
+
+
+def heaviest(table: PairWeights) -> list[dict[str, Any]]:
+    """The openings whose pairs weigh most, each once, heaviest first."""
+    rows = np.flatnonzero(table.split == "train")
+    openings: dict[str, dict[str, Any]] = {}
+    for row in rows[np.argsort(-table.v[rows], kind="stable")]:
+        opening_id = table.opening_id[row]
+        if opening_id not in openings:
+            facts = {"v": float(table.v[row]), "w": float(table.w[row]), "m": int(table.m[row])}
+            openings[opening_id] = {"id": opening_id, **facts, "row": int(table.row[row]), "src": table.src[row]}
+        if len(openings) == HEAVIEST:
+            break
+    return list(openings.values())
+
+
+def mean(values: np.ndarray) -> float | None:
+    """Return the mean of some values, None of none."""
+    return float(values.mean()) if len(values) else None
+
+
+def split_warnings(facts: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with a split, in words, with what to do; `facts` are those of `kat.pair_weights.table`."""
+    return [*_large_group(facts["split"]), *_thin_bins(facts)]
+
+
+def _large_group(split: Mapping[str, Any]) -> list[str]:
+    """A group that chains or a loose threshold made, or a crowd of near-copies that the weights should know of."""
+    largest, openings = split["largest_group"]["openings"], split["openings"]
+    if largest < LARGE or largest <= LARGE_SHARE * openings:
+        return []
+    found = f"one group of near-duplicates holds {largest:,} of {openings:,} openings ({largest / openings:.0%})"
+    if split["group_cosine"] is None:
+        return [
+            f"{found}: they share most of their text, a template perhaps. It stays in training if it is more than a "
+            "tenth of the validation part. Read some of it (column group); deduplicate the source if they are copies, "
+            "or give --split opening if they are not."
+        ]
+    return [
+        f"{found}: cosine {split['group_cosine']:g} is low for this encoder. Leave --group_cosine out to group by "
+        "what openings share of their text, or give a larger one."
+    ]
+
+
+def _thin_bins(facts: Mapping[str, Any]) -> list[str]:
+    """Density bins of which a validation set says next to nothing."""
+    split = facts["split"]
+    pairs = {b["bin"]: b["validation_pairs"] for b in facts["bins"] if b["pairs"] or b["validation_pairs"]}
+    thin = [b for b, n in pairs.items() if n < LEAST_VALIDATION_PAIRS]
+    if split["by"] == "none" or not split["validation_share_asked"] or not thin:
+        return []
+    fewest = min(pairs.values())
+    listed = ", ".join(f"bin {b}: {pairs[b]:,}" for b in thin)
+    seen = ""
+    if fewest:
+        seen = f", and {fewest:,} show a difference in accuracy from {_detectable_points(fewest):.0f} points up"
+    # What the thinnest bin needs, were its part of the validation pairs to stay as it is.
+    share = split["validation_share_asked"] * LEAST_VALIDATION_PAIRS / max(fewest, 0.5)
+    share = math.ceil(share * 100) / 100
+    remedy = f"Give --validation_share {share:g}" if share <= MOST_VALIDATION_SHARE else "Take more pairs"
+    return [
+        f"too few validation pairs to judge by density bin ({listed}; {LEAST_VALIDATION_PAIRS} is the least{seen}). "
+        f"{remedy}, or evaluate on pairs of their own."
+    ]
+
+
+def _detectable_points(pairs: int) -> float:
+    """The smallest difference of an accuracy about ½ from a known one that so many single pairs show, in points."""
+    return min(100 * detectable(0.5 / math.sqrt(pairs)), 100.0)

@@ -1,0 +1,45 @@
+"""What gives pause about a split: crowded groups, and density bins that too few pairs validate."""
+
+from kat.evaluation.power import detectable
+from kat.pair_weights.facts import LEAST_VALIDATION_PAIRS, split_warnings
+
+
+def facts(largest: int = 2, openings: int = 1000, validation=(20, 20, 20, 20, 20), cosine=None, by="group", share=0.1):
+    return {
+        "split": {
+            "largest_group": {"openings": largest, "pairs": largest},
+            "openings": openings,
+            "group_cosine": cosine,
+            "by": by,
+            "validation_share_asked": share,
+        },
+        "bins": [{"bin": b, "pairs": 100, "validation_pairs": n} for b, n in enumerate(validation)],
+    }
+
+
+def test_a_quiet_split_has_no_warning():
+    assert split_warnings(facts()) == []
+    assert split_warnings(facts(largest=50)) == []  # five per cent, no more
+    assert split_warnings(facts(largest=19, openings=100)) == []  # a few
+    assert split_warnings(facts(validation=(0,) * 5, by="none")) == []
+    assert split_warnings(facts(validation=(0,) * 5, share=0.0)) == []
+
+
+def test_a_large_group_is_named_with_its_remedy():
+    (warning,) = split_warnings(facts(largest=203, openings=1073, cosine=0.95))
+    assert "holds 203 of 1,073 openings (19%)" in warning
+    assert "Leave --group_cosine out" in warning
+    (warning,) = split_warnings(facts(largest=51))
+    assert "share most of their text" in warning
+    assert "--split opening" in warning
+
+
+def test_thin_bins_are_named_with_a_share_that_would_do():
+    (warning,) = split_warnings(facts(validation=(10, 40, 19, 20, 30)))
+    assert "(bin 0: 10, bin 2: 19;" in warning
+    assert "--validation_share 0.2," in warning
+    assert f"{100 * detectable(0.5 / 10**0.5):.0f} points" in warning
+    (warning,) = split_warnings(facts(validation=(0, 40, 40, 40, 40)))
+    assert "bin 0: 0" in warning
+    assert "Take more pairs" in warning
+    assert LEAST_VALIDATION_PAIRS == 20
