@@ -1,4 +1,4 @@
-"""What this machine computes with: devices, cores and memory, and how much of them a container leaves to this process."""
+"""What this machine computes with: devices, cores and memory, and what of them a container leaves to this process."""
 
 from __future__ import annotations
 
