@@ -18,20 +18,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes are Unix's")
 
-NEIGHBOURS = """
-import numpy as np, kat
-from scipy.spatial.distance import cdist
-x = np.random.default_rng(0).normal(size=(60, 8)).astype("float32")
-near = kat.find_neighbors(x, 5, metric="euclidean")
-apart = cdist(x.astype(float), x.astype(float)); np.fill_diagonal(apart, np.inf)
-assert (np.argsort(apart, 1)[:, :5] == near.indices).all()
+PLACE = """
 from kat.neighbors import kernels
 print("cache", kernels.FLAGS["cache"], kernels.finish.stats.cache_path if kernels.FLAGS["cache"] else None)
 """
-ENCODE = """
+WORK = """
 import numpy as np, kat
-same = kat.encode(["a", "b"], processes=1).vectors
-print("unit", bool(np.allclose(np.linalg.norm(same, axis=1), 1, atol=1e-5)))
+x = np.random.default_rng(0).normal(size=(60, 8)).astype("float32")
+near = kat.find_neighbors(x, 5, metric="euclidean")
+apart = np.linalg.norm(x[:, None].astype(float) - x[None].astype(float), axis=2)
+np.fill_diagonal(apart, np.inf)
+print("nearest", bool((np.argsort(apart, axis=1)[:, :5] == near.indices).all()))
+vectors = kat.encode(["a", "b"], processes=1).vectors
+print("unit", bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)))
 """
 
 
@@ -67,42 +66,43 @@ def temporary(tmp_path):
 
 
 def test_a_private_folder_serves_a_read_only_install(read_only, temporary):
-    first = python(NEIGHBOURS, read_only, temporary)
     private = temporary / f"kat-numba-{os.geteuid()}"
+    first = python(PLACE + WORK, read_only, temporary)
+    assert first.stdout.splitlines()[1:] == ["nearest True", "unit True"]
     assert f"cache True {private}" in first.stdout
+    assert first.stderr.count("NUMBA_CACHE_DIR") == 1
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
-    assert "NUMBA_CACHE_DIR" in first.stderr
-    assert list(private.rglob("*.nbi"))
-    again = python(NEIGHBOURS, read_only, temporary)
+    kept = {path: path.read_bytes() for path in private.rglob("*.nb?")}
+    assert any(path.suffix == ".nbc" for path in kept)
+    again = python(PLACE + WORK, read_only, temporary)
     assert again.stdout == first.stdout
     assert "NUMBA_CACHE_DIR" not in again.stderr  # said as it was made
-    assert "unit True" in python(ENCODE, read_only, temporary).stdout
+    assert {path: path.read_bytes() for path in private.rglob("*.nb?")} == kept  # read, not compiled anew
 
 
 def test_without_any_place_it_compiles_anew(read_only, temporary):
     temporary.chmod(0o777)  # others could put theirs in the place of a private folder
-    ran = python(NEIGHBOURS, read_only, temporary)
-    assert "cache False None" in ran.stdout
+    ran = python(PLACE + WORK, read_only, temporary)
+    assert ran.stdout.splitlines() == ["cache False None", "nearest True", "unit True"]
     assert ran.stderr.count("NUMBA_CACHE_DIR") == 1
     assert not list(temporary.iterdir())
-    assert "unit True" in python(ENCODE, read_only, temporary).stdout
 
 
 def test_numba_keeps_its_own_choice(read_only, temporary, tmp_path):
     """What the user names comes first, then `__pycache__`, then the user's cache folder: nothing is said."""
-    named = python(NEIGHBOURS, read_only, temporary, NUMBA_CACHE_DIR=str(tmp_path / "named"))
+    named = python(PLACE, read_only, temporary, NUMBA_CACHE_DIR=str(tmp_path / "named"))
     assert f"cache True {tmp_path / 'named'}" in named.stdout
-    home = python(NEIGHBOURS, read_only, temporary, XDG_CACHE_HOME=str(tmp_path / "home"))
+    home = python(PLACE, read_only, temporary, XDG_CACHE_HOME=str(tmp_path / "home"))
     assert f"cache True {tmp_path / 'home' / 'numba'}" in home.stdout
     (read_only / "kat" / "neighbors" / "__pycache__").unlink()
-    near = python(NEIGHBOURS, read_only, temporary)
+    near = python(PLACE, read_only, temporary)
     assert f"cache True {read_only / 'kat' / 'neighbors' / '__pycache__'}" in near.stdout
     assert not any("NUMBA_CACHE_DIR" in ran.stderr for ran in (named, home, near))
     assert not list(temporary.iterdir())
 
 
 def test_a_place_that_cannot_be_written_is_passed_over(read_only, temporary):
-    ran = python(NEIGHBOURS, read_only, temporary, NUMBA_CACHE_DIR="/proc/none")
+    ran = python(PLACE, read_only, temporary, NUMBA_CACHE_DIR="/proc/none")
     assert f"cache True {temporary}" in ran.stdout
 
 

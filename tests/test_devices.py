@@ -155,9 +155,11 @@ def small_pod(tmp_path, monkeypatch):
         V2 | {"sys/fs/cgroup/pod/cpu.max": "200000 100000", "sys/fs/cgroup/pod/memory.max": f"{2 * GIB}"},
     )
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": (512 * GIB) // 4096}.__getitem__)
-    for name in ("cgroup_cores", "cgroup_memory"):
-        monkeypatch.setattr(devices, name, lambda f=getattr(devices, name): f(root))
+    node, asked = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": (512 * GIB) // 4096}, os.sysconf
+    monkeypatch.setattr(os, "sysconf", lambda name: node.get(name) or asked(name))
+    cores, memory = devices.cgroup_cores, devices.cgroup_memory
+    monkeypatch.setattr(devices, "cgroup_cores", lambda: cores(root))
+    monkeypatch.setattr(devices, "cgroup_memory", lambda: memory(root))
 
 
 @pytest.mark.parametrize(("parameters", "processes", "threads"), [(22_700_000, 1, 2), (5_000_000, 2, 1)])
