@@ -16,6 +16,7 @@ FLOORS = {
     "kat.errors": 0,
     "kat.records": 0,
     "kat.artifacts": 1,
+    "kat.compiled": 1,
     "kat.config": 2,
     "kat.devices": 1,
     "kat.journal": 1,

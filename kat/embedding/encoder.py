@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kat.config import EmbedOptions
+from kat.devices import torch_threads
 from kat.embedding.pieces import TextPieces, cut_into_pieces
 from kat.embedding.progress import Progress
 from kat.embedding.tokenize import BulkTokenizer, render
@@ -241,7 +242,10 @@ class Encoder:
 
         devices, threads = workers.worker_devices(self.engine, self.options.processes)
         if len(devices) < 2 or 2 * self.engine.multiplied * tokens < WORTHWHILE:
-            yield from ((number, self.engine.vectors(pieces)) for number, pieces in packs)
+            for number, pieces in packs:
+                with torch_threads():
+                    vectors = self.engine.vectors(pieces)
+                yield number, vectors
             return
         if self._workers is None or not self._workers.count:  # an error closes them
             self._workers = workers.start_workers(self.engine.settings, devices, threads)

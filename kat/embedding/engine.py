@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from kat.devices import multiplies_bfloat16
 from kat.embedding.pooling import pool, pool_packed
 from kat.models.load import LoadedModel, read_encoder
 from kat.packing.budget import halves
@@ -55,7 +56,7 @@ class Engine:
         self.loaded = _read(settings)
         self.unpacked = switch_over(self.loaded.model, self.loaded.limit)
         self.pooling = settings.pooling or self.loaded.pooling
-        self.precision = pick_precision(settings.precision, self.device.type)
+        self.precision = pick_precision(settings.precision, str(self.device))
         self.full_budget = self.budget = GPU_BUDGET if self.device.type == "cuda" else CPU_BUDGET
         self.multiplied = sum(p.numel() for p in self.loaded.model.parameters()) - _looked_up(self.loaded.model)
         self._autocast = False
@@ -160,9 +161,7 @@ def _read(settings: EngineSettings) -> LoadedModel:
 
 
 def pick_precision(precision: str, device: str) -> str:
-    """Resolve `auto`: bfloat16 where the processor multiplies it faster than float32."""
+    """Resolve `auto`: bfloat16 where the device multiplies it itself, which is faster than float32."""
     if precision != "auto":
         return precision
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if device == "cpu" and torch.cpu._is_avx512_bf16_supported() else "float32"
+    return "bfloat16" if multiplies_bfloat16(device) else "float32"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kat.artifacts import read_manifest
 from kat.config import one_of
-from kat.devices import pick_device
+from kat.devices import multiplies_bfloat16, pick_device
 from kat.errors import ModelError
 from kat.models.chat import Chat
 from kat.models.digests import weights_digest
@@ -241,7 +241,7 @@ def _number_format(dtype: str, device: str) -> torch.dtype:
 
     if dtype != "auto":
         return getattr(torch, dtype)
-    return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if device.startswith("cuda") and multiplies_bfloat16(device) else torch.float32
 
 
 def _facts(source: ModelSource, model: PreTrainedModel) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kat.config import DensityOptions
+from kat.devices import cpu_cores
 from kat.errors import MismatchError, MissingExtraError
 from kat.neighbors.exact import knn_query
 
@@ -64,6 +65,8 @@ def _index(x: np.ndarray, seed: int) -> Any:
     cells = max(1, min(int(4 * math.sqrt(len(x))), len(x) // _TRAINED_ON))
     quantizer = faiss.IndexFlatL2(x.shape[1])
     index = faiss.IndexIVFFlat(quantizer, x.shape[1], cells)  # holds a reference to the quantizer
+    if faiss.omp_get_max_threads() > cpu_cores():  # FAISS counts the machine's, not a container's share of them
+        faiss.omp_set_num_threads(cpu_cores())
     index.cp.seed, index.cp.max_points_per_centroid = seed + 1, 4 * _TRAINED_ON
     index.train(x)
     index.add(x)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from kat.devices import compute_threads
 from kat.neighbors import tiles
 from kat.neighbors.tiles import Job, Progress
 
@@ -133,7 +134,7 @@ def prepare(
 
     from kat.neighbors import kernels
 
-    threads = threads or torch.get_num_threads()
+    threads = threads or compute_threads()
     grid = grid_of(x, queries, rounded=products == "int8")
     order, bounds = interleave(len(x if rows is None else rows), tile)
     order = order if rows is None else rows[order]

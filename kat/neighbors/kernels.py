@@ -12,11 +12,13 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
+from kat.compiled import kernel_flags
+
 SPARE = 64  # new candidates of a row before its list is compacted again
 BOUNDLESS = 2147480000.0  # above every squared code distance, and below 2^31
 LINE = 16  # float32 numbers in a cache line
 REDUCE = {"reassoc", "contract", "nsz"}  # let a sum use all lanes; NaN and infinity keep their meaning
-FLAGS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+FLAGS = kernel_flags(__file__)
 ROWS = [types.Array(types.float32, 1, "C", readonly=mapped) for mapped in (False, True)]  # in memory, and of a file
 
 

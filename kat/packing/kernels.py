@@ -25,7 +25,9 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-FLAGS = {"cache": True, "nogil": True, "error_model": "numpy"}
+from kat.compiled import kernel_flags
+
+FLAGS = kernel_flags(__file__)
 # Sums in any order; NaN and infinity keep their meaning, for a model that overflows must not look as if it did not.
 LOOSE = {"reassoc", "contract", "nsz"}
 INLINED: dict[str, Any] = {"fastmath": LOOSE, "inline": "always", "nogil": True, "error_model": "numpy"}
