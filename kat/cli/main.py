@@ -86,7 +86,7 @@ def embed(
 @app.command
 def density(
     embeddings: Annotated[
-        Path, Parameter(help="A folder of `kat embed`, or its .pt file; with --explain, of weights.")
+        Path, Parameter(help="A folder of `kat embed`, a .pt, .npy or .parquet file; with --explain, weights.")
     ],
     *,
     out: Annotated[Path | None, Parameter(help="Folder for the weights.")] = None,

@@ -162,7 +162,9 @@ def check_prompts(folder: Path, ids: list[str], manifest: Mapping[str, Any], pro
         return ["  no file of prompts is named here; the order of the ids was not compared (name it: --prompts_path)"]
     if not is_there(path):
         raise MismatchError(f"{folder} was made from {path}, which is gone. If it moved, name it: --prompts_path FILE")
-    compare_ids(ids, read_prompts(path, "all").ids, str(folder / IDS), str(path))
+    left_out = manifest.get("left_out") or {}
+    theirs = [prompt_id for prompt_id in read_prompts(path, "all").ids if prompt_id not in left_out]
+    compare_ids(ids, theirs, str(folder / IDS), str(path))
     digest = (manifest.get("inputs") or {}).get("items") or manifest.get("items_sha256")
     if digest and input_hash(path) != digest:
         raise MismatchError(
