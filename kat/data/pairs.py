@@ -208,8 +208,7 @@ def _sniff(rows: Iterator[Row], path: Inputs) -> tuple[list[Row], Format]:
 
 
 def _line(row: Row) -> str:
-    where = f" of {row.file}" if row.file else ""
-    return f"line {row.line or row.number}{where}"
+    return f"line {row.line or row.number}" + (f" of {row.file}" if row.file else "")
 
 
 def _unknown_format(head: list[Row], path: Inputs) -> str:
