@@ -65,5 +65,5 @@ def _source(run: RunFolder, path: Path, pairs: Inputs | None) -> tuple[Inputs, s
         )
     digest = input_hash(source)
     if digest != manifest["inputs"]["pairs"]:
-        raise InputError(f"{input_text(source)} is not what {path} was made from. Run kat weigh-pairs again.")
+        raise InputError(f"{input_text(source)} is not the file that {path} was made from. Run kat weigh-pairs again.")
     return source, digest

@@ -14,8 +14,10 @@ from kat.data.row import Row
 
 _CHUNK = 1 << 20
 _BEGINS = re.compile(rb"\s*\[\s*(\{|$|\]\s*$)")
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},"]', re.DOTALL)
-"""A whole string, or a character that means something outside of one; a lone quote begins a string that goes on."""
+_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+_NEXT = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING + rb")*+[\[\]{},]", re.DOTALL)
+_NEXT_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+[\[\]{}]", re.DOTALL)
+"""Up to the next bracket (or comma) that is not inside of a string; inside of an item commas say nothing."""
 
 
 def is_array(first: bytes, second: bytes) -> bool:
@@ -53,16 +55,16 @@ def _items(buffer: bytes, stream: IO[bytes]) -> Iterator[tuple[bytes, int, str |
     start, scan, depth, line = 0, 0, 0, 1
     ended = False
     while True:
-        found = _TOKEN.search(buffer, scan)
-        if found is None or (found[0] == b'"' and not ended):
+        found = (_NEXT if depth == 1 else _NEXT_BRACKET).match(buffer, scan)
+        if found is None:  # the chunk ends first
             if ended:
                 break
-            scan = found.start() if found else len(buffer)
             chunk = stream.read(_CHUNK)
             ended = not chunk
             buffer, scan, start = buffer[start:] + chunk, scan - start, 0
             continue
-        scan, token = found.end(), found[0]
+        scan = found.end()
+        token = buffer[scan - 1 : scan]
         if token in b"[{":
             depth += 1
             if depth == 1:
@@ -71,7 +73,7 @@ def _items(buffer: bytes, stream: IO[bytes]) -> Iterator[tuple[bytes, int, str |
         elif token in b"]}":
             depth -= 1
         if (token == b"," and depth == 1) or depth == 0:
-            item = buffer[start : found.start()]
+            item = buffer[start : scan - 1]
             yield item, line + _blank_lines(item), None
             line += buffer.count(b"\n", start, scan)
             start = scan
