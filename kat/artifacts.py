@@ -256,7 +256,9 @@ def load_array(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise MismatchError(f"{path} is no array that kat can read: {error}") from error
+        # NumPy's own words advise to unpickle what is there, which runs code.
+        reason = "it holds Python objects, or is no .npy file" if "pickle" in str(error) else error
+        raise MismatchError(f"{path} is no array that kat can read: {reason}.") from error
 
 
 def check_ids(ids: Sequence[str], n: int, where: str) -> None:

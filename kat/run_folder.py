@@ -21,6 +21,7 @@ import orjson
 
 from kat.artifacts import check_ids, load_array, read_manifest
 from kat.errors import InputError, MismatchError
+from kat.inputs import Inputs, input_paths, input_text, is_there
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,6 +86,17 @@ def relative(path: Path | None, folder: Path) -> str | None:
     if path is None:
         return None
     return os.fsencode(os.path.relpath(path.resolve(), folder.resolve())).decode("utf-8", "replace")
+
+
+def relatives(named: Inputs, folder: Path) -> str | list[str] | None:
+    """Return what was named as input as seen from a folder: a path, or a list where several were."""
+    seen = [relative(path, folder) or "" for path in input_paths(named)]
+    return seen[0] if len(seen) == 1 else seen
+
+
+def named_inputs(folder: Path, where: str | list[str]) -> Path | tuple[Path, ...]:
+    """Return what `relatives` wrote into a manifest in a folder, as paths."""
+    return folder / where if isinstance(where, str) else tuple(folder / one for one in where)
 
 
 def load_ids(folder: Path) -> list[str]:
@@ -183,8 +195,8 @@ class RunFolder:
         """Map one of the arrays of the weights into memory."""
         return load_array(self.density / name)
 
-    def pairs(self) -> tuple[Path, dict[str, Any]]:
-        """Return the file of pairs that the run was made from, and the manifest that names it.
+    def pairs(self) -> tuple[Inputs, dict[str, Any]]:
+        """Return the file or files of pairs that the run was made from, and the manifest that names it.
 
         Raises InputError if nothing names one, or the file is gone. Whether it changed is the caller's to ask.
         """
@@ -192,10 +204,10 @@ class RunFolder:
         manifest = (self.manifest(prefixes) if prefixes else None) or {}
         if prefixes is None or not (where := manifest.get("pairs_path")):
             raise InputError(f"{self.path} does not say which pairs it was made from; name them with --pairs_path.")
-        pairs = prefixes.parent / where
-        if not pairs.is_file():
+        pairs = named_inputs(prefixes.parent, where)
+        if not is_there(pairs):
             raise InputError(
-                f"{self.path} was made from {pairs}, which is not there; name the pairs with --pairs_path."
+                f"{self.path} was made from {input_text(pairs)}, which is not there; name the pairs with --pairs_path."
             )
         return pairs, manifest
 
@@ -203,4 +215,4 @@ class RunFolder:
 def named_items(folder: Path, manifest: dict[str, Any]) -> Path | None:
     """Return the file of prefixes or prompts that a folder's manifest names, if it is still there."""
     where = manifest.get("items_path")
-    return folder / where if where and (folder / where).is_file() else None
+    return folder / where if where and is_there(folder / where) else None

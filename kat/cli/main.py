@@ -24,7 +24,10 @@ from kat.config import (
 )
 from kat.errors import MismatchError, OptionError
 
-PairsFile = Annotated[Path, Parameter(help="Preference pairs: .jsonl, .jsonl.gz, .jsonl.zst or .parquet.")]
+PairsFiles = Annotated[
+    list[Path],
+    Parameter(help="Preference pairs: files of JSON, CSV, parquet or Arrow, a folder of shards, or 'a glob'."),
+]
 PromptsPath = Annotated[Path | None, Parameter(help="The file that was embedded [default: the one the folder names].")]
 
 app = App(
@@ -37,7 +40,7 @@ app = App(
 
 @app.command
 def run(
-    pairs: PairsFile,
+    pairs: PairsFiles,
     *,
     out: Annotated[Path, Parameter(help="Folder for everything that is made.")],
     embed: EmbedOptions = EmbedOptions(),
@@ -53,7 +56,7 @@ def run(
 
 @app.command
 def prefixes(
-    pairs: PairsFile,
+    pairs: PairsFiles,
     *,
     out: Annotated[Path, Parameter(help="The prefixes file to write.")],
     run_options: RunOptions = RunOptions(),
@@ -83,7 +86,7 @@ def embed(
 @app.command
 def density(
     embeddings: Annotated[
-        Path, Parameter(help="A folder of `kat embed`, or its .pt file; with --explain, of weights.")
+        Path, Parameter(help="A folder of `kat embed`, a .pt, .npy or .parquet file; with --explain, weights.")
     ],
     *,
     out: Annotated[Path | None, Parameter(help="Folder for the weights.")] = None,
@@ -126,7 +129,9 @@ def weigh_pairs(
     out: Annotated[
         Path | None, Parameter(help="The .parquet file to write [default: RUN/pair_weights.parquet].")
     ] = None,
-    pairs_path: Annotated[Path | None, Parameter(help="The pairs [default: those that the run was made from].")] = None,
+    pairs_path: Annotated[
+        list[Path] | None, Parameter(help="The pairs, once for each path [default: those that the run was made from].")
+    ] = None,
     pairs: PairOptions = PairOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
@@ -143,7 +148,9 @@ def export_weights(
     *,
     out: Annotated[Path, Parameter(help="Folder to write.")],
     export: ExportWeightsOptions,
-    pairs_path: Annotated[Path | None, Parameter(help="The pairs [default: those that were weighed].")] = None,
+    pairs_path: Annotated[
+        list[Path] | None, Parameter(help="The pairs, once for each path [default: those that were weighed].")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Pairs with their weights in the format that a trainer reads."""

@@ -7,14 +7,16 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from kat.data.conversations import opening_of, row_id, trim
 from kat.data.formats import Format, expected_formats, format_of, parse_row
+from kat.data.kinds import seems_to_be
 from kat.data.openings import opening_id
 from kat.data.rows import BadRow, BadRows, Row, path_text, read_rows
 from kat.errors import FormatError, InputError
+from kat.inputs import InputFile, Inputs, input_files, input_text
 from kat.records import Message, Pair, Prefix
 
 SNIFFED = 100
@@ -38,7 +40,7 @@ class PairStats:
 
 
 class PairReader(Iterator[Pair]):
-    """Iterate over the pairs of one file; `stats` holds the counts, complete at the end.
+    """Iterate over the pairs of a file, folder or glob, or of several; `stats` holds the counts, complete at the end.
 
     Raises FormatError with the first pair if the first 100 rows are of no known format or of two; at the end
     BadRowsError if more than `max_bad_rows` were bad, and InputError if no row was a pair. `sink` gets each bad row:
@@ -46,12 +48,14 @@ class PairReader(Iterator[Pair]):
     """
 
     def __init__(
-        self, path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None
+        self, path: Inputs, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None
     ) -> None:
-        self.path = Path(path)
+        self.path = path if not isinstance(path, str) else Path(path)
         self.bad_rows = BadRows(self.path, max_bad_rows, sink)
         self.stats = PairStats()
-        self._default_src = path_text(Path(self.path.name))
+        self._files = input_files(self.path)
+        self._sources = {file.path: path_text(Path(file.source)) for file in self._files}
+        self._default_src = next(iter(self._sources.values()))
         self._pairs = self._read(read_rows(self.path))
 
     def __next__(self) -> Pair:
@@ -59,6 +63,7 @@ class PairReader(Iterator[Pair]):
 
     def _read(self, rows: Iterator[Row]) -> Iterator[Pair]:
         head, file_format = _sniff(rows, self.path)
+        _check_shards(self._files, file_format)
         self.stats.format = file_format.name
         repeats = _Repeats()
         for row in _chained(head, rows):
@@ -73,9 +78,9 @@ class PairReader(Iterator[Pair]):
             yield pair
         self.stats.bad = self.bad_rows.total
         self.stats.kept.update(repeats.counts())
-        self.bad_rows.check()
+        self.bad_rows.check(self.stats.pairs)
         if not self.stats.pairs:
-            raise InputError(f"{self.path} holds no usable pair: all {self.stats.bad:,} rows are bad.")
+            raise InputError(f"{input_text(self.path)} holds no usable pair: all {self.stats.bad:,} rows are bad.")
 
     def _pair(self, row: Row, file_format: Format) -> Pair:
         if row.value is None:
@@ -93,7 +98,8 @@ class PairReader(Iterator[Pair]):
         prefix = Prefix(opening_id(opening_of(messages)), messages)
         pair_id = row_id(row.value) or _content_id(messages, chosen, rejected)
         self.stats.kept.update(oddities)
-        src = row.value.get("src") or row.value.get("source") or self._default_src
+        src = row.value.get("src") or row.value.get("source")
+        src = src or (self._sources[row.file] if row.file else self._default_src)
         return Pair(
             id=pair_id,
             prefix=prefix,
@@ -107,8 +113,8 @@ class PairReader(Iterator[Pair]):
         )
 
 
-def read_pairs(path: str | Path, max_bad_rows: int | str = 0) -> PairReader:
-    """Read the pairs of a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file, one at a time.
+def read_pairs(path: Inputs, max_bad_rows: int | str = 0) -> PairReader:
+    """Read the pairs of a file (JSON lines, JSON, CSV, parquet, Arrow), a folder of shards or a glob, or of several.
 
     `max_bad_rows` is how many unusable rows to step over, or "all"; one more raises BadRowsError at the end.
     The reader's `stats` and `bad_rows` say what was met.
@@ -164,38 +170,60 @@ class _Repeats:
         return {name: n for name, n in counts.items() if n}
 
 
-def _sniff(rows: Iterator[Row], path: Path) -> tuple[list[Row], Format]:
+def _check_shards(files: list[InputFile], file_format: Format) -> None:
+    """Raise FormatError, naming the file, if one after the first is of another format."""
+    for file in files[1:]:
+        rows = read_rows(file.path)
+        if (first := next(rows, None)) is None:
+            continue  # an empty shard is one without pairs
+        _, other = _sniff(chain([first], rows), file.path)
+        if other.name != file_format.name:
+            raise FormatError(
+                f"{file.path} is {other.name}, and {files[0].path} is {file_format.name}. "
+                "Files that are read together are of one format; read these apart."
+            )
+
+
+def _sniff(rows: Iterator[Row], path: Inputs) -> tuple[list[Row], Format]:
     """The first rows and the format that those of known format agree on."""
     head: list[Row] = []
-    first_rows: dict[str, tuple[Format, int]] = {}
+    first_rows: dict[str, tuple[Format, Row]] = {}
     parseable = 0
     while parseable < SNIFFED and len(head) < _MOST_SNIFFED and (row := next(rows, None)):
         head.append(row)
         if row.value is not None:
             parseable += 1
             if row_format := format_of(row.value):
-                first_rows.setdefault(row_format.name, (row_format, row.number))
+                first_rows.setdefault(row_format.name, (row_format, row))
     if not first_rows:
         raise FormatError(_unknown_format(head, path))
     (file_format, first), *others = first_rows.values()
     if others:
         other, second = others[0]
         raise FormatError(
-            f"{path} mixes formats: line {first} is {file_format.name}, line {second} is {other.name}. "
+            f"{input_text(path)} mixes formats: {_line(first)} is {file_format.name}, {_line(second)} is {other.name}. "
             "Put them into files of their own."
         )
     return head, file_format
 
 
-def _unknown_format(head: list[Row], path: Path) -> str:
+def _line(row: Row) -> str:
+    return f"line {row.line or row.number}" + (f" of {row.file}" if row.file else "")
+
+
+def _unknown_format(head: list[Row], path: Inputs) -> str:
+    name = input_text(path)
     if not head:
-        return f"{path} holds no rows."
+        return f"{name} holds no rows."
     first = next((r for r in head if r.value is not None), None)
     if first is None or first.value is None:
-        return f"{path} holds no JSON object in its first {len(head)} rows; line {head[0].number}: {head[0].fault}."
+        guess = seems_to_be(head[0].file or input_files(path)[0].path)
+        met = f"{name} holds no JSON object in its first {len(head)} rows; {_line(head[0])}: {head[0].fault}."
+        return f"{met}\n  {guess}" if guess else met
     # ascii() so that no control character of a key reaches the terminal.
     keys = ", ".join(ascii(key)[1:-1] for key in islice(first.value, 12)) or "none"
-    return f"{path} is of no known format: line {first.number} has the keys {keys};\n  {expected_formats()}"
+    skipped = f" (columns of bytes are not read: {', '.join(first.skipped)})" if first.skipped else ""
+    return f"{name} is of no known format: {_line(first)} has the keys {keys}{skipped};\n  {expected_formats()}"
 
 
 def _chained(head: list[Row], rows: Iterator[Row]) -> Iterator[Row]:

@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from kat.artifacts import compare_ids, sha256_file
+from kat.artifacts import compare_ids
 from kat.data.conversations import messages_of, opening_of, row_id
 from kat.data.openings import opening_id
 from kat.data.rows import BadRow, BadRows, read_rows
 from kat.errors import DuplicateIdError, InputError, MismatchError
+from kat.inputs import input_hash, is_there
 from kat.records import Prefix
 from kat.run_folder import IDS
 
@@ -41,7 +42,7 @@ class PromptFile:
         for row in read_rows(self.path) if repeats else ():
             if row.number in repeats:
                 bad.add(row, "repeats the id and opening of an earlier row")
-        bad.check()
+        bad.check(len(rows))
         self._numbers = np.asarray([n for n in rows["number"].tolist() if n not in repeats], np.int64)
         if not len(self):
             raise InputError(f'{self.path} holds no rows; expected lines of {{"id", "prefix"}} or {{"id", "prompt"}}.')
@@ -168,11 +169,13 @@ def check_prompts(folder: Path, ids: list[str], manifest: Mapping[str, Any], pro
     path = prompts or (folder / named if named else None)
     if path is None:
         return ["  no file of prompts is named here; the order of the ids was not compared (name it: --prompts_path)"]
-    if not path.is_file():
+    if not is_there(path):
         raise MismatchError(f"{folder} was made from {path}, which is gone. If it moved, name it: --prompts_path FILE")
-    compare_ids(ids, read_prompts(path, "all").ids, str(folder / IDS if folder.is_dir() else folder), str(path))
+    left_out = manifest.get("left_out") or {}
+    theirs = [prompt_id for prompt_id in read_prompts(path, "all").ids if prompt_id not in left_out]
+    compare_ids(ids, theirs, str(folder / IDS if folder.is_dir() else folder), str(path))
     digest = (manifest.get("inputs") or {}).get("items") or manifest.get("items_sha256")
-    if digest and sha256_file(path) != digest:
+    if digest and input_hash(path) != digest:
         raise MismatchError(
             f"{path} has the same ids but is not the file that {folder} was made from: its text changed."
         )

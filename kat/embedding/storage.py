@@ -1,4 +1,4 @@
-"""Embeddings from disk: kat's folder, or the single .pt file of `kat_embed`. Nothing is unpickled."""
+"""Embeddings from disk: kat's folder, the single .pt file of `kat_embed`, or a file of others. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -8,37 +8,45 @@ from typing import Any
 import numpy as np
 
 from kat.artifacts import check_array, check_ids, load_array, read_manifest
+from kat.embedding.elsewhere import NUMBERED, ids_beside, read_vectors
 from kat.errors import InputError, MismatchError
 from kat.records import Embeddings
 from kat.run_folder import LENGTHS, VECTORS, load_ids
-
-_UNREADABLE = (RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError)
-
 
 _ROWS = 65_536
 """Rows whose lengths are checked at once."""
 
 
-def vectors_path(source: Path) -> Path:
-    """Return the file of a folder of embeddings that is hashed as its content, or a .pt file itself.
+def vectors_path(source: Path) -> Path | tuple[Path, ...]:
+    """Return the file of a folder of embeddings that is hashed as its content, or a single file and its ids.
 
     Raises InputError for a folder without embeddings.
     """
     if source.is_dir() and not (source / VECTORS).is_file():
         raise InputError(f"{source} holds no {VECTORS}. Make it with: kat embed ITEMS --out {source}")
-    return source / VECTORS if source.is_dir() else source
+    ids = ids_beside(source)
+    return source / VECTORS if source.is_dir() else (source, ids) if ids else source
 
 
 def load_embeddings(source: Path) -> tuple[Embeddings, dict[str, Any]]:
-    """Load the embeddings of a folder or a .pt file, and the manifest they came with ({} if none).
+    """Load the embeddings of a folder or a file (see `read_vectors`), and the manifest they came with ({} if none).
+
+    The manifest says `"ids": "row numbers"` of vectors that came without ids.
 
     Raises MismatchError if ids and vectors do not fit together, or the file is of another kind.
     """
-    embeddings, origin = _from_folder(source) if source.is_dir() else _from_pt(source)
+    embeddings, origin = _from_folder(source) if source.is_dir() else _from_file(source)
     if embeddings.vectors.ndim != 2:
         raise MismatchError(f"{source} holds vectors of shape {tuple(embeddings.vectors.shape)}; expected [N, D].")
     check_ids(embeddings.ids, len(embeddings), str(source))
     return embeddings, origin
+
+
+def _from_file(path: Path) -> tuple[Embeddings, dict[str, Any]]:
+    ids, vectors, numbered = read_vectors(path)
+    origin = dict(read_manifest(path) or {})
+    meta = origin.get("model", {})
+    return Embeddings(ids, vectors, meta=meta), origin | ({"ids": NUMBERED} if numbered else {})
 
 
 def _from_folder(folder: Path) -> tuple[Embeddings, dict[str, Any]]:
@@ -50,22 +58,6 @@ def _from_folder(folder: Path) -> tuple[Embeddings, dict[str, Any]]:
         if (lengths >= 0).all():
             tokens, lost = lengths.T
     return Embeddings(load_ids(folder), vectors, tokens, lost, origin.get("model", {})), origin
-
-
-def _from_pt(path: Path) -> tuple[Embeddings, dict[str, Any]]:
-    import pickle
-
-    import torch
-
-    try:
-        value = torch.load(path, weights_only=True, map_location="cpu")
-        ids, vectors = value["ids"], value["emb"].float().numpy()
-        ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
-    except (*_UNREADABLE, pickle.UnpicklingError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MismatchError(f'{path} is no file of {{"ids": [str], "emb": [N, D]}}: {first}') from error
-    origin = read_manifest(path) or {}
-    return Embeddings([str(i) for i in ids], vectors, meta=origin.get("model", {})), origin
 
 
 def check_embeddings(folder: Path, ids: list[str], *, unit: bool = True) -> str:

@@ -79,7 +79,7 @@ def read_scores(path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[b
     path = Path(path)
     rejects = BadRows(path, max_bad_rows, sink)
     scored, numbers = _collected(path, rejects)
-    rejects.check()
+    rejects.check(len(scored))
     if not scored:
         raise InputError(f"{path} holds no rewards: {_EXPECTED}")
     numbered = all(pair.pair_id is None for pair in scored)

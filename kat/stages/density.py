@@ -14,6 +14,7 @@ from kat.config import DensityOptions, EmbedOptions, RunOptions, recorded
 from kat.data.prompts import check_prompts, read_prompts
 from kat.density.storage import check_weight_file
 from kat.density.summary import heaviest_ids, weight_metadata
+from kat.embedding.elsewhere import NUMBERED
 from kat.embedding.storage import check_embeddings, load_embeddings, vectors_path
 from kat.errors import InputError, MismatchError
 from kat.neighbors.storage import check_neighbors
@@ -34,7 +35,7 @@ from kat.run_folder import (
     relative,
 )
 from kat.stages.embed import embed_folder
-from kat.stages.neighbors import find_neighbors
+from kat.stages.neighbors import find_neighbors, load_usable
 from kat.stages.stage import say, stage
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 def weigh_openings(
     source: Path, out: Path, options: DensityOptions, run_options: RunOptions, prompts: Path | None = None
 ) -> None:
-    """Write the weights of embeddings (a folder, or a .pt file), and what they were made from, to a folder.
+    """Write the weights of embeddings (a folder or a file), and what they were made from, to a folder.
 
     `prompts`, the file that was embedded, gives the heaviest openings their text; an embeddings folder knows its own.
     """
@@ -61,12 +62,18 @@ def weigh_openings(
     ) as job:
         if job.done:
             return
-        embeddings, origin = load_embeddings(source)
+        embeddings, origin = load_usable(source, options, run_options)
         weights = weights_of(embeddings, out / NEIGHBORS, options)
         meta = weight_metadata(embeddings, weights, _openings(prompts, heaviest_ids(weights)))
         inputs = origin.get("inputs", {})
         meta |= {"input": {"path": relative(prompts, out), **inputs}, "kat_version": job.manifest["kat_version"]}
-        _write(job.folder, source, embeddings, weights, meta)
+        left_out: dict[str, str] = origin.get("left_out", {})
+        _write(job.folder, None if left_out else source, embeddings, weights, meta)
+        if left_out:
+            job.facts["left_out"] = left_out
+            say("density", f"left out {len(left_out):,} vectors, named in the manifest: {', '.join([*left_out][:5])}")
+        if origin.get("ids") == NUMBERED:
+            say("density", f"{source} holds no ids, and no {IDS} is beside it: ids are row numbers from 0")
         job.facts["items_path"] = relative(prompts, out)
         job.facts["items_sha256"] = inputs.get("items")
         job.say(f"{len(weights):,} weights from {meta['k']} neighbours", weight_lines(meta))
@@ -114,14 +121,15 @@ def compute_offline(
     weigh_openings(out / EMBEDDINGS, out, density, run_options, prompts)
 
 
-def _write(folder: Path, source: Path, embeddings: Embeddings, weights: Weights, meta: dict[str, Any]) -> None:
+def _write(folder: Path, source: Path | None, embeddings: Embeddings, weights: Weights, meta: dict[str, Any]) -> None:
+    """Write the files of a folder of weights; the vectors are those of a folder `source`, or saved."""
     from kat.neighbors.find import normalised
 
-    if source.is_dir():
+    if source and source.is_dir():
         link_or_copy(source / VECTORS, folder / VECTORS)
     else:
         unit = meta["metric"] == "cosine"
-        vectors = normalised(embeddings.vectors) if unit else embeddings.vectors
+        vectors = normalised(embeddings.vectors) if unit else np.asarray(embeddings.vectors, np.float32)
         np.save(folder / VECTORS, vectors, allow_pickle=False)
     (folder / IDS).write_bytes(orjson.dumps(list(embeddings.ids)))
     assert weights.density is not None

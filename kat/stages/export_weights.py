@@ -8,15 +8,18 @@ from pathlib import Path
 from kat.config import ExportWeightsOptions, recorded
 from kat.data.pairs import PairReader
 from kat.errors import InputError
+from kat.inputs import Inputs, input_files, input_hash, input_text, is_there
 from kat.integrations.exports import Export
 from kat.integrations.rows import PARTS, WeighedPair, weighed_pairs
 from kat.pair_weights.storage import read_pair_weights
 from kat.plugins import EXPORTS, load
-from kat.run_folder import RunFolder
-from kat.stages.stage import input_hash, labelled, stage
+from kat.run_folder import RunFolder, named_inputs
+from kat.stages.stage import labelled, stage
 
 
-def export_weights(folder: Path, out: Path, options: ExportWeightsOptions, pairs: Path | None, overwrite: bool) -> None:
+def export_weights(
+    folder: Path, out: Path, options: ExportWeightsOptions, pairs: Inputs | None, overwrite: bool
+) -> None:
     """Write RUN/pair_weights.parquet (or such a file itself) and its pairs in the format of a trainer.
 
     Raises InputError for a source that changed since the weights were made.
@@ -33,7 +36,7 @@ def export_weights(folder: Path, out: Path, options: ExportWeightsOptions, pairs
         inputs={"pair_weights": path, "pairs": digest},
         options=recorded(options),
         files=(export.first_file,),
-        reads=(source,),
+        reads=tuple(file.path for file in input_files(source)),
         overwrite=overwrite,
     ) as job:
         if job.done:
@@ -50,17 +53,19 @@ def export_weights(folder: Path, out: Path, options: ExportWeightsOptions, pairs
         job.say(summary, [*files, labelled("next", export.next_step.format(out=out))])
 
 
-def _source(run: RunFolder, path: Path, pairs: Path | None) -> tuple[Path, str]:
+def _source(run: RunFolder, path: Path, pairs: Inputs | None) -> tuple[Inputs, str]:
     """The pairs that the weights were made from, and their hash. Raises InputError if they are others."""
     manifest = run.manifest(path)
     if manifest is None:
         raise InputError(f"{path} has no manifest: the run that wrote it did not finish. Run kat weigh-pairs again.")
     if pairs is None and "pairs_path" not in manifest:
         raise InputError(f"{path} does not say which pairs it was made from; name them with --pairs_path.")
-    source = pairs or path.parent / manifest["pairs_path"]
-    if not source.is_file():
-        raise InputError(f"{path} was made from {source}, which is not there; name the pairs with --pairs_path.")
+    source = pairs or named_inputs(path.parent, manifest["pairs_path"])
+    if not is_there(source):
+        raise InputError(
+            f"{path} was made from {input_text(source)}, which is not there; name the pairs with --pairs_path."
+        )
     digest = input_hash(source)
     if digest != manifest["inputs"].get("pairs"):
-        raise InputError(f"{source} is not the file that {path} was made from. Run kat weigh-pairs again.")
+        raise InputError(f"{input_text(source)} is not the file that {path} was made from. Run kat weigh-pairs again.")
     return source, digest

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from kat.config import DensityOptions, RunOptions
+from kat.embedding.elsewhere import without_bad
 from kat.embedding.storage import load_embeddings, vectors_path
 from kat.neighbors.storage import check_neighbors, save_neighbors
+from kat.records import Embeddings
 from kat.run_folder import NEIGHBOR_FILES, RunFolder, search_checkpoint_path
 from kat.stages.stage import stage
 
@@ -15,7 +18,7 @@ STORED_NEIGHBORS = 50
 
 
 def find_neighbors(source: Path, out: Path, options: DensityOptions, run_options: RunOptions) -> None:
-    """Write the neighbours of embeddings (a folder, or a .pt file) to a folder. Goes on where a stopped search was."""
+    """Write the neighbours of embeddings (a folder or a file) to a folder. Goes on where a stopped search was."""
     from kat.neighbors.find import find_neighbors as find
 
     k = max(options.k, STORED_NEIGHBORS)
@@ -30,7 +33,7 @@ def find_neighbors(source: Path, out: Path, options: DensityOptions, run_options
     ) as job:
         if job.done:
             return
-        embeddings, _ = load_embeddings(source)
+        embeddings, _ = load_usable(source, options, run_options)
         neighbors = find(
             embeddings,
             min(k, max(len(embeddings) - 1, 1)),
@@ -43,6 +46,17 @@ def find_neighbors(source: Path, out: Path, options: DensityOptions, run_options
         job.facts["recall"] = neighbors.recall
         quality = "exact" if neighbors.recall == 1 else f"recall {neighbors.recall:.4f}"
         job.say(f"{neighbors.k} of each of {len(neighbors):,} openings, {quality}")
+
+
+def load_usable(source: Path, options: DensityOptions, run_options: RunOptions) -> tuple[Embeddings, dict[str, Any]]:
+    """Load embeddings without rows that have no density; their manifest says `left_out`, {id: reason}, if any were.
+
+    Raises InputError, naming them, if they are more than `max_bad_rows`.
+    """
+    embeddings, origin = load_embeddings(source)
+    zero = options.metric == "cosine"  # also of rows that are centred first: they are kept at unit length
+    usable, left_out = without_bad(embeddings, source, run_options.max_bad_rows, zero=zero)
+    return usable, origin | ({"left_out": left_out} if left_out else {})
 
 
 def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:

@@ -10,17 +10,18 @@ from kat.config import RunOptions
 from kat.data.openings import OpeningStats, collect_openings
 from kat.data.pairs import PairReader, PairStats
 from kat.data.prefix_file import prefix_line
+from kat.inputs import Inputs, input_paths
 from kat.reports.console.prefixes import prefix_lines
-from kat.run_folder import relative, stats_path
+from kat.run_folder import relatives, stats_path
 from kat.stages.stage import stage, with_progress
 
 
-def make_prefixes(pairs_path: Path, out: Path, run_options: RunOptions) -> None:
+def make_prefixes(pairs_path: Inputs, out: Path, run_options: RunOptions) -> None:
     """Write OUT, OUT's stats.json, and OUT.rejected.jsonl if rows were set aside."""
     with stage(
         "prefixes",
         out,
-        inputs={"pairs": pairs_path},
+        inputs={"pairs": input_paths(pairs_path)},
         options={"max_bad_rows": run_options.max_bad_rows},
         beside={"stats": stats_path},
         rejects=True,
@@ -33,7 +34,7 @@ def make_prefixes(pairs_path: Path, out: Path, run_options: RunOptions) -> None:
         stats = prefix_stats(reader.stats, openings)
         job.file.writelines(map(prefix_line, prefixes))
         job.beside("stats").write(json_bytes(stats))
-        job.facts["pairs_path"] = relative(pairs_path, out.parent)
+        job.facts["pairs_path"] = relatives(pairs_path, out.parent)
         job.bad_rows = reader.stats.bad
         job.say(f"{stats['pairs']:,} pairs → {stats['openings']:,} openings", prefix_lines(stats))
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from kat.config import DensityOptions, EmbedOptions, RunOptions
+from kat.inputs import Inputs
 from kat.run_folder import DENSITY, EMBEDDINGS, PREFIXES
 from kat.stages.density import weigh_openings
 from kat.stages.embed import embed_folder
 from kat.stages.prefixes import make_prefixes
 
 
-def run(pairs: Path, out: Path, embed: EmbedOptions, density: DensityOptions, run_options: RunOptions) -> None:
+def run(pairs: Inputs, out: Path, embed: EmbedOptions, density: DensityOptions, run_options: RunOptions) -> None:
     """Write OUT/prefixes_all.jsonl, OUT/embeddings and OUT/density, each skipped where it is already done."""
     make_prefixes(pairs, out / PREFIXES, run_options)
     # Bad rows are those of the pairs: a prefixes file of kat's own has none.

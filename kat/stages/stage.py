@@ -26,11 +26,10 @@ from kat.artifacts import (
     is_done,
     manifest,
     manifest_path,
-    sha256_file,
     write_folder_manifest,
 )
-from kat.data.rows import missing_file
-from kat.errors import InputError, OutputError
+from kat.errors import OutputError
+from kat.inputs import Inputs, input_files, input_hash, input_paths, input_text, would_hold
 from kat.run_folder import rejected_path
 
 T = TypeVar("T")
@@ -51,7 +50,7 @@ class Job:
     done: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     bad_rows: int = 0
-    _inputs: Mapping[str, Path] = field(default_factory=dict)
+    _inputs: Mapping[str, Inputs] = field(default_factory=dict)
     _files: Mapping[str, IO[bytes]] = field(default_factory=dict)
     _folder: Path | None = None
     _summary: str = ""
@@ -81,8 +80,8 @@ class Job:
         """Set what is printed when the output is complete: one line, and lines below it."""
         self._summary, self._details = summary, list(details)
 
-    def changed_input(self) -> Path | None:
-        """Return the first input file that is not what it was when the stage began, if any is."""
+    def changed_input(self) -> Inputs | None:
+        """Return the first input that is not what it was when the stage began, if any is."""
         inputs = self.manifest["inputs"]
         return next((path for name, path in self._inputs.items() if input_hash(path) != inputs[name]), None)
 
@@ -92,7 +91,7 @@ def stage(
     name: str,
     out: Path,
     *,
-    inputs: Mapping[str, Path | str],
+    inputs: Mapping[str, Path | Sequence[Path] | str],
     options: Mapping[str, Any],
     overwrite: bool,
     files: Iterable[str] = (),
@@ -103,9 +102,10 @@ def stage(
 ) -> Iterator[Job]:
     """Run the body that makes `out`: a folder with at least the `files`, or a file where none are named.
 
-    `inputs` are files, which are hashed, or hashes; no output may be one of them, nor one of the further files that
-    the stage `reads`. `beside` says where files go that are written with the output, `suffix` is that of the output's
-    format if it needs one, and `rejects` says that bad rows are set aside in a file beside it.
+    `inputs` are files, or what else `kat.inputs` finds, which are hashed, or hashes; no output may be one of them, nor
+    one of the further files that the stage `reads`. `beside` says where files go that are written with the output,
+    `suffix` is that of the output's format if it needs one, and `rejects` says that bad rows are set aside in a file
+    beside it.
 
     Raises OutputError for an output that is an input, or that was made from something else (unless `overwrite`),
     InputError for an input that is missing.
@@ -113,8 +113,8 @@ def stage(
     names = tuple(files)
     if names and out.name in ("", ".."):
         out = out.resolve()  # what stands beside it needs a name
-    paths = {name: value for name, value in inputs.items() if isinstance(value, Path)}
-    guarded = [*paths.values(), *reads]
+    paths = {name: value for name, value in inputs.items() if not isinstance(value, str)}
+    guarded = [*(path for value in paths.values() for path in _guarded(value)), *reads]
     if names:
         _check_places([out / name for name in names], guarded)
     else:
@@ -123,7 +123,10 @@ def stage(
     others = {name: place(out) for name, place in (beside or {}).items()}
     for other in [*others.values(), *([rejected_path(out)] if rejects else [])]:
         check_output(other, guarded)
-    hashes = {name: input_hash(value) if isinstance(value, Path) else value for name, value in inputs.items()}
+    for value in paths.values():
+        if not names and would_hold(value, out):
+            raise OutputError(f"{out} would become a part of its own input, {input_text(value)}. Write it elsewhere.")
+    hashes = {name: value if isinstance(value, str) else input_hash(value) for name, value in inputs.items()}
     job = Job(name, out, manifest(name, hashes, options), _inputs=paths)
     if is_done(out, job.manifest, names, overwrite=overwrite):
         job.done = True
@@ -165,6 +168,16 @@ def _folder_output(job: Job, rejects: bool) -> Iterator[None]:
         write_folder_manifest(job._folder, job.manifest, **job.facts)
 
 
+def _guarded(named: Inputs) -> list[Path]:
+    """The files of an input, no output may be one of; one file need not be there yet, which its hash will say."""
+    paths = input_paths(named)
+    return (
+        list(paths)
+        if all(not path.exists() or path.is_file() for path in paths)
+        else [file.path for file in input_files(named)]
+    )
+
+
 def _check_places(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raise OutputError for a file of a folder that is one of the inputs.
 
@@ -190,13 +203,6 @@ def check_output(out: Path, inputs: Sequence[Path], suffix: str = "") -> None:
         raise OutputError(f"{out} is written as {suffix[1:]}; give it a name that ends in {suffix}.")
     if out.suffix in (".gz", ".zst", ".parquet") and out.suffix != suffix:
         raise OutputError(f"{out} would be written uncompressed; name it without {out.suffix}.")
-
-
-def input_hash(path: Path) -> str:
-    """Return the sha256 of an input file. Raises InputError with near names if it is not there."""
-    if not path.is_file():
-        raise InputError(missing_file(path))
-    return sha256_file(path)
 
 
 def with_progress(items: Iterable[T], unit: str) -> Iterable[T]:

@@ -14,22 +14,23 @@ from kat.config import DensityOptions, PairOptions, RunOptions, recorded
 from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
 from kat.errors import InputError, MismatchError
+from kat.inputs import Inputs, input_hash, input_paths, input_text
 from kat.pair_weights.duplicates import Sketches
 from kat.pair_weights.storage import check_pair_weights, read_pair_weights, write_pair_weights
 from kat.pair_weights.table import OpeningWeights, pair_table
 from kat.reports.console.weigh_pairs import SHOWN, pair_weight_lines
-from kat.run_folder import LOG_DENSITY, WEIGHTS, RunFolder, relative, stats_path
+from kat.run_folder import LOG_DENSITY, WEIGHTS, RunFolder, relatives, stats_path
 from kat.stages.density import density_options
-from kat.stages.stage import input_hash, stage, with_progress
+from kat.stages.stage import stage, with_progress
 
 
 def weigh_pairs(
-    folder: Path, out: Path | None, pairs: Path | None, options: PairOptions, run_options: RunOptions
+    folder: Path, out: Path | None, pairs: Inputs | None, options: PairOptions, run_options: RunOptions
 ) -> Path:
     """Write OUT, a row a pair in the source's order, and OUT's stats.json; return OUT.
 
-    `out` is RUN/pair_weights.parquet by default, with the control's name in it if there is one. `pairs` is the file
-    that the run was made from unless another is given. Raises InputError if that changed since.
+    `out` is RUN/pair_weights.parquet by default, with the control's name in it if there is one. `pairs` is what the
+    run was made from unless others are given. Raises InputError if that changed since.
     """
     run = RunFolder(folder)
     allowed: int | str = run_options.max_bad_rows
@@ -41,7 +42,7 @@ def weigh_pairs(
     with stage(
         "weigh-pairs",
         out,
-        inputs={"pairs": pairs, "weights": density / WEIGHTS, "density": density / LOG_DENSITY},
+        inputs={"pairs": input_paths(pairs), "weights": density / WEIGHTS, "density": density / LOG_DENSITY},
         options=recorded(options) | {"max_bad_rows": allowed},
         beside={"stats": stats_path},
         suffix=".parquet",
@@ -60,7 +61,7 @@ def weigh_pairs(
         facts["bad_rows"] = job.bad_rows = reader.stats.bad
         write_pair_weights(table, job.file, orjson.dumps(facts).decode())
         job.beside("stats").write(json_bytes(facts))
-        job.facts["pairs_path"] = relative(pairs, out.parent)
+        job.facts["pairs_path"] = relatives(pairs, out.parent)
         heaviest = _openings(pairs, (one["row"] for one in facts["heaviest"][:SHOWN]))
         summary = f"{len(table):,} pairs, {facts['weights']['pairs']:,} of them weighed"
         job.say(summary, pair_weight_lines(facts, heaviest))
@@ -82,17 +83,18 @@ def read_weights(run: RunFolder) -> tuple[OpeningWeights, DensityOptions]:
     return OpeningWeights(embeddings, density, weights), options
 
 
-def _unchanged_pairs(run: RunFolder) -> tuple[Path, int | str]:
+def _unchanged_pairs(run: RunFolder) -> tuple[Inputs, int | str]:
     """The pairs that a run was made from, and how many bad rows it was allowed."""
     pairs, manifest = run.pairs()
     if input_hash(pairs) != manifest["inputs"].get("pairs"):
         raise InputError(
-            f"{pairs} changed since {run.path} was made. Run again: kat run {pairs} --out {run.path} --overwrite"
+            f"{input_text(pairs)} changed since {run.path} was made. "
+            f"Run again: kat run {input_text(pairs)} --out {run.path} --overwrite"
         )
     return pairs, manifest["options"].get("max_bad_rows", RunOptions.max_bad_rows)
 
 
-def _openings(pairs: Path, rows: Iterable[int]) -> dict[str, str]:
+def _openings(pairs: Inputs, rows: Iterable[int]) -> dict[str, str]:
     """The openings of some rows, by id."""
     shown = set(rows)
     pairs_shown = (pair for pair in PairReader(pairs, "all") if pair.row in shown)

@@ -401,7 +401,7 @@ class TestMistakes:
             (["prefix", "p", "--out", "o"], "prefix"),
             (["run", "p", "--out", "o", "--k", "many"], "many"),
             (["run", "p", "--out", "o", "--metric", "taxi"], "taxi"),
-            (["run", "p", "q", "--out", "o"], "q"),
+            (["weigh-pairs", "p", "q"], "q"),
         ],
     )
     def test_a_mistyped_option_is_status_two_on_stderr(self, kat_cli, argv, word):

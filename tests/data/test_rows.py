@@ -238,8 +238,9 @@ def test_a_missing_file_names_near_ones(tmp_path):
     (tmp_path / "pairs_all.jsonl").touch()
     with pytest.raises(InputError, match=r"pairs_al\.jsonl does not exist.*pairs_all\.jsonl"):
         read_rows(tmp_path / "pairs_al.jsonl")
-    with pytest.raises(InputError, match="is a folder"):
-        read_rows(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="is a folder without"):
+        read_rows(tmp_path / "empty")
 
 
 def test_a_pipe_is_not_said_to_be_missing(tmp_path):

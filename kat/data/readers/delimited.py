@@ -1,0 +1,89 @@
+"""CSV and TSV → rows: a header, then records, whose values are text. Quoted values may hold line ends."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from kat.data.row import Row
+from kat.errors import InputError
+
+_DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
+_NAME = re.compile(r"[A-Za-z_][\w .:/()-]{0,63}")
+_LONGEST = 2**31 - 1
+"""The longest value; the csv module's own limit is 131,072, and there are longer answers."""
+
+
+def delimiter_of(suffix: str, first: bytes, second: bytes) -> str | None:
+    """Return what divides the values of a file, by its suffix and first two lines; None if it is no such file.
+
+    Without a suffix that says so, the first line must be made of names and the second must not be JSON.
+    """
+    if first.lstrip().startswith((b"{", b"[")):
+        return None
+    text = first.decode("utf-8", "replace")
+    if suffix in _DELIMITERS:
+        return max(_DELIMITERS[suffix], key=text.count)
+    if second.lstrip().startswith((b"{", b"[")) or not second.strip():
+        return None
+    for delimiter in "\t,;":
+        names = next(csv.reader([text], delimiter=delimiter), [])
+        if len(names) > 1 and all(_NAME.fullmatch(name.strip()) for name in names):
+            return delimiter
+    return None
+
+
+def read_delimited(path: Path, lines: Iterable[bytes], delimiter: str) -> Iterator[Row]:
+    """Read the records of a file; `number` is the line that a record begins on. Raises InputError for its header."""
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
+    held: list[bytes] = []
+    reader = csv.reader(_decoded(lines, held), delimiter=delimiter, strict=True)
+    header = _header(path, reader)
+    while True:
+        held.clear()
+        number = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            closed = "unexpected end" not in str(error)
+            fault = "not CSV: quotes inside a value that are not doubled" if closed else "a quote that is never closed"
+            yield Row(number, b"".join(held).rstrip(b"\r\n"), None, fault)
+            continue
+        if fields is None:
+            return
+        if fields:
+            yield _record(number, b"".join(held).rstrip(b"\r\n"), header, fields)
+
+
+def _decoded(lines: Iterable[bytes], held: list[bytes]) -> Iterator[str]:
+    """Lines as text, each kept in `held` as it is; a byte that is no UTF-8 becomes a lone surrogate."""
+    for line in lines:
+        held.append(line)
+        yield line.decode("utf-8", "surrogateescape")
+
+
+def _header(path: Path, reader: Iterator[list[str]]) -> list[str]:
+    try:
+        header = [name.strip() for name in next((fields for fields in reader if fields), [])]
+    except csv.Error as error:
+        raise InputError(f"{path}:1 is no header of a CSV file: {error}.") from error
+    if repeated := [name for name, n in Counter(header).items() if n > 1]:
+        raise InputError(f"{path}:1 names the column {repeated[0]!r} twice; rename one.")
+    return header
+
+
+def _record(number: int, raw: bytes, header: list[str], fields: list[str]) -> Row:
+    if len(fields) != len(header):
+        return Row(number, raw, None, f"{'fewer' if len(fields) < len(header) else 'more'} values than columns")
+    value: dict[str, str | None] = dict(zip(header, fields, strict=True))
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return Row(number, raw, None, "invalid UTF-8")
+    if value.get("id") == "":
+        value["id"] = None  # an empty cell is no id
+    return Row(number, raw, value)
