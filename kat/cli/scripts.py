@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from kat import __version__
-from kat.config import BatchSize, DensityOptions, EmbedOptions, ModelName, RunOptions, data_path
+from kat.config import BatchSize, DensityOptions, EmbedOptions, ModelName, ReadOptions, RunOptions, data_path
 from kat.errors import KatError
 
 
@@ -33,6 +33,7 @@ def kat_make_prefixes(
     *,
     pairs_path: Annotated[Path | None, _path("Preference pairs.", "pairs_all.jsonl")] = None,
     out: Annotated[Path | None, _path("The prefixes file to write.", "prefixes_all.jsonl")] = None,
+    reading: ReadOptions = ReadOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
     """Pairs to one prefix for each distinct opening (first user message)."""
@@ -40,7 +41,7 @@ def kat_make_prefixes(
     from kat.stages.stage import say_next
 
     pairs_path, out = pairs_path or data_path("pairs_all.jsonl"), out or data_path("prefixes_all.jsonl")
-    make_prefixes(pairs_path, out, run_options)
+    make_prefixes(pairs_path, out, run_options, reading)
     say_next(f"python -m scripts.kat_compute_embeddings_offline --prompts_path {out}")
 
 

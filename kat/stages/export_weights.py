@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from kat.config import ExportWeightsOptions, recorded
+from kat.config import ExportWeightsOptions, reading_of, recorded
 from kat.data.pairs import PairReader
 from kat.errors import InputError
 from kat.integrations.exports import Export
@@ -39,9 +39,10 @@ def export_weights(folder: Path, out: Path, options: ExportWeightsOptions, pairs
         if job.done:
             return
         table = read_pair_weights(path)
+        reading = reading_of(run.manifest(path) or {})
 
         def weighed() -> Iterator[WeighedPair]:
-            return weighed_pairs(PairReader(source, "all"), table)
+            return weighed_pairs(PairReader(source, "all", options=reading), table)
 
         export.write(weighed, table, job.folder, options.seed)
         trains, validates = (int((table.split == part).sum()) for part in PARTS)

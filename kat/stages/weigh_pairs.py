@@ -5,42 +5,52 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 
 from kat.artifacts import first_damage, json_bytes, sha256_file
-from kat.config import DensityOptions, PairOptions, RunOptions, recorded
+from kat.config import DensityOptions, PairOptions, ReadOptions, RunOptions, reading_of, recorded, recorded_reading
 from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
 from kat.errors import InputError, MismatchError
 from kat.pair_weights.storage import check_pair_weights, read_pair_weights, write_pair_weights
 from kat.pair_weights.table import OpeningWeights, pair_table
+from kat.records import Pair
 from kat.reports.console.weigh_pairs import SHOWN, pair_weight_lines
 from kat.run_folder import LOG_DENSITY, WEIGHTS, RunFolder, relative, stats_path
 from kat.stages.stage import input_hash, stage, with_progress
 
 
 def weigh_pairs(
-    folder: Path, out: Path | None, pairs: Path | None, options: PairOptions, run_options: RunOptions
+    folder: Path,
+    out: Path | None,
+    pairs: Path | None,
+    options: PairOptions,
+    run_options: RunOptions,
+    *,
+    reading: ReadOptions = ReadOptions(),
 ) -> Path:
     """Write OUT, a row a pair in the source's order, and OUT's stats.json; return OUT.
 
     `out` is RUN/pair_weights.parquet by default, with the control's name in it if there is one. `pairs` is the file
-    that the run was made from unless another is given. Raises InputError if that changed since.
+    that the run was made from unless another is given, read as the run read it unless `reading` says otherwise.
+    Raises InputError if that changed since.
     """
     run = RunFolder(folder)
     allowed: int | str = run_options.max_bad_rows
     density = run.density
     if pairs is None:
-        pairs, tolerated = _unchanged_pairs(run)
-        allowed = allowed or tolerated  # the run met them, and was allowed to
+        pairs, manifest = _unchanged_pairs(run)
+        allowed = allowed or manifest["options"]["max_bad_rows"]  # the run met them, and was allowed to
+        reading = reading if recorded_reading(reading) else reading_of(manifest)
     out = out or run.pair_weights(options.control)
     with stage(
         "weigh-pairs",
         out,
         inputs={"pairs": pairs, "weights": density / WEIGHTS, "density": density / LOG_DENSITY},
-        options=recorded(options) | {"max_bad_rows": allowed},
+        options=recorded(options) | {"max_bad_rows": allowed} | recorded_reading(reading),
         beside={"stats": stats_path},
         suffix=".parquet",
         reads=density.iterdir(),
@@ -49,7 +59,7 @@ def weigh_pairs(
     ) as job:
         if job.done:
             return out
-        reader = PairReader(pairs, allowed, job.rejected.write)
+        reader = PairReader(pairs, allowed, job.rejected.write, reading)
         columns = collect_columns(with_progress(reader, "pairs"))
         opening_weights, search = read_weights(run)
         table, facts = pair_table(columns, opening_weights, options, search, run_options.device)
@@ -57,7 +67,9 @@ def weigh_pairs(
         write_pair_weights(table, job.file, orjson.dumps(facts).decode())
         job.beside("stats").write(json_bytes(facts))
         job.facts["pairs_path"] = relative(pairs, out.parent)
-        heaviest = _openings(pairs, (one["row"] for one in facts["heaviest"][:SHOWN]))
+        heaviest = _openings(
+            PairReader(pairs, "all", options=reading), {one["row"] for one in facts["heaviest"][:SHOWN]}
+        )
         summary = f"{len(table):,} pairs, {facts['weights']['pairs']:,} of them weighed"
         job.say(summary, pair_weight_lines(facts, heaviest))
     return out
@@ -78,20 +90,19 @@ def read_weights(run: RunFolder) -> tuple[OpeningWeights, DensityOptions]:
     return OpeningWeights(embeddings, density, weights), options
 
 
-def _unchanged_pairs(run: RunFolder) -> tuple[Path, int | str]:
-    """The pairs that a run was made from, and how many bad rows it was allowed."""
+def _unchanged_pairs(run: RunFolder) -> tuple[Path, dict[str, Any]]:
+    """The pairs that a run was made from, and the manifest that says how they were read."""
     pairs, manifest = run.pairs()
     if input_hash(pairs) != manifest["inputs"]["pairs"]:
         raise InputError(
             f"{pairs} changed since {run.path} was made. Run again: kat run {pairs} --out {run.path} --overwrite"
         )
-    return pairs, manifest["options"]["max_bad_rows"]
+    return pairs, manifest
 
 
-def _openings(pairs: Path, rows: Iterable[int]) -> dict[str, str]:
+def _openings(pairs: Iterable[Pair], shown: set[int]) -> dict[str, str]:
     """The openings of some rows, by id."""
-    shown = set(rows)
-    pairs_shown = (pair for pair in PairReader(pairs, "all") if pair.row in shown)
+    pairs_shown = (pair for pair in pairs if pair.row in shown)
     return {pair.prefix.id: pair.prefix.opening for pair in islice(pairs_shown, len(shown))}
 
 
