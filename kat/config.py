@@ -153,38 +153,6 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         one_of("score_conflict", self.score_conflict, ("error", "keep", "swap", "drop"))
-        _ = self.source_of, self.dropped  # a mistyped list is an error here and now
-
-    @property
-    def source_of(self) -> dict[str, str]:
-        """The file's column for each name that kat knows. Raises OptionError for a list of another form."""
-        found: dict[str, str] = {}
-        for item in self.columns.split(",") if self.columns else ():
-            name, equals, source = (part.strip() for part in item.partition("="))
-            if not name or not equals or not source or name in found:
-                raise OptionError(f"columns has {item!r}; expected NAME=COLUMN,… with each NAME once.")
-            found[name] = source
-        return found
-
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        """The columns to leave behind. Raises OptionError for an empty name or one that `columns` needs."""
-        names = tuple(name.strip() for name in self.drop_columns.split(",")) if self.drop_columns else ()
-        for name in names:
-            if not name or name in self.source_of.values():
-                raise OptionError(f"drop_columns has {name!r}; expected columns that --columns does not name: a,b.")
-        return names
-
-
-def recorded_reading(options: ReadOptions) -> dict[str, Any]:
-    """Return what a manifest holds of how rows were read: what was set, so that older manifests still match."""
-    return {f.name: value for f in fields(options) if (value := getattr(options, f.name)) != f.default}
-
-
-def reading_of(manifest: Mapping[str, Any]) -> ReadOptions:
-    """Return how the rows were read of which a manifest tells."""
-    held = manifest.get("options", {})
-    return ReadOptions(**{f.name: held[f.name] for f in fields(ReadOptions) if f.name in held})
 
 
 @Parameter(name="*")

@@ -1,19 +1,19 @@
-"""The columns of a row beside those of its format: renamed, dropped, carried with the prompt, or left behind and said."""
+"""A row's columns beside those of its format: renamed, dropped, carried with the prompt, or left behind and said."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from kat.config import ReadOptions
 from kat.data.conversations import MEDIA
 from kat.data.rows import BadRow
-from kat.errors import InputError
+from kat.errors import InputError, OptionError
 from kat.records import Message
 
 SYSTEM = ("system", "system_prompt", "system_message")
@@ -22,6 +22,37 @@ _COMMON = frozenset({"id", "src", "source", "tools", "margin", *SYSTEM})
 _SCORE = re.compile(r"(?:^|[-_ ])(?:score|reward|rating)s?(?:$|[-_ ])", re.IGNORECASE)
 _CHOSEN = re.compile(r"(?<![a-z])chosen(?![a-z])", re.IGNORECASE)
 _REMEMBERED = 1_000
+
+
+def recorded_reading(options: ReadOptions) -> dict[str, Any]:
+    """Return what a manifest holds of how rows were read: what was set, so that older manifests still match."""
+    return {f.name: value for f in fields(options) if (value := getattr(options, f.name)) != f.default}
+
+
+def reading_of(manifest: Mapping[str, Any]) -> ReadOptions:
+    """Return how the rows were read of which a manifest tells."""
+    held = manifest.get("options", {})
+    return ReadOptions(**{f.name: held[f.name] for f in fields(ReadOptions) if f.name in held})
+
+
+def source_columns(options: ReadOptions) -> dict[str, str]:
+    """Return the file's column for each name that kat knows. Raises OptionError for a list of another form."""
+    found: dict[str, str] = {}
+    for item in options.columns.split(",") if options.columns else ():
+        name, equals, source = (part.strip() for part in item.partition("="))
+        if not name or not equals or not source or name in found:
+            raise OptionError(f"columns has {item!r}; expected NAME=COLUMN,… with each NAME once.")
+        found[name] = source
+    return found
+
+
+def dropped_columns(options: ReadOptions) -> tuple[str, ...]:
+    """Return the columns to leave behind. Raises OptionError for an empty name or one that is read all the same."""
+    names = tuple(name.strip() for name in options.drop_columns.split(",")) if options.drop_columns else ()
+    for name in names:
+        if not name or name in source_columns(options).values():
+            raise OptionError(f"drop_columns has {name!r}; expected columns that --columns does not name: a,b.")
+    return names
 
 
 @dataclass(eq=False)
@@ -43,7 +74,7 @@ class Columns:
 
     def __init__(self, path: Path, options: ReadOptions) -> None:
         self._path = path
-        self._source_of, self._dropped = options.source_of, frozenset(options.dropped)
+        self._source_of, self._dropped = source_columns(options), frozenset(dropped_columns(options))
         self._dropped_media = frozenset(MEDIA[name] for name in self._dropped if name in MEDIA)
         self._binary: tuple[str, ...] = ()
         self._plans: dict[tuple[str, ...], Plan] = {}

@@ -63,11 +63,5 @@ def _rank(prefix: Prefix) -> tuple[int, int, bytes, list[bytes], list[str], list
     contents = [message_text(m).encode("utf-8") for m in prefix.messages]
     # Boundaries, roles and all else that messages hold decide between prefixes whose joined content is the same.
     parts = [part for m in prefix.messages for part in message_parts(m)]
-    return (
-        len(contents),
-        sum(map(len, contents)),
-        b"".join(contents),
-        contents,
-        [m["role"] for m in prefix.messages],
-        parts,
-    )
+    roles = [m["role"] for m in prefix.messages]
+    return len(contents), sum(map(len, contents)), b"".join(contents), contents, roles, parts

@@ -56,7 +56,7 @@ def sniff(rows: Iterator[Row], path: Path, columns: Columns) -> Sniffed:
     if found is None:
         raise FormatError(_unknown_format(head, path))
     columns.use_format(found.columns)
-    return Sniffed(head, found, ways, len(values), taken, left)
+    return Sniffed(head, found, ways, rows=len(values), taken=taken, left=left)
 
 
 def _agreed(rows: list[tuple[int, dict[str, Any]]], path: Path) -> Format | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from kat.config import ExportWeightsOptions, reading_of, recorded
+from kat.config import ExportWeightsOptions, recorded
+from kat.data.columns import reading_of
 from kat.data.pairs import PairReader
 from kat.errors import InputError
 from kat.integrations.exports import Export

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from kat.artifacts import json_bytes
-from kat.config import ReadOptions, RunOptions, recorded_reading
+from kat.config import ReadOptions, RunOptions
+from kat.data.columns import recorded_reading
 from kat.data.openings import OpeningStats, collect_openings
 from kat.data.pairs import PairReader, PairStats
 from kat.data.prefix_file import prefix_line

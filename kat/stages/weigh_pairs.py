@@ -11,7 +11,8 @@ import numpy as np
 import orjson
 
 from kat.artifacts import first_damage, json_bytes, sha256_file
-from kat.config import DensityOptions, PairOptions, ReadOptions, RunOptions, reading_of, recorded, recorded_reading
+from kat.config import DensityOptions, PairOptions, ReadOptions, RunOptions, recorded
+from kat.data.columns import reading_of, recorded_reading
 from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
 from kat.errors import InputError, MismatchError

@@ -109,13 +109,11 @@ def _completion(value: Any, name: str) -> list[Message]:
 
 def expected_formats() -> str:
     """Return the end of a message about rows of no known format: every format with its example, and what else to do."""
-    lines = ["expected one of"]
+    lines = ["name columns that are called otherwise: --columns prompt=THEIRS,chosen=THEIRS,rejected=THEIRS"]
+    lines += ["  or convert:", *(f"    {line}" for line in _CONVERSION), "  expected one of"]
     for each in formats():
         lines.append(f"    {each.name:<14} {each.help}")
         lines.append(f"    {'':<14} {json.dumps(each.example, ensure_ascii=False)}")
-    lines.append("  Name columns that are called otherwise: --columns prompt=THEIRS,chosen=THEIRS,rejected=THEIRS")
-    lines.append("  or convert:")
-    lines += [f"    {line}" for line in _CONVERSION]
     return "\n".join(lines)
 
 

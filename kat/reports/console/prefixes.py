@@ -12,7 +12,7 @@ from kat.reports.console.text import printable
 def prefix_lines(stats: Mapping[str, Any]) -> list[str]:
     """Describe what `prefixes_all.stats.json` holds."""
     lines = [
-        f"  format                           {stats['shape']}",
+        f"  format                           {'; '.join([stats['shape'], *stats.get('inside_text', ())])}",
         f"  pairs                            {stats['pairs']:,}",
         f"  openings                         {stats['openings']:,}",
         f"  share removed                    {stats['share_removed']:.1%}",
@@ -20,7 +20,6 @@ def prefix_lines(stats: Mapping[str, Any]) -> list[str]:
     ]
     if stats["bad_rows"]:
         lines.append(f"  bad rows set aside               {stats['bad_rows']:,}")
-    lines += [f"  {note}" for note in stats.get("inside_text", ())]
     lines += [f"  dropped: {printable(name, 80)}   {n:,}" for name, n in stats.get("dropped", {}).items()]
     lines += [f"  kept: {printable(name, 120)}   {n:,}" for name, n in stats["kept"].items()]
     if unread := stats.get("columns_not_read"):
