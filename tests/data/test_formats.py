@@ -19,7 +19,10 @@ BY_NAME = {row_format.name: row_format for row_format in formats()}
 
 
 def parse(row, name):
-    return parse_row(row, BY_NAME[name])
+    """A row taken apart, with completions of one plain turn as their text."""
+    history, *ends = parse_row(row, BY_NAME[name])
+    assert all(end[0] == turn(ASSISTANT, end[0]["content"]) and len(end) == 1 for end in ends)
+    return (history, *(end[0]["content"] for end in ends))
 
 
 def name_of(row):
@@ -31,7 +34,17 @@ def told(name, history, chosen, rejected):
     """A preference in a format; the test's own rendering."""
     ends = [turn(ASSISTANT, chosen)], [turn(ASSISTANT, rejected)]
     text = hh(*((WHO.get(m["role"], "?"), m["content"]) for m in history))
+    value = {USER: "human", ASSISTANT: "gpt"}
+    shared = [{"from": value.get(m["role"], m["role"]), "value": m["content"]} for m in history]
     return {
+        "alpaca": {"instruction": history[-1]["content"], "input": "", "output": [chosen, rejected]},
+        "question": {"question": history[-1]["content"], "response_j": chosen, "response_k": rejected},
+        "sharegpt": {
+            "conversations": shared,
+            "chosen": {"from": "gpt", "value": chosen},
+            "rejected": {"from": "gpt", "value": rejected},
+        },
+        "swift": {"messages": history + ends[0], "rejected_response": rejected},
         "kat": {"prefix": {"messages": history}, "chosen": chosen, "rejected": rejected},
         "hh": {"chosen": text + hh(("Assistant", chosen)), "rejected": text + hh(("Assistant", rejected))},
         "hh-prompt": {"prompt": text + "\n\nAssistant:", "chosen": chosen, "rejected": rejected},
@@ -59,7 +72,8 @@ def conversation(rng, *, system):
 
 def test_names_are_those_on_disk_and_those_of_the_files():
     assert list(load_all(FORMATS)) == [name.replace("-", "_") for name in BY_NAME]
-    assert set(BY_NAME) == {"kat", "hh", "hh-prompt", "trl-explicit", "trl-implicit", "ultrafeedback"}
+    old = {"kat", "hh", "hh-prompt", "trl-explicit", "trl-implicit", "ultrafeedback"}
+    assert set(BY_NAME) == old | {"alpaca", "question", "sharegpt", "swift"}
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -67,6 +81,8 @@ def test_every_format_tells_the_same_preference(name):
     rng = Random(name)
     for _ in range(150):
         history = conversation(rng, system=not name.startswith("hh"))
+        if name in ("alpaca", "question"):
+            history = [turn(USER, random_text(rng))]
         chosen, rejected = "a" + random_text(rng), "b" + random_text(rng)
         row = told(name, history, chosen, rejected)
         assert name_of(row) == name
@@ -236,7 +252,7 @@ class TestScores:
     @pytest.mark.parametrize("scores", [(8.5, 3), (1, 0.5), (None, None), (None, 3.0), (2.0, None)], ids=str)
     def test_kept(self, scores):
         row = pair(score_chosen=scores[0], score_rejected=scores[1])
-        assert parse(row, "kat").chosen == "good"
+        assert parse(row, "kat")[1] == "good"
 
     @pytest.mark.parametrize("scores", [(7, 7), (7, 7.0), (0.5, 0.5), (0, 0), (-1.0, -1)], ids=str)
     def test_a_tie(self, scores):

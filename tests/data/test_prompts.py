@@ -51,7 +51,8 @@ def test_the_same_prompt_again_is_a_bad_row(tmp_path):
 BAD = {
     "no text": {"id": "b"},
     "null prompt": {"id": "b", "prompt": None},
-    "prompt of messages": {"id": "b", "prompt": [turn("user", "x")]},
+    "prompt of no messages": {"id": "b", "prompt": ["x"]},
+    "prompt without a user": {"id": "b", "prompt": [turn("assistant", "x")]},
     "white prompt": {"id": "b", "prompt": " \n"},
     "empty prompt": {"id": "b", "prompt": ""},
     "no user": {"id": "b", "prefix": {"messages": [turn("assistant", "x")]}},
