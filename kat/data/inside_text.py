@@ -67,16 +67,18 @@ _DIALECTS = {
     "### Human: / ### Assistant: text": _Dialect(
         re.compile(r"(?:\A|\n*\s)### ?(System|Human|User|Assistant):(?: |\Z|(?=\n))"), re.compile(r"\Z(?!)")
     ),
-    "ChatML": _Dialect(re.compile(r"<\|im_start\|>(\w+)\n"), re.compile(r"(?:<\|im_end\|>|<\|endoftext\|>)\s*\Z")),
+    "ChatML": _Dialect(
+        re.compile(r"<\|im_start\|>(\w+)(?:\n|\Z)"), re.compile(r"(?:<\|im_end\|>|<\|endoftext\|>)\s*\Z")
+    ),
     "Llama 3's template": _Dialect(
-        re.compile(r"(?:<\|begin_of_text\|>)?<\|start_header_id\|>(\w+)<\|end_header_id\|>\n\n"),
+        re.compile(r"(?:<\|begin_of_text\|>)?<\|start_header_id\|>(\w+)<\|end_header_id\|>(?:\n\n|\n?\Z)"),
         re.compile(r"(?:<\|eot_id\|>|<\|end_of_text\|>)\s*\Z"),
     ),
     "Gemma's template": _Dialect(
-        re.compile(r"(?:<bos>)?<start_of_turn>(\w+)\n"), re.compile(r"(?:<end_of_turn>|<eos>)\s*\Z")
+        re.compile(r"(?:<bos>)?<start_of_turn>(\w+)(?:\n|\Z)"), re.compile(r"(?:<end_of_turn>|<eos>)\s*\Z")
     ),
     "Zephyr's template": _Dialect(
-        re.compile(r"<\|(system|user|assistant)\|>\n"), re.compile(r"(?:</s>|<\|endoftext\|>)\s*\Z")
+        re.compile(r"<\|(system|user|assistant)\|>(?:\n|\Z)"), re.compile(r"(?:</s>|<\|endoftext\|>)\s*\Z")
     ),
 }
 

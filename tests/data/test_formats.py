@@ -125,9 +125,22 @@ def decided(row):
     if isinstance(row.get("prefix"), dict):
         return "kat"
     if "prompt" not in row:
-        if lists:
+        if lists and any(isinstance(m, dict) and m.get("role") == "user" for m in [*chosen, *rejected]):
             return "trl-implicit"
-        return "hh" if all(texts) and (HH_TURN.match(chosen) or HH_TURN.match(rejected)) else None
+        if all(texts) and (HH_TURN.match(chosen) or HH_TURN.match(rejected)):
+            return "hh"
+        if isinstance(row.get("conversations"), list):
+            return "sharegpt" if "chosen" in row and (any(texts) or lists) else None
+        if isinstance(row.get("instruction"), str):
+            answers = "chosen" not in row and isinstance(row.get("output"), list)
+            return "alpaca" if any(texts) or lists or answers else None
+        if isinstance(row.get("question"), str):
+            return "question" if any(texts) or lists else None
+        if isinstance(row.get("messages"), list):
+            if "chosen" in row:
+                return "sharegpt" if any(texts) or lists else None
+            return "swift" if row.get("rejected_response") is not None else None
+        return "trl-implicit" if lists else None
     if isinstance(row["prompt"], list):
         return "trl-explicit"
     if not isinstance(row["prompt"], str):
@@ -144,6 +157,7 @@ def test_formats_exclude_each_other_on_random_rows():
     rng = Random(21)
     texts = ["", "q", "q\n\nHuman: x", hh(("Human", "q")), hh(("Human", "q"), ("Assistant", "a")), "\n\nAssistant:"]
     messages = [turn(USER, "q"), turn(ASSISTANT, "a"), turn("system", "s"), {}, {"role": None}, "user", 3, None]
+    others = ("conversations", "instruction", "question", "messages", "output", "rejected_response")
     met = Counter()
 
     def value():
@@ -156,6 +170,7 @@ def test_formats_exclude_each_other_on_random_rows():
 
     for _ in range(20_000):
         keys = [key for key in ("prompt", "chosen", "rejected", "text", "score_chosen") if rng.random() < 0.75]
+        keys += [key for key in others if rng.random() < 0.1]
         row = {key: value() for key in keys}
         if rng.random() < 0.2:
             row["prefix"] = value()
@@ -165,7 +180,7 @@ def test_formats_exclude_each_other_on_random_rows():
         assert name_of(row) == want
         met[want] += 1
     assert set(met) == {*BY_NAME, None}
-    assert min(met.values()) > 100, met
+    assert min(met.values()) >= 20, met
 
 
 class TestHH:
@@ -269,3 +284,82 @@ class TestScores:
     def test_a_number_beyond_floats_is_no_crash(self):
         with contextlib.suppress(BadRow):
             parse(pair(score_chosen=10**400, score_rejected=1), "kat")
+
+
+CALL = {"role": ASSISTANT, "content": None, "tool_calls": [{"type": "function", "function": {"name": "f"}}]}
+RESULT = {"role": "tool", "content": "17", "name": "f", "tool_call_id": "1"}
+
+
+class TestSeveralTurns:
+    """Completions of several turns, and contexts that go on after the last user message."""
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            {"prompt": "q", "chosen": [CALL, RESULT, turn(ASSISTANT, "17")], "rejected": [turn(ASSISTANT, "no")]},
+            {"prompt": [turn(USER, "q"), CALL, RESULT], "chosen": turn(ASSISTANT, "17"), "rejected": "no"},
+            {"prefix": {"messages": [turn(USER, "q"), CALL]}, "chosen": [turn(ASSISTANT, "17")], "rejected": "no"},
+        ],
+    )
+    def test_the_source_s_own_turns_come_back(self, row):
+        history, chosen, rejected = parse_row(row, format_of(row))
+        prompt = row.get("prompt") or row["prefix"]["messages"]
+        assert history == ([turn(USER, prompt)] if isinstance(prompt, str) else prompt)
+        for got, given in ((chosen, row["chosen"]), (rejected, row["rejected"])):
+            given = turn(ASSISTANT, given) if isinstance(given, str) else given
+            assert got == (given if isinstance(given, list) else [given])
+
+    def test_without_a_prompt_what_both_share_is_the_context(self):
+        """Against TRL's extract_prompt: the common beginning, in whole turns."""
+        rng = Random(5)
+        for _ in range(300):
+            shared = [turn(USER, "q"), *rng.choices([CALL, RESULT, turn(ASSISTANT, "well")], k=rng.randint(0, 3))]
+            ends = [[turn(ASSISTANT, side), *rng.choice([[], [CALL, RESULT, turn(ASSISTANT, "end")]])] for side in "ab"]
+            row = {"chosen": shared + ends[0], "rejected": shared + ends[1]}
+            assert parse_row(row, format_of(row)) == (shared, *ends)
+
+    def test_histories_that_differ_in_their_calls_alone_differ(self):
+        other = CALL | {"tool_calls": [{"type": "function", "function": {"name": "g"}}]}
+        ends = [turn(USER, "and?"), turn(ASSISTANT, "a")], [turn(USER, "and?"), turn(ASSISTANT, "b")]
+        row = {"chosen": [turn(USER, "q"), CALL, *ends[0]], "rejected": [turn(USER, "q"), other, *ends[1]]}
+        with pytest.raises(BadRow, match="histories"):
+            parse_row(row, format_of(row))
+
+    def test_completions_that_differ_in_their_calls_alone_are_two(self):
+        other = CALL | {"tool_calls": [{"type": "function", "function": {"name": "g"}}]}
+        parse_row(row := {"prompt": "q", "chosen": [CALL], "rejected": [other]}, format_of(row))
+        with pytest.raises(BadRow, match="equals"):
+            parse_row(row := {"prompt": "q", "chosen": [CALL], "rejected": [CALL]}, format_of(row))
+
+
+SO, NO = turn(ASSISTANT, "So."), turn(ASSISTANT, "No.")
+SHAREGPT = {"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}, {"from": "gpt", "value": "No."}
+WRITTEN = {
+    "alpaca, no input": {"instruction": "Why?", "chosen": "So.", "rejected": "No."},
+    "alpaca with its input": {"instruction": "Why", "input": "?", "output": ["So.", "No."]},
+    "orca": {"question": "Why?", "chosen": "So.", "rejected": "No."},
+    "sharegpt, lists": {"conversations": [SHAREGPT[0]], "chosen": [SHAREGPT[1]], "rejected": [SHAREGPT[2]]},
+    "sharegpt, text": {"conversations": [SHAREGPT[0]], "chosen": "So.", "rejected": "No."},
+    "sharegpt, whole": {"chosen": list(SHAREGPT[:2]), "rejected": [SHAREGPT[0], SHAREGPT[2]]},
+    "messages beside": {"messages": [turn(USER, "Why?")], "chosen": SO, "rejected": NO},
+    "swift, messages": {"messages": [turn(USER, "Why?"), SO], "rejected_messages": [turn(USER, "Why?"), NO]},
+    "swift, a list": {"messages": [turn(USER, "Why?"), SO], "rejected_response": [NO]},
+    "swift, query": {"query": "Why?", "response": "So.", "rejected_response": "No."},
+    "names of roles": {"chosen": [turn("human", "Why?"), turn("gpt", "So.")], "rejected": [turn("User", "Why?"), NO]},
+    "a message alone": {"prompt": turn(USER, "Why?"), "chosen": SO, "rejected": NO},
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_rows_as_others_write_them(name):
+    row = WRITTEN[name]
+    assert [each.name for each in formats() if each.matches(row)] == [(found := name_of(row))]
+    question = "Why\n?" if "input" in row else "Why?"
+    assert parse(row, found) == ([turn(USER, question)], "So.", "No.")
+
+
+def test_earlier_turns_of_a_history_column():
+    row = {"instruction": "c", "history": [["a", "b"]], "output": ["x", "y"]}
+    assert parse(row, "alpaca")[0] == [turn(USER, "a"), turn(ASSISTANT, "b"), turn(USER, "c")]
+    with pytest.raises(BadRow, match="history"):
+        parse(row | {"history": [["a"]]}, "alpaca")
