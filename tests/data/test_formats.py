@@ -170,6 +170,8 @@ def test_formats_exclude_each_other_on_random_rows():
 
     for _ in range(20_000):
         keys = [key for key in ("prompt", "chosen", "rejected", "text", "score_chosen") if rng.random() < 0.75]
+        if rng.random() < 0.2:
+            keys = [key for key in keys if key not in ("prompt", "chosen")]
         keys += [key for key in others if rng.random() < 0.1]
         row = {key: value() for key in keys}
         if rng.random() < 0.2:
