@@ -147,6 +147,27 @@ class RunOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class ReadOptions:
+    """How rows of pairs are read; what is not set stands in no manifest (`recorded_reading`)."""
+
+    columns: Annotated[
+        str | None,
+        option("Names of columns, theirs on the right: prompt=question,chosen=response_j,rejected=response_k."),
+    ] = None
+    drop_columns: Annotated[
+        str | None, option("Columns to leave behind that cannot be carried, such as pictures: images,audio.")
+    ] = None
+    score_conflict: Annotated[
+        Literal["error", "keep", "swap", "drop"],
+        option("A pair whose scores prefer the rejected one: a bad row, kept, turned round, or left out and counted."),
+    ] = "error"
+
+    def __post_init__(self) -> None:
+        one_of("score_conflict", self.score_conflict, ("error", "keep", "swap", "drop"))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class EmbedOptions:
     """How texts become vectors."""
 

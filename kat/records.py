@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,47 @@ if TYPE_CHECKING:
     import numpy as np
 
 Message = dict[str, Any]
-"""One turn: {"role": "system" | "user" | "assistant" | …, "content": text}, and what else its source holds."""
+"""One turn: {"role": "system" | "user" | "assistant" | …, "content": text}, and what else its source holds.
+
+`content` is None only beside `tool_calls` (or the older `function_call`): a turn that says nothing and calls.
+"""
+
+
+def message_text(message: Message) -> str:
+    """Return a turn as plain text: its content, then a line for each tool call, `name({"argument": value})`.
+
+    Arguments are JSON with sorted keys and no escapes beyond what JSON needs, whether the source holds an object or
+    its text. The result of a call is the content of a turn of its own.
+    """
+    content = message.get("content") or ""
+    calls = message.get("tool_calls") or message.get("function_call")
+    if not calls:
+        return content
+    calls = calls if isinstance(calls, list) else [calls]
+    return "\n".join([content, *map(_call_text, calls)] if content else map(_call_text, calls))
+
+
+def _call_text(call: Any) -> str:
+    function = call.get("function", call) if isinstance(call, dict) else call
+    if not isinstance(function, dict) or "name" not in function:
+        return canonical_json(function)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            return f"{function['name']}({arguments})"
+    return f"{function['name']}({'' if arguments is None else canonical_json(arguments)})"
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON that is the same for equal values: sorted keys, characters as they are."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def conversation_text(messages: Sequence[Message]) -> str:
+    """Return the turns' text in order, joined by one newline, without roles."""
+    return "\n".join(map(message_text, messages))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +78,8 @@ class Prefix:
 
     @property
     def text(self) -> str:
-        """What is embedded: the contents in order, joined by one newline, without roles."""
-        return "\n".join(m["content"] for m in self.messages)
+        """What is embedded: the contents in order, joined by one newline, without roles; tool calls as text."""
+        return conversation_text(self.messages)
 
 
 @dataclass(frozen=True, slots=True)

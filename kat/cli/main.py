@@ -18,6 +18,7 @@ from kat.config import (
     ExportWeightsOptions,
     Overwrite,
     PairOptions,
+    ReadOptions,
     RunOptions,
     SampleOptions,
     SelftestOptions,
@@ -45,12 +46,13 @@ def run(
     out: Annotated[Path, Parameter(help="Folder for everything that is made.")],
     embed: EmbedOptions = EmbedOptions(),
     density: DensityOptions = DensityOptions(),
+    reading: ReadOptions = ReadOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
     """Pairs to weights: prefixes, embed and density, each skipped where it is already done."""
     from kat.stages.run import run as run_stages
 
-    run_stages(pairs, out, embed, density, run_options)
+    run_stages(pairs, out, embed, density, run_options, reading=reading)
     _next(f"prove that it is whole: kat verify {quoted(out)}")
 
 
@@ -59,12 +61,13 @@ def prefixes(
     pairs: PairsFiles,
     *,
     out: Annotated[Path, Parameter(help="The prefixes file to write.")],
+    reading: ReadOptions = ReadOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
     """Pairs to one prefix for each distinct opening (first user message)."""
     from kat.stages.prefixes import make_prefixes
 
-    make_prefixes(pairs, out, run_options)
+    make_prefixes(pairs, out, run_options, reading)
     _next(f"kat embed {quoted(out)} --out {quoted(out.with_name('embeddings'))}")
 
 
@@ -133,12 +136,13 @@ def weigh_pairs(
         list[Path] | None, Parameter(help="The pairs, once for each path [default: those that the run was made from].")
     ] = None,
     pairs: PairOptions = PairOptions(),
+    reading: ReadOptions = ReadOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
     """Weights of openings to one weight a pair, for any trainer, with a split that near-duplicates do not cross."""
     from kat.stages.weigh_pairs import weigh_pairs as weigh
 
-    written = weigh(run, out, pairs_path, pairs, run_options)
+    written = weigh(run, out, pairs_path, pairs, run_options, reading=reading)
     _next(f"kat export-weights {quoted(written)} --to trl --out {quoted(written.with_name('trl'))}")
 
 

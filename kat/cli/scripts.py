@@ -15,6 +15,7 @@ from kat.config import (
     DensityOptions,
     EmbedOptions,
     ModelName,
+    ReadOptions,
     RunOptions,
     data_path,
 )
@@ -45,6 +46,7 @@ def kat_make_prefixes(
     *,
     pairs_path: Annotated[Path | None, _path("Preference pairs.", "pairs_all.jsonl")] = None,
     out: Annotated[Path | None, _path("The prefixes file to write.", "prefixes_all.jsonl")] = None,
+    reading: ReadOptions = ReadOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
     """Pairs to one prefix for each distinct opening (first user message)."""
@@ -52,7 +54,7 @@ def kat_make_prefixes(
     from kat.stages.stage import say_next
 
     pairs_path, out = pairs_path or data_path("pairs_all.jsonl"), out or data_path("prefixes_all.jsonl")
-    make_prefixes(pairs_path, out, run_options)
+    make_prefixes(pairs_path, out, run_options, reading)
     say_next(f"python -m scripts.kat_compute_embeddings_offline --prompts_path {quoted(out)}")
 
 

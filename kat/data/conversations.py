@@ -5,21 +5,43 @@ The formats (`kat.data.formats`) build on these; so do the rows to embed (`kat.d
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, NamedTuple
 
 from kat.data.rows import BadRow
-from kat.records import Message
+from kat.records import Message, canonical_json
 
 # A turn of HH text starts with a blank line; the bare words also stand inside answers.
 HH_TURN = re.compile(r"\n\n(Human|Assistant):(?: |\Z)")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
+_PLAIN_ROLES = frozenset({"user", "assistant", "system", "tool"})
+ROLES = {name: name for name in _PLAIN_ROLES} | {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "observation": "tool",
+}
+"""Roles by what sources call them, in whatever case; others stay as they are."""
+_CALLS = ("tool_calls", "function_call")
+
+MEDIA = {
+    **dict.fromkeys(("image", "images", "image_url", "input_image", "pixel_values"), "images"),
+    **dict.fromkeys(("video", "videos", "video_url"), "videos"),
+    **dict.fromkeys(("audio", "audios", "audio_url", "input_audio"), "audio"),
+}
+"""Columns, and types of parts of a content, that belong to a prompt and that text cannot carry, by kind."""
+
 
 class Preference(NamedTuple):
     """What a row says. `history` may still end on assistant turns; `chosen` and `rejected` are completions.
 
-    `kat.data.formats.parse_row` makes sure that both completions are text; before that a row's own value stands here.
+    A completion is text, a message or a list of messages as the row has it. `kat.data.formats.parse_row` makes lists of
+    messages of both, and makes sure that they say something; before that a row's own value stands here.
     """
 
     history: list[Message]
@@ -28,23 +50,122 @@ class Preference(NamedTuple):
 
 
 def messages_of(value: Any, where: str) -> list[Message]:
-    """Return a list of {"role", "content"}, other keys left behind. Raises BadRow if `value` is anything else."""
+    """Return a list of {"role", "content"} and what else each message holds; a message alone is a list of one.
+
+    ShareGPT's from/value and other names of roles become role/content; a content of text parts is their text joined;
+    keys that hold null are left out, for columns of parquet hold every key. Raises BadRow for anything else, a content
+    that is null beside no call among it, and a part that is no text.
+    """
+    if isinstance(value, dict):
+        value = [value]
     if not isinstance(value, list):
         raise BadRow(f"{where} is null or no list of messages")
     messages = []
     for message in value:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise BadRow(f"{where} holds a message without a role")
-        content = message.get("content")
-        if not isinstance(content, str):
-            raise BadRow(f"{where} holds a message whose content is null or not text")
-        messages.append({"role": message["role"], "content": content})
+        # Nearly every message is a plain one, and is taken as it is.
+        if (
+            isinstance(message, dict)
+            and len(message) == 2
+            and isinstance(message.get("content"), str)
+            and isinstance(role := message.get("role"), str)
+            and role in _PLAIN_ROLES
+        ):
+            messages.append(message)
+        else:
+            messages.append(_message(message, where))
     return messages
+
+
+def _message(message: Any, where: str) -> Message:
+    if isinstance(message, dict) and not isinstance(message.get("role"), str) and isinstance(message.get("from"), str):
+        message = _from_sharegpt(message)
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise BadRow(f"{where} holds a message without a role")
+    role = ROLES.get(message["role"].lower(), message["role"])
+    content = message.get("content")
+    if isinstance(content, list):
+        content = _text_of_parts(content, where)
+    silent = content is None and role != "user" and any(message.get(name) for name in _CALLS)
+    if not isinstance(content, str) and not silent:
+        raise BadRow(f"{where} holds a message whose content is null or not text")
+    rest = {k: v for k, v in message.items() if k not in ("role", "content") and v is not None}
+    return {"role": role, "content": content, **rest}
+
+
+def _from_sharegpt(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a from/value message as role/content; a turn "function_call", whose value is JSON, as a call."""
+    rest = {k: v for k, v in message.items() if k not in ("from", "value", "role", "content")}
+    role, value = message["from"], message.get("value")
+    if role == "function_call" and isinstance(value, str):
+        try:
+            called = json.loads(value)
+        except ValueError:
+            return {"role": "assistant", "content": value, **rest}
+        calls = [{"type": "function", "function": each} for each in (called if isinstance(called, list) else [called])]
+        return {"role": "assistant", "content": None, "tool_calls": calls, **rest}
+    return {"role": role, "content": value, **rest}
+
+
+def _text_of_parts(parts: list[Any], where: str) -> str:
+    texts = []
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        text = part.get("text") if isinstance(part, dict) else part
+        if isinstance(kind, str) and kind in MEDIA:
+            raise BadRow(f"{where} holds a part of type {kind}, which text cannot carry (--drop_columns {kind})")
+        if not isinstance(text, str):
+            raise BadRow(f"{where} holds a message whose content is null or not text")
+        texts.append(text)
+    return "".join(texts)
+
+
+def message_parts(message: Message) -> tuple[str, ...]:
+    """Return all that a message says, as texts, equal for equal messages: role, content, and the rest if any."""
+    role, content = message["role"], message.get("content") or ""
+    if len(message) == 2:
+        return role, content
+    rest = {k: v for k, v in message.items() if k not in ("role", "content")}
+    return (role, content, canonical_json(rest)) if rest else (role, content)
+
+
+def is_message(value: Any) -> bool:
+    """Tell whether a value is a message: a role or from, and a content, value or calls."""
+    if not isinstance(value, dict):
+        return False
+    return any(k in value for k in ("role", "from")) and any(k in value for k in ("content", "value", *_CALLS))
+
+
+def as_list(value: Any) -> Any:
+    """Return a message alone as a list of one, and anything else as it is."""
+    return [value] if is_message(value) else value
 
 
 def holds_user(chosen: list[Any], rejected: list[Any]) -> bool:
     """Tell whether one of two lists holds a user turn; items that are no messages are passed over."""
-    return any(isinstance(m, dict) and m.get("role") == "user" for m in [*chosen, *rejected])
+    return any(_role_of(m) == "user" for m in [*chosen, *rejected])
+
+
+def _role_of(message: Any) -> str | None:
+    role = message.get("role", message.get("from")) if isinstance(message, dict) else None
+    return ROLES.get(role.lower(), role) if isinstance(role, str) else None
+
+
+def whole_conversations(value: dict[str, Any]) -> bool:
+    """Tell whether `chosen` and `rejected` hold their conversation themselves: lists with a user turn, or HH text."""
+    chosen, rejected = value.get("chosen"), value.get("rejected")
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        return holds_user(chosen, rejected)
+    if not isinstance(chosen, str) or not isinstance(rejected, str):
+        return False
+    return bool(HH_TURN.match(chosen) or HH_TURN.match(rejected))
+
+
+def has_completions(value: dict[str, Any]) -> bool:
+    """Tell whether a row's `chosen` or `rejected` is text, or both are messages."""
+    chosen, rejected = value.get("chosen"), value.get("rejected")
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        return True
+    return isinstance(as_list(chosen), list) and isinstance(as_list(rejected), list)
 
 
 def parse_hh(text: Any, where: str) -> list[Message]:
@@ -59,23 +180,24 @@ def parse_hh(text: Any, where: str) -> list[Message]:
     return [{"role": _HH_ROLES[r], "content": c} for r, c in zip(parts[1::2], parts[2::2], strict=True)]
 
 
-def preference_of(chosen: list[Message], rejected: list[Message]) -> Preference:
-    """Return what two full conversations say that differ in their last turn alone.
+def preference_of(chosen: list[Message], rejected: list[Message], *, last_turn: bool = False) -> Preference:
+    """Return what two full conversations say: the turns that they share are the history.
 
-    Raises BadRow if one does not end with an assistant turn, or if the turns before it differ.
+    What follows must be the assistant's, and its tools': one turn each, or several; `last_turn` says that it is one.
+    Raises BadRow if a conversation does not end with an assistant turn, or if the histories differ.
     """
-    history, better = _split(chosen, "chosen")
-    other_history, worse = _split(rejected, "rejected")
-    if history != other_history:
+    for messages, where in ((chosen, "chosen"), (rejected, "rejected")):
+        if not messages or messages[-1]["role"] != "assistant":
+            raise BadRow(f"{where} does not end with an assistant turn")
+    if last_turn and len(chosen) != len(rejected):
         raise BadRow("histories of chosen and rejected differ")
-    return Preference(history, better, worse)
-
-
-def _split(messages: list[Message], where: str) -> tuple[list[Message], str]:
-    """A full conversation as its history and its completion, the last assistant turn."""
-    if not messages or messages[-1]["role"] != "assistant":
-        raise BadRow(f"{where} does not end with an assistant turn")
-    return messages[:-1], messages[-1]["content"]
+    shortest = min(len(chosen), len(rejected)) - 1  # the last turn is a completion, also where both say the same
+    shared = next((i for i in range(shortest) if chosen[i] != rejected[i]), shortest)
+    ends = chosen[shared:], rejected[shared:]
+    foreign = any(m["role"] in ("user", "system") for m in [*ends[0], *ends[1]])
+    if (last_turn and shared < shortest) or foreign or any(end[0]["role"] != "assistant" for end in ends):
+        raise BadRow("histories of chosen and rejected differ")
+    return Preference(chosen[:shared], *ends)
 
 
 def trim(history: list[Message]) -> list[Message]:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from kat.records import Pair, Prefix
+from kat.data.conversations import message_parts
+from kat.records import Pair, Prefix, message_text
 
 
 @lru_cache(maxsize=16_384)  # the pairs of an opening come by again and again
@@ -57,9 +58,10 @@ def collect_openings(pairs: Iterable[Pair]) -> tuple[list[Prefix], OpeningStats]
     return list(best.values()), OpeningStats(n_pairs, len(best), len(several))
 
 
-def _rank(prefix: Prefix) -> tuple[int, int, bytes, list[bytes], list[str]]:
+def _rank(prefix: Prefix) -> tuple[int, int, bytes, list[bytes], list[str], list[str]]:
     """The prefix of smallest rank is the one that is kept."""
-    contents = [m["content"].encode("utf-8") for m in prefix.messages]
-    # Boundaries and roles decide between prefixes whose joined content is the same.
+    contents = [message_text(m).encode("utf-8") for m in prefix.messages]
+    # Boundaries, roles and all else that messages hold decide between prefixes whose joined content is the same.
+    parts = [part for m in prefix.messages for part in message_parts(m)]
     roles = [m["role"] for m in prefix.messages]
-    return len(contents), sum(map(len, contents)), b"".join(contents), contents, roles
+    return len(contents), sum(map(len, contents)), b"".join(contents), contents, roles, parts

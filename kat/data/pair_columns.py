@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kat.data.repeats import pair_parts
 from kat.records import Pair
 
 DUPLICATE = "exact duplicate of an earlier pair"
@@ -21,7 +22,7 @@ class PairColumns:
 
     `pair_ids` are distinct: one that came before got "#2", "#3", … (`renamed` counts them). `opening` [P] are rows of
     `opening_ids`, which stand in order of first appearance; `opening_chars` [X] is the length of each. `duplicate` [P]
-    marks pairs whose prefix, chosen and rejected were met before. Lengths are in characters.
+    marks pairs whose context, tools, chosen and rejected were met before. Lengths are in characters.
     """
 
     pair_ids: list[str]
@@ -93,9 +94,9 @@ class _Names:
 
 
 def _digest(pair: Pair) -> bytes:
-    """128 bits of all of a pair's text."""
+    """128 bits of all that a pair says."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in (*(p for m in pair.prefix.messages for p in (m["role"], m["content"])), pair.chosen, pair.rejected):
+    for part in pair_parts(pair):
         text = part.encode()
         digest.update(len(text).to_bytes(8, "little"))  # so that ("ab", "c") is not ("a", "bc")
         digest.update(text)

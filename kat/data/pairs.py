@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from kat.data.conversations import opening_of, row_id, trim
-from kat.data.formats import Format, expected_formats, format_of, parse_row
-from kat.data.kinds import seems_to_be
+from kat.config import ReadOptions
+from kat.data.columns import Columns, Plan, margin_of, refuse_media, tools_of, with_system
+from kat.data.conversations import Preference, opening_of, row_id, trim
+from kat.data.formats import Format, format_of, parse_row
 from kat.data.openings import opening_id
+from kat.data.repeats import Repeats, content_id, pair_parts
 from kat.data.rows import BadRow, BadRows, Row, path_text, read_rows
-from kat.errors import FormatError, InputError
-from kat.inputs import InputFile, Inputs, input_files, input_text
-from kat.records import Message, Pair, Prefix
-
-SNIFFED = 100
-"""Parseable rows that are looked at before the first one is taken apart."""
-_MOST_SNIFFED = 10_000  # rows of any kind that are held for that
+from kat.data.scores import opposed
+from kat.data.sniff import SNIFFED as SNIFFED
+from kat.data.sniff import Sniffed, chained, check_shards, sniff
+from kat.errors import InputError
+from kat.inputs import Inputs, input_files, input_text
+from kat.records import Message, Pair, Prefix, conversation_text
 
 
 @dataclass
@@ -29,7 +28,8 @@ class PairStats:
     """What a reader met, complete once it is exhausted.
 
     `format` is the name of the file's format, `kept` counts the oddities of rows that were kept, `sources` the pairs
-    of each source.
+    of each source. `dropped` counts rows that were left out because an option said so, `unread` the rows that hold a
+    column which was left behind. `inside_text` says how conversations inside a text were read, or left.
     """
 
     format: str = ""
@@ -37,22 +37,31 @@ class PairStats:
     bad: int = 0
     kept: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, int] = field(default_factory=dict)
+    inside_text: list[str] = field(default_factory=list)
 
 
 class PairReader(Iterator[Pair]):
     """Iterate over the pairs of a file, folder or glob, or of several; `stats` holds the counts, complete at the end.
 
-    Raises FormatError with the first pair if the first 100 rows are of no known format or of two; at the end
-    BadRowsError if more than `max_bad_rows` were bad, and InputError if no row was a pair. `sink` gets each bad row:
-    see `BadRows`.
+    Raises FormatError with the first pair if the first 100 rows are of no known format or of two, InputError if they
+    lack a column that is named; at the end BadRowsError if more than `max_bad_rows` were bad, and InputError if no row
+    was a pair. `sink` gets each bad row: see `BadRows`.
     """
 
     def __init__(
-        self, path: Inputs, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None
+        self,
+        path: Inputs,
+        max_bad_rows: int | str = 0,
+        sink: Callable[[bytes], object] | None = None,
+        options: ReadOptions | None = None,
     ) -> None:
         self.path = path if not isinstance(path, str) else Path(path)
         self.bad_rows = BadRows(self.path, max_bad_rows, sink)
         self.stats = PairStats()
+        self._options = options or ReadOptions()
+        self._columns = Columns(self.path, self._options)
         self._files = input_files(self.path)
         self._sources = {file.path: path_text(Path(file.source)) for file in self._files}
         self._default_src = next(iter(self._sources.values()))
@@ -62,173 +71,147 @@ class PairReader(Iterator[Pair]):
         return next(self._pairs)
 
     def _read(self, rows: Iterator[Row]) -> Iterator[Pair]:
-        head, file_format = _sniff(rows, self.path)
-        _check_shards(self._files, file_format)
-        self.stats.format = file_format.name
-        repeats = _Repeats()
-        for row in _chained(head, rows):
+        sniffed = sniff(rows, self.path, self._columns)
+        check_shards(self._files, sniffed.format, self._options)
+        self.stats.format = sniffed.format.name
+        self.stats.inside_text = inside_text_notes(sniffed)
+        repeats = Repeats()
+        for row in chained(sniffed.head, rows):
             try:
-                pair = self._pair(row, file_format)
+                pair = self._pair(row, sniffed)
             except BadRow as bad:
                 self.bad_rows.add(row, bad.reason)
+                continue
+            if pair is None:
                 continue
             repeats.add(pair)
             self.stats.pairs += 1
             self.stats.sources[pair.src] += 1
             yield pair
         self.stats.bad = self.bad_rows.total
+        self.stats.unread = self._columns.unread()
         self.stats.kept.update(repeats.counts())
         self.bad_rows.check(self.stats.pairs)
         if not self.stats.pairs:
-            raise InputError(f"{input_text(self.path)} holds no usable pair: all {self.stats.bad:,} rows are bad.")
+            out = f"all {self.stats.bad:,} rows are bad" if self.stats.bad else "all rows were left out"
+            raise InputError(f"{input_text(self.path)} holds no usable pair: {out}.")
 
-    def _pair(self, row: Row, file_format: Format) -> Pair:
+    def _pair(self, row: Row, sniffed: Sniffed) -> Pair | None:
+        """One row as a pair; None if an option leaves it out."""
         if row.value is None:
             raise BadRow(row.fault or "not a JSON object")
-        # The file's own format is asked first: nearly every row is of it. One of no format is taken apart all the
-        # same, for then its fault gets a name. The two reasons stand in files of rejected rows: their words stay.
-        if not file_format.matches(row.value) and format_of(row.value):
-            raise BadRow(f"of another shape than the file's ({file_format.name})")
-        try:
-            history, chosen, rejected = parse_row(row.value, file_format)
-        except (KeyError, TypeError, AttributeError):
-            raise BadRow(f"not of the file's shape ({file_format.name})") from None
-        messages = trim(history)
-        oddities = _oddities(history, messages, chosen, rejected)
-        prefix = Prefix(opening_id(opening_of(messages)), messages)
-        pair_id = row_id(row.value) or _content_id(messages, chosen, rejected)
+        self._columns.refuse_skipped(row.skipped)
+        value = self._columns.prepare(row.value)
+        for way in sniffed.ways:
+            if way.shows(value):
+                value = way.rewrite(value)
+            else:
+                self.stats.kept[f"without {way.name}"] += 1
+        plan = self._columns.plan(value)
+        preference = _preference(value, sniffed.format)
+        if plan.media:
+            refuse_media(value, plan)
+        context = with_system(value, plan.system, preference.history) if plan.system else preference.history
+        pair = self._assembled(value, row, preference, context)
+        oddities = _oddities(pair)
+        if plan.scores and not self._scores_allow(value, plan, oddities):
+            return None
         self.stats.kept.update(oddities)
-        src = row.value.get("src") or row.value.get("source")
+        return _turned(pair) if SWAPPED in oddities else pair
+
+    def _assembled(self, value: dict[str, Any], row: Row, preference: Preference, context: list[Message]) -> Pair:
+        messages = trim(context)
+        chosen, rejected = conversation_text(preference.chosen), conversation_text(preference.rejected)
+        src = value.get("src") or value.get("source")
         src = src or (self._sources[row.file] if row.file else self._default_src)
-        return Pair(
-            id=pair_id,
-            prefix=prefix,
+        pair_id = row_id(value)
+        pair = Pair(
+            id=pair_id or "",
+            prefix=Prefix(opening_id(opening_of(messages)), messages),
             chosen=chosen,
             rejected=rejected,
             src=str(src),
             row=row.number,
-            context=history,
-            chosen_messages=[{"role": "assistant", "content": chosen}],
-            rejected_messages=[{"role": "assistant", "content": rejected}],
+            context=context,
+            chosen_messages=preference.chosen,
+            rejected_messages=preference.rejected,
+            tools=tools_of(value),
+            margin=margin_of(value),
         )
+        return pair if pair_id else replace(pair, id=content_id(pair_parts(pair)))
+
+    def _scores_allow(self, value: dict[str, Any], plan: Plan, oddities: list[str]) -> bool:
+        """Whether a row stays, by its scores; what they say goes to its oddities. Raises BadRow for a conflict."""
+        against, agreed, odd = opposed(value, plan.scores)
+        oddities += odd
+        if not against:
+            return True
+        choice = self._options.score_conflict
+        what = f"scores against the order: {', '.join(against)}"
+        if choice == "error":
+            raise BadRow(f"{what} (--score_conflict keep, swap or drop)")
+        if choice == "swap" and agreed:
+            raise BadRow("scores that contradict each other, so that none says which one to prefer")
+        if choice == "drop":
+            self.stats.dropped[what] += 1
+            return False
+        oddities += [what, SWAPPED] if choice == "swap" else [what]
+        return True
 
 
-def read_pairs(path: Inputs, max_bad_rows: int | str = 0) -> PairReader:
+SWAPPED = "chosen and rejected swapped, as their scores say"
+
+
+def read_pairs(path: Inputs, max_bad_rows: int | str = 0, options: ReadOptions | None = None) -> PairReader:
     """Read the pairs of a file (JSON lines, JSON, CSV, parquet, Arrow), a folder of shards or a glob, or of several.
 
-    `max_bad_rows` is how many unusable rows to step over, or "all"; one more raises BadRowsError at the end.
+    `max_bad_rows` is how many unusable rows to step over, or "all"; one more raises BadRowsError at the end. `options`
+    name columns, and say what to do with scores that contradict the order.
     The reader's `stats` and `bad_rows` say what was met.
     """
-    return PairReader(path, max_bad_rows)
+    return PairReader(path, max_bad_rows, options=options)
 
 
-def _content_id(messages: list[Message], chosen: str, rejected: str) -> str:
-    """An id for a pair without one: of its text, so that it does not depend on its place in the file."""
-    parts = [part for m in messages for part in (m["role"], m["content"])]
-    joined = "\x1e".join([*parts, chosen, rejected])
-    return hashlib.md5(joined.encode("utf-8"), usedforsecurity=False).hexdigest()[:16]
+def inside_text_notes(sniffed: Sniffed) -> list[str]:
+    """Return in words which conversations inside a text were found, and whether they are read as messages."""
+    notes = []
+    for found, verdict in ((sniffed.taken, "read as messages"), (sniffed.left, "left as it is")):
+        notes += [f"{name}: {verdict} ({n:,} of the first {sniffed.rows:,} rows)" for name, n in found.items()]
+    return notes
 
 
-def _oddities(history: list[Message], messages: list[Message], chosen: str, rejected: str) -> list[str]:
+def _preference(value: dict[str, Any], file_format: Format) -> Preference:
+    # The file's own format is asked first: nearly every row is of it. One of no format is taken apart all the
+    # same, for then its fault gets a name. The two reasons stand in files of rejected rows: their words stay.
+    if not file_format.matches(value) and format_of(value):
+        raise BadRow(f"of another shape than the file's ({file_format.name})")
+    try:
+        return parse_row(value, file_format)
+    except (KeyError, TypeError, AttributeError):
+        raise BadRow(f"not of the file's shape ({file_format.name})") from None
+
+
+def _turned(pair: Pair) -> Pair:
+    """A pair with its preference the other way round. A content's id is of the row as it stood: it stays."""
+    return replace(
+        pair,
+        chosen=pair.rejected,
+        rejected=pair.chosen,
+        chosen_messages=pair.rejected_messages,
+        rejected_messages=pair.chosen_messages,
+        margin=None if pair.margin is None else abs(pair.margin),
+    )
+
+
+def _oddities(pair: Pair) -> list[str]:
     oddities = []
+    messages = pair.prefix.messages
     if messages[0]["role"] != "user":
         oddities.append(f"starts with {messages[0]['role']}")
-    if len(messages) < len(history):
-        oddities.append("assistant turns after the last user message, left out of the prefix")
-    if "\0" in chosen or "\0" in rejected or any("\0" in m["content"] for m in messages):
+    if len(messages) < len(pair.context):  # the names are keys of files of statistics
+        spoken = all(m["role"] == "assistant" for m in pair.context[len(messages) :])
+        who = "assistant turns" if spoken else "turns of assistant and tools"
+        oddities.append(f"{who} after the last user message, left out of the prefix")
+    if "\0" in pair.chosen or "\0" in pair.rejected or any("\0" in (m["content"] or "") for m in pair.context):
         oddities.append("holds NUL")
     return oddities
-
-
-class _Repeats:
-    """Count repeated pairs in 24 bytes a pair, by 64-bit hashes: a false match is rarer than 1 in 10⁵ at 10⁷ pairs."""
-
-    def __init__(self) -> None:
-        self._ids, self._ordered, self._unordered = array("q"), array("q"), array("q")
-
-    def add(self, pair: Pair) -> None:
-        """Count one pair."""
-        context = hash(tuple((m["role"], m["content"]) for m in pair.prefix.messages))
-        chosen, rejected = hash(pair.chosen), hash(pair.rejected)
-        self._ids.append(hash(pair.id))
-        self._ordered.append(hash((context, chosen, rejected)))
-        self._unordered.append(hash((context, min(chosen, rejected), max(chosen, rejected))))
-
-    def counts(self) -> dict[str, int]:
-        """Return how many pairs repeat others, by kind; kinds that were not met are left out."""
-        import numpy as np
-
-        ids, ordered, unordered = (np.frombuffer(a, np.int64) for a in (self._ids, self._ordered, self._unordered))
-        _, first, multiplicity = np.unique(ordered, return_index=True, return_counts=True)
-        # Among distinct pairs, two that agree once the order is gone are each other's reverse.
-        _, orders = np.unique(unordered[first], return_counts=True)
-        counts = {  # the names are keys of files of statistics
-            "exact duplicates of an earlier pair": int((multiplicity - 1).sum()),
-            "judgements that another pair reverses": int(orders[orders > 1].sum()),
-            "ids used before": len(ids) - len(np.unique(ids)),
-        }
-        return {name: n for name, n in counts.items() if n}
-
-
-def _check_shards(files: list[InputFile], file_format: Format) -> None:
-    """Raise FormatError, naming the file, if one after the first is of another format."""
-    for file in files[1:]:
-        rows = read_rows(file.path)
-        if (first := next(rows, None)) is None:
-            continue  # an empty shard is one without pairs
-        _, other = _sniff(chain([first], rows), file.path)
-        if other.name != file_format.name:
-            raise FormatError(
-                f"{file.path} is {other.name}, and {files[0].path} is {file_format.name}. "
-                "Files that are read together are of one format; read these apart."
-            )
-
-
-def _sniff(rows: Iterator[Row], path: Inputs) -> tuple[list[Row], Format]:
-    """The first rows and the format that those of known format agree on."""
-    head: list[Row] = []
-    first_rows: dict[str, tuple[Format, Row]] = {}
-    parseable = 0
-    while parseable < SNIFFED and len(head) < _MOST_SNIFFED and (row := next(rows, None)):
-        head.append(row)
-        if row.value is not None:
-            parseable += 1
-            if row_format := format_of(row.value):
-                first_rows.setdefault(row_format.name, (row_format, row))
-    if not first_rows:
-        raise FormatError(_unknown_format(head, path))
-    (file_format, first), *others = first_rows.values()
-    if others:
-        other, second = others[0]
-        raise FormatError(
-            f"{input_text(path)} mixes formats: {_line(first)} is {file_format.name}, {_line(second)} is {other.name}. "
-            "Put them into files of their own."
-        )
-    return head, file_format
-
-
-def _line(row: Row) -> str:
-    return f"line {row.line or row.number}" + (f" of {row.file}" if row.file else "")
-
-
-def _unknown_format(head: list[Row], path: Inputs) -> str:
-    name = input_text(path)
-    if not head:
-        return f"{name} holds no rows."
-    first = next((r for r in head if r.value is not None), None)
-    if first is None or first.value is None:
-        guess = seems_to_be(head[0].file or input_files(path)[0].path)
-        met = f"{name} holds no JSON object in its first {len(head)} rows; {_line(head[0])}: {head[0].fault}."
-        return f"{met}\n  {guess}" if guess else met
-    # ascii() so that no control character of a key reaches the terminal.
-    keys = ", ".join(ascii(key)[1:-1] for key in islice(first.value, 12)) or "none"
-    skipped = f" (columns of bytes are not read: {', '.join(first.skipped)})" if first.skipped else ""
-    return f"{name} is of no known format: {_line(first)} has the keys {keys}{skipped};\n  {expected_formats()}"
-
-
-def _chained(head: list[Row], rows: Iterator[Row]) -> Iterator[Row]:
-    # Popping frees the sniffed rows as they go.
-    head.reverse()
-    while head:
-        yield head.pop()
-    yield from rows

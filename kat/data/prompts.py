@@ -1,4 +1,4 @@
-"""Rows to embed: JSON lines with an id and either a `prefix` (a conversation) or a `prompt` (a string)."""
+"""Rows to embed: JSON lines with an id and a `prefix` (a conversation) or a `prompt` (text, or a list of messages)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from kat.artifacts import compare_ids
-from kat.data.conversations import messages_of, opening_of, row_id
+from kat.data.columns import SYSTEM, with_system
+from kat.data.conversations import is_message, messages_of, opening_of, row_id, trim
 from kat.data.openings import opening_id
 from kat.data.rows import BadRow, BadRows, read_rows
 from kat.errors import DuplicateIdError, InputError, MismatchError
@@ -152,10 +153,13 @@ def prompt_of(value: Any) -> Prefix:
         raise BadRow("not a JSON object")
     if isinstance(value.get("prefix"), dict):
         messages = messages_of(value["prefix"].get("messages"), "prefix")
-    elif isinstance(value.get("prompt"), str):
-        messages = [{"role": "user", "content": value["prompt"]}]
+    elif isinstance(prompt := value.get("prompt"), str):
+        messages = with_system(value, SYSTEM, [{"role": "user", "content": prompt}])
+    elif isinstance(prompt, list) or is_message(prompt):
+        # What follows the last user message trains and is not embedded, as in the prefixes of `kat prefixes`.
+        messages = trim(with_system(value, SYSTEM, messages_of(prompt, "prompt")))
     else:
-        raise BadRow("neither a prefix (a conversation) nor a prompt (a string)")
+        raise BadRow("neither a prefix (a conversation) nor a prompt (text or a list of messages)")
     opening = opening_of(messages)
     return Prefix(row_id(value) or opening_id(opening), messages)
 

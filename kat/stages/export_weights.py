@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kat.config import ExportWeightsOptions, recorded
+from kat.data.columns import reading_of
 from kat.data.pairs import PairReader
 from kat.errors import InputError
 from kat.inputs import Inputs, input_files, input_hash, input_text, is_there
@@ -42,9 +43,10 @@ def export_weights(
         if job.done:
             return
         table = read_pair_weights(path)
+        reading = reading_of(run.manifest(path) or {})
 
         def weighed() -> Iterator[WeighedPair]:
-            return weighed_pairs(PairReader(source, "all"), table)
+            return weighed_pairs(PairReader(source, "all", options=reading), table)
 
         export.write(weighed, table, job.folder, options.seed)
         trains, validates = (int((table.split == part).sum()) for part in PARTS)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from kat.artifacts import json_bytes
-from kat.config import RunOptions
+from kat.config import ReadOptions, RunOptions
+from kat.data.columns import recorded_reading
 from kat.data.openings import OpeningStats, collect_openings
 from kat.data.pairs import PairReader, PairStats
 from kat.data.prefix_file import prefix_line
@@ -16,20 +17,20 @@ from kat.run_folder import relatives, stats_path
 from kat.stages.stage import stage, with_progress
 
 
-def make_prefixes(pairs_path: Inputs, out: Path, run_options: RunOptions) -> None:
+def make_prefixes(pairs_path: Inputs, out: Path, run_options: RunOptions, reading: ReadOptions = ReadOptions()) -> None:
     """Write OUT, OUT's stats.json, and OUT.rejected.jsonl if rows were set aside."""
     with stage(
         "prefixes",
         out,
         inputs={"pairs": input_paths(pairs_path)},
-        options={"max_bad_rows": run_options.max_bad_rows},
+        options={"max_bad_rows": run_options.max_bad_rows} | recorded_reading(reading),
         beside={"stats": stats_path},
         rejects=True,
         overwrite=run_options.overwrite,
     ) as job:
         if job.done:
             return
-        reader = PairReader(pairs_path, run_options.max_bad_rows, job.rejected.write)
+        reader = PairReader(pairs_path, run_options.max_bad_rows, job.rejected.write, reading)
         prefixes, openings = collect_openings(with_progress(reader, "pairs"))
         stats = prefix_stats(reader.stats, openings)
         job.file.writelines(map(prefix_line, prefixes))
@@ -40,8 +41,13 @@ def make_prefixes(pairs_path: Inputs, out: Path, run_options: RunOptions) -> Non
 
 
 def prefix_stats(stats: PairStats, openings: OpeningStats) -> dict[str, Any]:
-    """Return what `prefixes_all.stats.json` holds."""
-    return {
+    """Return what `prefixes_all.stats.json` holds; what only some files show stands there only then."""
+    sometimes = {
+        "inside_text": stats.inside_text,
+        "dropped": dict(sorted(stats.dropped.items())),
+        "columns_not_read": stats.unread,
+    }
+    return {name: value for name, value in sometimes.items() if value} | {
         "shape": stats.format,
         "pairs": openings.pairs,
         "openings": openings.openings,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 
 from kat.artifacts import first_damage, json_bytes, sha256_file
-from kat.config import DensityOptions, PairOptions, RunOptions, recorded
+from kat.config import DensityOptions, PairOptions, ReadOptions, RunOptions, recorded
+from kat.data.columns import reading_of, recorded_reading
 from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
 from kat.errors import InputError, MismatchError
@@ -18,6 +20,7 @@ from kat.inputs import Inputs, input_hash, input_paths, input_text
 from kat.pair_weights.duplicates import Sketches
 from kat.pair_weights.storage import check_pair_weights, read_pair_weights, write_pair_weights
 from kat.pair_weights.table import OpeningWeights, pair_table
+from kat.records import Pair
 from kat.reports.console.weigh_pairs import SHOWN, pair_weight_lines
 from kat.run_folder import LOG_DENSITY, WEIGHTS, RunFolder, relatives, stats_path
 from kat.stages.density import density_options
@@ -25,25 +28,33 @@ from kat.stages.stage import stage, with_progress
 
 
 def weigh_pairs(
-    folder: Path, out: Path | None, pairs: Inputs | None, options: PairOptions, run_options: RunOptions
+    folder: Path,
+    out: Path | None,
+    pairs: Inputs | None,
+    options: PairOptions,
+    run_options: RunOptions,
+    *,
+    reading: ReadOptions = ReadOptions(),
 ) -> Path:
     """Write OUT, a row a pair in the source's order, and OUT's stats.json; return OUT.
 
     `out` is RUN/pair_weights.parquet by default, with the control's name in it if there is one. `pairs` is what the
-    run was made from unless others are given. Raises InputError if that changed since.
+    run was made from unless others are given, read as the run read it unless `reading` says otherwise.
+    Raises InputError if that changed since.
     """
     run = RunFolder(folder)
     allowed: int | str = run_options.max_bad_rows
     density = run.density
     if pairs is None:
-        pairs, tolerated = _unchanged_pairs(run)
-        allowed = allowed or tolerated  # the run met them, and was allowed to
+        pairs, manifest = _unchanged_pairs(run)
+        allowed = allowed or manifest["options"]["max_bad_rows"]  # the run met them, and was allowed to
+        reading = reading if recorded_reading(reading) else reading_of(manifest)
     out = out or run.pair_weights(options.control)
     with stage(
         "weigh-pairs",
         out,
         inputs={"pairs": input_paths(pairs), "weights": density / WEIGHTS, "density": density / LOG_DENSITY},
-        options=recorded(options) | {"max_bad_rows": allowed},
+        options=recorded(options) | {"max_bad_rows": allowed} | recorded_reading(reading),
         beside={"stats": stats_path},
         suffix=".parquet",
         reads=density.iterdir(),
@@ -52,7 +63,7 @@ def weigh_pairs(
     ) as job:
         if job.done:
             return out
-        reader = PairReader(pairs, allowed, job.rejected.write)
+        reader = PairReader(pairs, allowed, job.rejected.write, reading)
         texts = Sketches()
         read = with_progress(reader, "pairs")
         columns = collect_columns(texts.watch(read) if options.group_cosine is None else read)
@@ -62,7 +73,9 @@ def weigh_pairs(
         write_pair_weights(table, job.file, orjson.dumps(facts).decode())
         job.beside("stats").write(json_bytes(facts))
         job.facts["pairs_path"] = relatives(pairs, out.parent)
-        heaviest = _openings(pairs, (one["row"] for one in facts["heaviest"][:SHOWN]))
+        heaviest = _openings(
+            PairReader(pairs, "all", options=reading), {one["row"] for one in facts["heaviest"][:SHOWN]}
+        )
         summary = f"{len(table):,} pairs, {facts['weights']['pairs']:,} of them weighed"
         job.say(summary, pair_weight_lines(facts, heaviest))
     return out
@@ -83,21 +96,20 @@ def read_weights(run: RunFolder) -> tuple[OpeningWeights, DensityOptions]:
     return OpeningWeights(embeddings, density, weights), options
 
 
-def _unchanged_pairs(run: RunFolder) -> tuple[Inputs, int | str]:
-    """The pairs that a run was made from, and how many bad rows it was allowed."""
+def _unchanged_pairs(run: RunFolder) -> tuple[Inputs, dict[str, Any]]:
+    """The pairs that a run was made from, and the manifest that says how they were read."""
     pairs, manifest = run.pairs()
     if input_hash(pairs) != manifest["inputs"].get("pairs"):
         raise InputError(
             f"{input_text(pairs)} changed since {run.path} was made. "
             f"Run again: kat run {input_text(pairs)} --out {run.path} --overwrite"
         )
-    return pairs, manifest["options"].get("max_bad_rows", RunOptions.max_bad_rows)
+    return pairs, manifest
 
 
-def _openings(pairs: Inputs, rows: Iterable[int]) -> dict[str, str]:
+def _openings(pairs: Iterable[Pair], shown: set[int]) -> dict[str, str]:
     """The openings of some rows, by id."""
-    shown = set(rows)
-    pairs_shown = (pair for pair in PairReader(pairs, "all") if pair.row in shown)
+    pairs_shown = (pair for pair in pairs if pair.row in shown)
     return {pair.prefix.id: pair.prefix.opening for pair in islice(pairs_shown, len(shown))}
 
 

@@ -23,7 +23,10 @@ class TestMessages:
             [{"role": None, "content": "x"}],
             [{"content": "x"}],
             [{"role": "user", "content": None}],
-            [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+            [{"role": "user", "content": [{"type": "text", "text": 3}]}],
+            [{"role": "user", "content": [{"type": "image", "image": "x"}]}],
+            [{"role": "user", "content": None, "tool_calls": [{}]}],
+            [{"role": "assistant", "content": None, "tool_calls": []}],
             [turn("user", "fine"), {"role": "user", "content": 3}],
         ],
         ids=repr,
@@ -32,8 +35,31 @@ class TestMessages:
         with pytest.raises(BadRow, match="here"):
             messages_of(value, "here")
 
-    def test_other_keys_are_left_behind(self):
-        assert messages_of([turn("user", "x") | {"name": "Ann"}], "here") == [turn("user", "x")]
+    def test_other_keys_are_kept_and_nulls_are_none(self):
+        message = turn("user", "x") | {"name": "Ann", "tool_call_id": "7", "extra": {"a": [1, None]}}
+        assert messages_of([message | {"tool_calls": None}], "here") == [message]
+
+    @pytest.mark.parametrize("content", [None, "", "text"])
+    def test_a_turn_that_calls_may_say_nothing(self, content):
+        call = {"role": "assistant", "content": content, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+        assert messages_of([call], "here") == [call]
+        missing = {k: v for k, v in call.items() if k != "content"}
+        assert messages_of([missing], "here") == [missing | {"content": None}]
+
+    def test_from_and_value_and_other_names_of_roles(self):
+        """Against datasets of LLaMA-Factory: human, gpt, system, function_call and observation."""
+        turns = [("system", "s"), ("human", "q"), ("function_call", '{"name": "f", "arguments": {"a": 1}}')]
+        turns += [("observation", "17"), ("gpt", "x")]
+        call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+        want = [turn("system", "s"), turn("user", "q"), {"role": "assistant", "content": None, "tool_calls": [call]}]
+        want += [turn("tool", "17"), turn("assistant", "x")]
+        assert messages_of([{"from": who, "value": text} for who, text in turns], "here") == want
+        named = [turn("Human", "a"), turn("GPT", "b"), turn("User", "c"), turn("developer", "d")]
+        assert [m["role"] for m in messages_of(named, "here")] == ["user", "assistant", "user", "developer"]
+
+    def test_parts_of_text_are_joined_and_a_message_alone_is_a_list(self):
+        parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b", "image": None}]
+        assert messages_of({"role": "user", "content": parts}, "here") == [turn("user", "a b")]
 
     def test_trim_is_the_longest_head_that_ends_on_a_user(self):
         rng = Random(2)

@@ -22,6 +22,22 @@ def test_prefixes_and_prompts(tmp_path):
     assert found.prefixes[0].opening == "q\0“”"
 
 
+def test_prompts_of_messages(tmp_path):
+    """As TRL and verl write them; embedded is what `kat prefixes` would keep: up to the last user message."""
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    conversation = [turn("user", "q"), call, turn("tool", "17"), turn("user", "z"), turn("assistant", "Sure:")]
+    rows = [{"id": "a", "prompt": conversation}, {"prompt": [turn("user", "x")], "system": "s"}]
+    found = prompts(tmp_path, *rows, {"prompt": turn("user", "alone")}, {"prompt": "y", "system_prompt": "t"})
+    assert [p.messages for p in found.prefixes] == [
+        conversation[:4],
+        [turn("system", "s"), turn("user", "x")],
+        [turn("user", "alone")],
+        [turn("system", "t"), turn("user", "y")],
+    ]
+    assert found.ids == ["a", md5_id("x"), md5_id("alone"), md5_id("y")]
+    assert found.prefixes[0].text == "q\nf({})\n17\nz"
+
+
 def test_ids_as_numbers_become_text_and_missing_ones_are_computed(tmp_path):
     found = prompts(
         tmp_path, {"id": 3, "prompt": "a"}, {"prompt": " b  c"}, {"id": None, "prompt": "d"}, {"id": 0, "prompt": "e"}
@@ -51,7 +67,8 @@ def test_the_same_prompt_again_is_a_bad_row(tmp_path):
 BAD = {
     "no text": {"id": "b"},
     "null prompt": {"id": "b", "prompt": None},
-    "prompt of messages": {"id": "b", "prompt": [turn("user", "x")]},
+    "prompt of no messages": {"id": "b", "prompt": ["x"]},
+    "prompt without a user": {"id": "b", "prompt": [turn("assistant", "x")]},
     "white prompt": {"id": "b", "prompt": " \n"},
     "empty prompt": {"id": "b", "prompt": ""},
     "no user": {"id": "b", "prefix": {"messages": [turn("assistant", "x")]}},

@@ -20,7 +20,9 @@ def matches(value: dict[str, Any]) -> bool:
 
 def parse(value: dict[str, Any]) -> Preference:
     """Take a row apart; see `Format`."""
-    return preference_of(parse_hh(value.get("chosen"), "chosen"), parse_hh(value.get("rejected"), "rejected"))
+    return preference_of(
+        parse_hh(value.get("chosen"), "chosen"), parse_hh(value.get("rejected"), "rejected"), last_turn=True
+    )
 
 
 PLUGIN = Format(

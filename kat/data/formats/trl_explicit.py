@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kat.data.conversations import HH_TURN, Preference, holds_user, messages_of, preference_of
+from kat.data.conversations import HH_TURN, Preference, as_list, holds_user, is_message, messages_of, preference_of
 from kat.data.formats import Format
 
 
@@ -14,11 +14,11 @@ def matches(value: dict[str, Any]) -> bool:
     Text is a prompt beside completions of text unless it is HH text (`hh-prompt`), and beside completions of messages
     unless these hold a user turn, which makes them full conversations (`ultrafeedback`).
     """
-    prompt, chosen, rejected = value.get("prompt"), value.get("chosen"), value.get("rejected")
+    prompt, chosen, rejected = value.get("prompt"), as_list(value.get("chosen")), as_list(value.get("rejected"))
     if isinstance(value.get("prefix"), dict):
         return False
     if not isinstance(prompt, str):
-        return isinstance(prompt, list)
+        return isinstance(prompt, list) or is_message(prompt)
     if isinstance(chosen, str) or isinstance(rejected, str):
         return not HH_TURN.match(prompt)
     return isinstance(chosen, list) and isinstance(rejected, list) and not holds_user(chosen, rejected)
@@ -26,10 +26,12 @@ def matches(value: dict[str, Any]) -> bool:
 
 def parse(value: dict[str, Any]) -> Preference:
     """Take a row apart; see `Format`."""
-    prompt, chosen, rejected = value.get("prompt"), value.get("chosen"), value.get("rejected")
+    prompt, chosen, rejected = value.get("prompt"), as_list(value.get("chosen")), as_list(value.get("rejected"))
     history = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages_of(prompt, "prompt")
-    if isinstance(chosen, str) or isinstance(rejected, str):
+    both_messages = isinstance(chosen, list) and isinstance(rejected, list)
+    if not both_messages or not holds_user(chosen, rejected):
         return Preference(history, chosen, rejected)
+    # Completions with user turns in them share these: they belong to the context.
     return preference_of(history + messages_of(chosen, "chosen"), history + messages_of(rejected, "rejected"))
 
 

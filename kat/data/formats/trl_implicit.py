@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from kat.data.conversations import Preference, messages_of, preference_of
-from kat.data.formats import Format
+from kat.data.conversations import Preference, messages_of, preference_of, whole_conversations
+from kat.data.formats import Format, context_column
 
 
 def matches(value: dict[str, Any]) -> bool:
     """Tell whether a row holds two conversations and no prompt beside them."""
     if isinstance(value.get("prefix"), dict) or "prompt" in value:
         return False
-    return isinstance(value.get("chosen"), list) and isinstance(value.get("rejected"), list)
+    if not isinstance(value.get("chosen"), list) or not isinstance(value.get("rejected"), list):
+        return False
+    return whole_conversations(value) or context_column(value) in (None, "query")
 
 
 def parse(value: dict[str, Any]) -> Preference:

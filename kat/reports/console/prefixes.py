@@ -12,7 +12,7 @@ from kat.reports.console.text import printable
 def prefix_lines(stats: Mapping[str, Any]) -> list[str]:
     """Describe what `prefixes_all.stats.json` holds."""
     lines = [
-        f"  format                           {stats['shape']}",
+        f"  format                           {'; '.join([stats['shape'], *stats.get('inside_text', ())])}",
         f"  pairs                            {stats['pairs']:,}",
         f"  openings                         {stats['openings']:,}",
         f"  share removed                    {stats['share_removed']:.1%}",
@@ -20,7 +20,12 @@ def prefix_lines(stats: Mapping[str, Any]) -> list[str]:
     ]
     if stats["bad_rows"]:
         lines.append(f"  bad rows set aside               {stats['bad_rows']:,}")
-    lines += [f"  kept: {name}   {n:,}" for name, n in stats["kept"].items()]
+    lines += [f"  dropped: {printable(name, 80)}   {n:,}" for name, n in stats.get("dropped", {}).items()]
+    lines += [f"  kept: {printable(name, 120)}   {n:,}" for name, n in stats["kept"].items()]
+    if unread := stats.get("columns_not_read"):
+        columns = [f"{printable(name, 40)} ({n:,} rows)" for name, n in unread.items()]
+        more = [f"and {len(columns) - 20:,} more"] if len(columns) > 20 else []
+        lines.append(f"  columns not read: {', '.join([*columns[:20], *more])}")
     sources = Counter(stats["rows_by_source"]).most_common()
     lines.append("  rows by source")
     lines += [f"    {n:>9,}  {printable(name, 80)}" for name, n in sources[:20]]

@@ -1,0 +1,61 @@
+"""Scores beside a preference: whether they agree with its order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from kat.data.rows import BadRow
+
+MAIN = ("score_chosen", "score_rejected")
+
+
+def refuse_tie(value: dict[str, Any]) -> None:
+    """Raise BadRow if the main scores are equal, or no numbers. A row that lacks one counts by its order."""
+    if MAIN[0] not in value and MAIN[1] not in value:
+        return
+    scores = value.get(MAIN[0]), value.get(MAIN[1])
+    if None in scores:
+        return
+    # A whole number may be too large for a float, which `isfinite` would raise for.
+    if not all(isinstance(s, int) or (isinstance(s, float) and math.isfinite(s)) for s in scores):
+        raise BadRow("score_chosen or score_rejected is not a number")
+    if scores[0] == scores[1]:
+        raise BadRow("a tie: score_chosen equals score_rejected")
+
+
+def opposed(value: dict[str, Any], columns: Iterable[tuple[str, str]]) -> tuple[list[str], bool, list[str]]:
+    """Return what scores say against a row's order, by name; whether others agree with it; and what else is odd.
+
+    The last are ties and scores that are no numbers.
+    """
+    against, agreed, odd = [], False, []
+    for chosen, rejected in columns:
+        given = value[chosen], value[rejected]
+        if None in given:
+            continue
+        scores = [_number(each) for each in given]
+        if scores[0] is None or scores[1] is None:
+            odd.append(f"{chosen} or {rejected} is no number, not compared")
+        elif scores[0] == scores[1]:
+            odd.append(f"a tie: {chosen} equals {rejected}")
+        elif scores[0] < scores[1]:
+            against.append(f"{chosen} is below {rejected}")
+        else:
+            agreed = True
+    return against, agreed, odd
+
+
+def _number(value: Any) -> float | int | None:
+    """A score: a number, a list of one, or the text of one."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if isinstance(value, int) or math.isfinite(value) else None
