@@ -67,7 +67,7 @@ def prefixes(
     """Pairs to one prefix for each distinct opening (first user message)."""
     from kat.stages.prefixes import make_prefixes
 
-    make_prefixes(pairs, out, run_options, reading)
+    make_prefixes(pairs, out, run_options, reading=reading)
     _next(f"kat embed {quoted(out)} --out {quoted(out.with_name('embeddings'))}")
 
 

@@ -54,7 +54,7 @@ def kat_make_prefixes(
     from kat.stages.stage import say_next
 
     pairs_path, out = pairs_path or data_path("pairs_all.jsonl"), out or data_path("prefixes_all.jsonl")
-    make_prefixes(pairs_path, out, run_options, reading)
+    make_prefixes(pairs_path, out, run_options, reading=reading)
     say_next(f"python -m scripts.kat_compute_embeddings_offline --prompts_path {quoted(out)}")
 
 

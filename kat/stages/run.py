@@ -23,7 +23,7 @@ def run(
     reading: ReadOptions = ReadOptions(),
 ) -> None:
     """Write OUT/prefixes_all.jsonl, OUT/embeddings and OUT/density, each skipped where it is already done."""
-    make_prefixes(pairs, out / PREFIXES, run_options, reading)
+    make_prefixes(pairs, out / PREFIXES, run_options, reading=reading)
     # Bad rows are those of the pairs: a prefixes file of kat's own has none.
     embed_folder(out / PREFIXES, out / EMBEDDINGS, embed, replace(run_options, max_bad_rows=RunOptions.max_bad_rows))
     weigh_openings(out / EMBEDDINGS, out / DENSITY, density, run_options, out / PREFIXES)

@@ -243,7 +243,7 @@ class TestOptions:
         functions = "prefixes.make_prefixes embed.embed_file embed.embed_folder density.weigh_openings"
         for place in f"{functions} density.compute_offline run.run".split():
             module, name = place.split(".")
-            note = lambda *args, _name=name: made.append((_name, *args))  # noqa: E731
+            note = lambda *args, _name=name, **_: made.append((_name, *args))  # noqa: E731
             monkeypatch.setattr(f"kat.stages.{module}.{name}", note)
         return made
 

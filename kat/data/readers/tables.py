@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,16 +23,33 @@ _MOST_BYTES = 16 << 20
 _PROBED = 8
 
 
-def skipped_columns(schema: pa.Schema) -> tuple[str, ...]:
-    """Return the names of columns that hold bytes (pictures, sound), alone or inside of something."""
-    return tuple(field.name for field in schema if _holds_bytes(field.type))
+_LARGE = 1 << 16
+"""Mean bytes of a value from which a column of bytes is no text: some writers leave text without its mark."""
+
+
+def skipped_columns(schema: pa.Schema, mean_bytes: Callable[[str], float]) -> tuple[str, ...]:
+    """Return the names of columns that hold bytes (pictures, sound): inside of something, or large ones by themselves.
+
+    `mean_bytes` gives the mean size of a column's values.
+    """
+    skipped = []
+    for field in schema:
+        if _holds_bytes(field.type) and (not _is_bytes(field.type) or mean_bytes(field.name) > _LARGE):
+            skipped.append(field.name)
+    return tuple(skipped)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(test(kind) for test in tests) or str(kind) == "binary_view"
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
-    is_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    if any(test(kind) for test in is_bytes) or str(kind) == "binary_view":
+    if _is_bytes(kind):
         return True
     if pa.types.is_dictionary(kind):
         return _holds_bytes(kind.value_type)
@@ -48,7 +66,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with pq.ParquetFile(path, buffer_size=1 << 20) as table:
-            skipped = skipped_columns(table.schema_arrow)
+            skipped = skipped_columns(table.schema_arrow, partial(_parquet_bytes, table))
             names = [name for name in table.schema_arrow.names if name not in skipped]
             for batch in _parquet_batches(table, names):
                 for row in _batch_rows(batch, number, skipped):
@@ -56,6 +74,16 @@ def read_parquet(path: Path) -> Iterator[Row]:
                     yield row
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no parquet file, or damaged after row {number:,}: {error}") from error
+
+
+def _parquet_bytes(table: pq.ParquetFile, name: str) -> float:
+    """The mean size of a column's values, as the file's metadata has it."""
+    total = 0
+    for group in range(table.num_row_groups):
+        facts = table.metadata.row_group(group)
+        columns = (facts.column(i) for i in range(facts.num_columns))
+        total += sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == name)
+    return total / max(table.metadata.num_rows, 1)
 
 
 def _parquet_batches(table: pq.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
@@ -82,7 +110,7 @@ def read_arrow(path: Path) -> Iterator[Row]:
     try:
         with pa.memory_map(str(path)) as file:
             for batch in _arrow_batches(file):
-                skipped = skipped_columns(batch.schema)
+                skipped = skipped_columns(batch.schema, partial(_batch_bytes, batch))
                 kept = batch.select([name for name in batch.schema.names if name not in skipped])
                 for row in _batch_rows(kept, number, skipped):
                     number = row.number
@@ -102,6 +130,10 @@ def _arrow_batches(file: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
             yield reader.get_batch(i)
     else:
         yield from pa.ipc.open_stream(file)
+
+
+def _batch_bytes(batch: pa.RecordBatch, name: str) -> float:
+    return batch.column(name).nbytes / max(batch.num_rows, 1)
 
 
 def _batch_rows(batch: pa.RecordBatch, before: int, skipped: tuple[str, ...]) -> Iterator[Row]:
