@@ -23,8 +23,9 @@ class DensityGRPOTrainer(GRPOTrainer):
     `opening_weights` is a folder of weights, a file of `kat weigh-pairs`, or {opening id: weight}. The data set
     names openings in `opening_id`; without that column, the id is computed from the first user message of
     `prompt`. A weight multiplied into the reward would cancel in the group's normalisation; it is the sampling
-    that is weighed. The contexts of an opening take turns; a prompt that stands twice is a MismatchError. Every pass is another draw, the same on every rank. Rows are joined when training begins, from
-    the data set that trains then: filtering or reordering it before does no harm.
+    that is weighed. The contexts of an opening take turns; a prompt that stands twice is a MismatchError. Every pass is
+    another draw, the same on every rank. Rows are joined when training begins, from the data set that trains then:
+    filtering or reordering it before does no harm.
     """
 
     args: Any  # a GRPOConfig, whose counts are no longer None once it is made

@@ -120,8 +120,8 @@ def _check_margins(dataset: Any) -> None:
     """Raise InputError for rows without a margin among rows that have one, which TRL fails at without naming them."""
     if "margin" in dataset.column_names and (missing := [i for i, m in enumerate(dataset["margin"]) if m is None]):
         raise InputError(
-            f"{len(missing):,} of {len(dataset):,} rows have no margin, first row {missing[0]}, and TRL takes margins for "
-            'all rows or none. Fill the column, or leave it out: train_dataset.remove_columns("margin").'
+            f"{len(missing):,} of {len(dataset):,} rows have no margin, first row {missing[0]}, and TRL takes margins "
+            'for all rows or none. Fill the column, or leave it out: train_dataset.remove_columns("margin").'
         )
 
 

@@ -2,7 +2,8 @@
 
     from kat.integrations.trl import WeightedRewardTrainer
 
-`with_weights` is the trainer's own join of weights with rows. Each class loads on first use, so that nothing here loads TRL or torch before, and one trainer not the other's needs.
+`with_weights` is the trainer's own join of weights with rows. Each class loads on first use, so that nothing here loads
+TRL or torch before, and one trainer not the other's needs.
 """
 
 from __future__ import annotations

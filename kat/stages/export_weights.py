@@ -59,7 +59,7 @@ def _met(export: Export, contents: Contents | None) -> Iterator[str]:
         return
     several = [count for counts in contents.contexts.values() for count in counts.values() if count > 1]
     if several:
-        yield f"  {len(several):,} openings have {sum(several):,} contexts, all exported; they share its weight equally"
+        yield f"  {len(several):,} openings have {sum(several):,} contexts, all exported: an opening's share its weight"
     if contents.rich:
         yield "  messages hold more than role and content: parquet columns of them are JSON"
     if contents.tools and "tools" in export.notes:
