@@ -10,7 +10,7 @@ from trl import GRPOTrainer
 
 from kat.errors import MismatchError, OptionError
 from kat.integrations.sampling import DensityRepeatSampler, OpeningOrder
-from kat.integrations.weights import opening_weights_of, openings_of
+from kat.integrations.weights import check_prompts, opening_weights_of, openings_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,8 +23,9 @@ class DensityGRPOTrainer(GRPOTrainer):
     `opening_weights` is a folder of weights, a file of `kat weigh-pairs`, or {opening id: weight}. The data set
     names openings in `opening_id`; without that column, the id is computed from the first user message of
     `prompt`. A weight multiplied into the reward would cancel in the group's normalisation; it is the sampling
-    that is weighed. Every pass is another draw, the same on every rank. Rows are joined when training begins, from
-    the data set that trains then: filtering or reordering it before does no harm.
+    that is weighed. The contexts of an opening take turns; a prompt that stands twice is a MismatchError. Every pass is
+    another draw, the same on every rank. Rows are joined when training begins, from the data set that trains then:
+    filtering or reordering it before does no harm.
     """
 
     args: Any  # a GRPOConfig, whose counts are no longer None once it is made
@@ -36,6 +37,9 @@ class DensityGRPOTrainer(GRPOTrainer):
         if dataset is None or not hasattr(dataset, "__len__"):
             raise OptionError("DensityGRPOTrainer needs train_dataset=, by name, a datasets.Dataset with a length.")
         self.opening_weights = opening_weights_of(opening_weights)
+        check_prompts(dataset)
+        if not (kwargs.get("tools") or kwargs.get("environment_factory")):
+            _check_tools(dataset)
         self._ordered(dataset, 0)  # notices what is wrong before a model is loaded
         super().__init__(*args, **kwargs)
         self.order = self._ordered(self.train_dataset, self.args.seed)
@@ -56,4 +60,13 @@ class DensityGRPOTrainer(GRPOTrainer):
             mini_repeat_count=self.num_generations,
             batch_size=self.args.generation_batch_size // self.num_generations,
             repeat_count=self.num_iterations * self.args.steps_per_generation,
+        )
+
+
+def _check_tools(dataset: Dataset) -> None:
+    """Raise OptionError for prompts with tools, which TRL would leave out without a word."""
+    if "tools" in (dataset.column_names or []) and (count := sum(bool(tools) for tools in dataset["tools"])):
+        raise OptionError(
+            f"{count:,} prompts have tools in the column tools, which TRL's GRPOTrainer does not read. Give it the "
+            'functions as tools=[…], or leave the tools out: train_dataset.remove_columns("tools").'
         )

@@ -61,6 +61,7 @@ class WeightedRewardTrainer(RewardTrainer):
         weights = None if pair_weights is None else pair_weights_of(pair_weights)
         dataset = kwargs.get("train_dataset")
         _check_dataset(dataset)
+        _check_margins(dataset)
         kwargs["train_dataset"] = before = with_weights(dataset, weights)
         super().__init__(*args, **kwargs)
         self.data_collator: Any = WeightCollator(self.data_collator)
@@ -112,6 +113,15 @@ def _check_dataset(dataset: Any) -> None:
         raise OptionError(
             "WeightedRewardTrainer reads a datasets.Dataset, not an iterable one: weights are "
             "made mean 1 over its rows."
+        )
+
+
+def _check_margins(dataset: Any) -> None:
+    """Raise InputError for rows without a margin among rows that have one, which TRL fails at without naming them."""
+    if "margin" in dataset.column_names and (missing := [i for i, m in enumerate(dataset["margin"]) if m is None]):
+        raise InputError(
+            f"{len(missing):,} of {len(dataset):,} rows have no margin, first row {missing[0]}, and TRL takes margins "
+            'for all rows or none. Fill the column, or leave it out: train_dataset.remove_columns("margin").'
         )
 
 

@@ -1,6 +1,7 @@
 """Pairs joined with their weights: the rows that every export is made of.
 
-A trainer that cannot weigh a row reads the rows of one weighted pass instead, each as often as `drawn_counts` says.
+The contexts that they share are in `kat.integrations.contexts`, the passes for trainers that cannot weigh a row in
+`kat.integrations.passes`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from kat.density.sampling import draw_pass
-from kat.errors import InputError, MismatchError
+from kat.errors import MismatchError
 from kat.pair_weights.storage import PairWeights
-from kat.records import Message, Pair, Prefix
+from kat.records import Message, Pair
 
 PARTS = ("train", "validation")
 
@@ -56,51 +54,34 @@ def weighed_pairs(pairs: Iterable[Pair], table: PairWeights) -> Iterator[Weighed
         raise MismatchError(f"The pairs end after {row:,} rows, and {table.path} has {len(table):,}.")
 
 
-def prompts_of(pairs: Iterable[WeighedPair], part: str) -> tuple[list[Prefix], np.ndarray]:
-    """Return one prefix for each of the X openings of a part, as `kat run` keeps them, and density weights [X]."""
-    from kat.data.openings import unique_prefixes
-
-    w: dict[str, float] = {}
-
-    def pairs_of_part() -> Iterator[Pair]:
-        for weighed in pairs:
-            if weighed.part == part:
-                w[weighed.pair.prefix.id] = weighed.w
-                yield weighed.pair
-
-    prefixes = unique_prefixes(pairs_of_part())
-    return prefixes, np.asarray([w[prefix.id] for prefix in prefixes], np.float64)
-
-
-def drawn_counts(weights: np.ndarray, seed: int) -> np.ndarray:
-    """Return how often each row [N] stands in a weighted pass of N rows: within one of N · weight / Σ weight.
-
-    Raises InputError if there are no rows.
-    """
-    if not len(weights):
-        raise InputError("There is nothing to draw from: no row trains.")
-    return np.bincount(draw_pass(weights, len(weights), seed), minlength=len(weights))
-
-
-def drawn_order(weights: np.ndarray, seed: int) -> np.ndarray:
-    """Return the rows [N] of a weighted pass, shuffled; each stands in it as often as `drawn_counts` says."""
-    return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(weights)), drawn_counts(weights, seed)))
-
-
 def assistant(text: str) -> list[Message]:
     """Return a completion as messages."""
     return [{"role": "assistant", "content": text}]
 
 
 def explicit_row(weighed: WeighedPair) -> dict[str, Any]:
-    """Return a pair with its prompt, chosen and rejected messages apart: TRL's explicit format."""
+    """Return a pair with its context, chosen and rejected messages apart: TRL's explicit format."""
     pair = weighed.pair
-    row: dict[str, Any] = {
-        "prompt": pair.prefix.messages,
-        "chosen": assistant(pair.chosen),
-        "rejected": assistant(pair.rejected),
+    return {"prompt": context_of(pair)} | sides_of(pair) | extras(pair) | marks(weighed)
+
+
+def context_of(pair: Pair) -> list[Message]:
+    """Return all messages before the completions, as the source has them; the prefix of a pair that holds no others."""
+    return pair.context or pair.prefix.messages
+
+
+def sides_of(pair: Pair) -> dict[str, list[Message]]:
+    """Return both completions as messages."""
+    return {
+        "chosen": pair.chosen_messages or assistant(pair.chosen),
+        "rejected": pair.rejected_messages or assistant(pair.rejected),
     }
-    return row | marks(weighed)
+
+
+def extras(pair: Pair) -> dict[str, Any]:
+    """Return what a pair has besides messages, under the names of its columns: tools and margin."""
+    found = {"tools": pair.tools or None, "margin": pair.margin}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def plain_row(weighed: WeighedPair) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
     from kat.integrations.trl import WeightedRewardTrainer
 
-Each class loads on first use, so that nothing here loads TRL or torch before, and one trainer not the other's needs.
+`with_weights` is the trainer's own join of weights with rows. Each class loads on first use, so that nothing here loads
+TRL or torch before, and one trainer not the other's needs.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kat.errors import MissingExtraError
+from kat.integrations.weights import with_weights
 
 if TYPE_CHECKING:
     from kat.integrations._trl_grpo import DensityGRPOTrainer
     from kat.integrations._trl_reward import WeightedRewardTrainer
 
-__all__ = ["DensityGRPOTrainer", "WeightedRewardTrainer"]
+__all__ = ["DensityGRPOTrainer", "WeightedRewardTrainer", "with_weights"]
 
 _HOMES = {
     "DensityGRPOTrainer": "kat.integrations._trl_grpo",

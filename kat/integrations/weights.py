@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,10 +59,13 @@ def opening_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, fl
 def with_weights(dataset: Dataset, weights: Mapping[str, float] | None) -> Dataset:
     """Return the data set with a `weight` column, by the id in its `pair_id` column; its own if `weights` is None.
 
-    Raises MismatchError naming the first row without a weight, InputError if there is nothing to join by or a weight of
+    Raises MismatchError naming the first row without a weight or a pair id that stands twice (a weighted pass repeats
+    pairs as often as they weigh: weights would count twice), InputError if there is nothing to join by or a weight of
     the data set's own is not a finite number from 0 up.
     """
     names = list(dataset.column_names or [])
+    if "pair_id" in names:
+        check_distinct(dataset["pair_id"], "pair id")
     if weights is None:
         _check_own_weights(dataset, names)
         return dataset
@@ -72,11 +78,42 @@ def with_weights(dataset: Dataset, weights: Mapping[str, float] | None) -> Datas
             f"{len(missing):,} rows of the data set have no weight, first row {row} with pair id {pair_id}. "
             "Take the rows that train (split is train), or weigh these pairs too."
         )
-    if len(set(ids)) < len(ids):
-        raise MismatchError("The data set holds a pair id twice; each pair has one weight. See kat export-weights.")
     if WEIGHT in names:
         dataset = dataset.remove_columns(WEIGHT)
     return dataset.add_column(WEIGHT, [weights[pair_id] for pair_id in ids])
+
+
+def check_distinct(ids: Iterable[Hashable], what: str) -> None:
+    """Check that no id stands twice; `what` says of what they are. Raises MismatchError naming the first that does."""
+    counts = Counter(ids)
+    repeated = [one for one, count in counts.items() if count > 1]
+    if repeated:
+        first = repeated[0]
+        raise MismatchError(
+            f"The data set holds the {what} {first} {counts[first]:,} times, and {len(repeated) - 1:,} others more "
+            "than once. A pass that is drawn by weight already repeats rows, and would be weighed twice: take the "
+            "file that has each row once (kat export-weights RUN --to trl or verl), or a trainer without weights."
+        )
+
+
+def check_prompts(dataset: Dataset) -> None:
+    """Check that no prompt stands twice, by the data set's ids of contexts or pairs, or else by what it asks.
+
+    Raises MismatchError naming the first that does.
+    """
+    names = dataset.column_names or []
+    for column in ("context_id", "pair_id"):
+        if column in names:
+            return check_distinct((str(one) for one in dataset[column]), column.replace("_", " "))
+    if "prompt" in names:
+        tools = dataset["tools"] if "tools" in names else [None] * len(dataset)
+        asked = (json.dumps([prompt, tool]) for prompt, tool in zip(dataset["prompt"], tools, strict=True))
+        check_distinct(zip(openings_of(dataset), map(_digest, asked), strict=True), "opening and digest of the prompt")
+    return None
+
+
+def _digest(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:16]
 
 
 def openings_of(dataset: Dataset) -> list[str]:

@@ -10,6 +10,8 @@ from kat.data.columns import reading_of
 from kat.data.pairs import PairReader
 from kat.errors import InputError
 from kat.inputs import Inputs, input_files, input_hash, input_text, is_there
+from kat.integrations.card import CARD, write_card
+from kat.integrations.contexts import Contents
 from kat.integrations.exports import Export
 from kat.integrations.rows import PARTS, WeighedPair, weighed_pairs
 from kat.pair_weights.storage import read_pair_weights
@@ -36,7 +38,7 @@ def export_weights(
         out,
         inputs={"pair_weights": path, "pairs": digest},
         options=recorded(options),
-        files=(export.first_file,),
+        files=(export.first_file, CARD) if export.data_sets else (export.first_file,),
         reads=tuple(file.path for file in input_files(source)),
         overwrite=overwrite,
     ) as job:
@@ -48,11 +50,30 @@ def export_weights(
         def weighed() -> Iterator[WeighedPair]:
             return weighed_pairs(PairReader(source, "all", options=reading), table)
 
-        export.write(weighed, table, job.folder, options.seed)
+        contents = export.write(weighed, table, job.folder, options.seed)
+        write_card(job.folder, export)
         trains, validates = (int((table.split == part).sum()) for part in PARTS)
         files = [f"  {out / name}" for name in sorted(p.name for p in job.folder.iterdir())]
         summary = f"{trains:,} training and {validates:,} validation pairs for {options.to}"
-        job.say(summary, [*files, labelled("next", export.next_step.format(out=out))])
+        job.say(summary, [*files, *_met(export, contents), labelled("next", export.next_step.format(out=out))])
+
+
+def _met(export: Export, contents: Contents | None) -> Iterator[str]:
+    """Yield what was met in the conversations that a reader of the files should know, each with its count."""
+    if contents is None:
+        return
+    several = [count for counts in contents.contexts.values() for count in counts.values() if count > 1]
+    if several:
+        yield f"  {len(several):,} openings have {sum(several):,} contexts, all exported: an opening's share its weight"
+    if contents.rich:
+        yield "  messages hold more than role and content: parquet columns of them are JSON"
+    if contents.tools and "tools" in export.notes:
+        yield f"  {contents.tools:,} pairs have tools, in the column tools; {export.notes['tools']}"
+    if contents.margin:
+        yield f"  {contents.margin:,} pairs have a margin"
+    if contents.prefill:
+        note = export.notes.get("prefill", "see the trainer's documentation")
+        yield f"  {contents.prefill:,} contexts end on an assistant's turn, kept as it is; {note}"
 
 
 def _source(run: RunFolder, path: Path, pairs: Inputs | None) -> tuple[Inputs, str]:

@@ -52,6 +52,23 @@ def opening_of(row) -> str:
     return kat.opening_id(next(m["content"] for m in row["prompt"] if m["role"] == "user"))
 
 
+def summed(rows, weight="weight", ids=lambda row: row):
+    """{opening id: the sum of its contexts' weights}"""
+    sums = {}
+    for row in rows:
+        sums[ids(row)["opening_id"]] = sums.get(ids(row)["opening_id"], 0) + row[weight]
+    return sums
+
+
+def contexts(pairs, part):
+    """{opening id: its distinct contexts, as JSON} of a part."""
+    found = {}
+    for p, _, _, where in pairs.values():
+        if where == part:
+            found.setdefault(p.prefix.id, set()).add(json.dumps([p.context, p.tools], sort_keys=True))
+    return found
+
+
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -64,7 +81,7 @@ def test_trl_has_every_pair_once_with_its_weight(export, pairs):
         assert [r["pair_id"] for r in explicit] == [i for i, p in pairs.items() if p[3] == part]
         for one, other in zip(explicit, implicit, strict=True):
             pair, v, _, _ = pairs[one["pair_id"]]
-            assert one["prompt"] == pair.prefix.messages
+            assert one["prompt"] == pair.context
             assert one["opening_id"] == pair.prefix.id
             for side in ("chosen", "rejected"):
                 assert one[side] == [{"role": "assistant", "content": getattr(pair, side)}]
@@ -73,8 +90,10 @@ def test_trl_has_every_pair_once_with_its_weight(export, pairs):
             assert other.get("weight") == v
         prompts = pq.read_table(folder / f"prompts.{part}.parquet").to_pylist()
         wanted = {p.prefix.id: w for p, _, w, where in pairs.values() if where == part}
-        assert {r["opening_id"]: r["weight"] for r in prompts} == wanted
-        assert len(prompts) == len(wanted)
+        assert summed(prompts) == pytest.approx(wanted)
+        asked = [(r["opening_id"], json.dumps([r["prompt"], None], sort_keys=True)) for r in prompts]
+        assert sorted(asked) == sorted((i, one) for i, all_ in contexts(pairs, part).items() for one in all_)
+        assert len({r["context_id"] for r in prompts}) == len(prompts)
         assert all(opening_of(r) == r["opening_id"] for r in prompts)
 
 
@@ -112,19 +131,19 @@ def test_openrlhf_gets_each_pair_as_often_as_it_is_drawn(export, pairs):
         assert np.floor(v - 1e-9) <= counts[name] <= np.ceil(v + 1e-9)
     for row in rows:
         pair = training[row["pair_id"]][0]
-        assert row["prompt"] == pair.prefix.messages
+        assert row["prompt"] == pair.context
+        assert "weight" not in row
         assert row["chosen"][0]["content"] == pair.chosen
     assert [r["pair_id"] for r in rows] != sorted((r["pair_id"] for r in rows), key=list(training).index)
     held = lines(folder / "pairs.validation.jsonl")
     assert [r["pair_id"] for r in held] == [i for i, p in pairs.items() if p[3] == "validation"]
     prompts = lines(folder / "prompts.train.all.jsonl")
     w = {p.prefix.id: w for p, _, w, part in pairs.values() if part == "train"}
-    assert {r["opening_id"]: r["sampling_probability"] for r in prompts} == pytest.approx(
-        {i: x / sum(w.values()) for i, x in w.items()}
-    )
+    assert summed(prompts, "sampling_probability") == pytest.approx({i: x / sum(w.values()) for i, x in w.items()})
+    assert all("sampling_probability" not in row for row in lines(folder / "prompts.train.jsonl"))
     drawn = Counter(r["opening_id"] for r in lines(folder / "prompts.train.jsonl"))
     for one, x in w.items():
-        expected = len(w) * x / sum(w.values())
+        expected = len(prompts) * x / sum(w.values())
         assert np.floor(expected - 1e-9) <= drawn[one] <= np.ceil(expected + 1e-9)
 
 
@@ -147,17 +166,20 @@ def test_verl_rows_have_what_it_asks_for(export, pairs):
     folder = export("verl")
     rows = pq.read_table(folder / "train.parquet").to_pylist()
     w = {p.prefix.id: w for p, _, w, part in pairs.values() if part == "train"}
-    assert {r["extra_info"]["opening_id"]: r["weight"] for r in rows} == w
-    assert [r["extra_info"]["index"] for r in rows] == list(range(len(w)))
+    assert summed(rows, ids=lambda row: row["extra_info"]) == pytest.approx(w)
+    assert [r["extra_info"]["index"] for r in rows] == list(range(sum(map(len, contexts(pairs, "train").values()))))
     for row in rows:
         assert set(row) == {"data_source", "prompt", "ability", "reward_model", "extra_info", "weight"}
         assert opening_of(row) == row["extra_info"]["opening_id"]
-    drawn = Counter(r["extra_info"]["index"] for r in pq.read_table(folder / "train.drawn.parquet").to_pylist())
-    assert sum(drawn.values()) == len(rows)
-    for row in rows:
-        expected = len(rows) * row["weight"] / sum(w.values())
-        count = drawn[row["extra_info"]["index"]]
-        assert np.floor(expected - 1e-9) <= count <= np.ceil(expected + 1e-9)
+    passed = pq.read_table(folder / "train.drawn.parquet").to_pylist()
+    assert all(row == {k: v for k, v in rows[row["extra_info"]["index"]].items() if k != "weight"} for row in passed)
+    assert len(passed) == len(rows)
+    drawn = Counter(r["extra_info"]["index"] for r in passed)
+    for opening, total in w.items():
+        counts = [drawn[r["extra_info"]["index"]] for r in rows if r["extra_info"]["opening_id"] == opening]
+        expected = len(rows) * total / sum(w.values())
+        assert np.floor(expected - 1e-9) <= sum(counts) <= np.ceil(expected + 1e-9)
+        assert max(counts) - min(counts) <= 1
 
 
 def test_verl_sampler_draws_by_weight_and_goes_on_where_it_was():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from kat.integrations.exports import Export
+from kat.integrations.exports import DataSet, Export
 from kat.integrations.files import write_lines
 from kat.integrations.rows import WeighedPairs, plain_row
 from kat.pair_weights.storage import PairWeights
@@ -23,5 +23,6 @@ PLUGIN = Export(
     help="JSON lines of pair ids and weights",
     write=write,
     first_file="weights.jsonl",
+    data_sets=(DataSet("weights", "id, weight and part of every pair", {"train": "weights.jsonl"}),),
     next_step="join {out}/weights.jsonl with your pairs by pair_id; do not normalise inside a batch",
 )

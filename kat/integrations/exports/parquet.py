@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kat.integrations.exports import Export
+from kat.integrations.exports import DataSet, Export
 from kat.integrations.files import PLAIN, write_parquet
 from kat.integrations.rows import WeighedPairs, plain_row
 from kat.pair_weights.storage import PairWeights
@@ -21,5 +21,6 @@ PLUGIN = Export(
     help="a parquet table of pair ids and weights",
     write=write,
     first_file="weights.parquet",
+    data_sets=(DataSet("weights", "id, weight and part of every pair", {"train": "weights.parquet"}),),
     next_step="join {out}/weights.parquet with your pairs by pair_id; do not normalise inside a batch",
 )
