@@ -239,6 +239,8 @@ class TestOptions:
 
     @pytest.fixture
     def calls(self, monkeypatch):
+        import kat.stages.run  # noqa: F401 - first, for it holds on to the functions that it finds
+
         made = []
         functions = "prefixes.make_prefixes embed.embed_file embed.embed_folder density.weigh_openings"
         for place in f"{functions} density.compute_offline run.run".split():
@@ -562,7 +564,7 @@ class TestWholeOrNothing:
         assert len(read_jsonl(tmp_path / "o.jsonl")) == 3
 
     def stopped(self, monkeypatch, error):
-        def stop(*args):
+        def stop(*args, **_):
             raise error
 
         monkeypatch.setattr("kat.stages.prefixes.make_prefixes", stop)
