@@ -79,7 +79,10 @@ def _refuse_between(state: Mapping[str, torch.Tensor], path: Path) -> None:
     if wide:
         version, telling = "2026-01", f"{wide} is {gates[wide]}, a gate of {_EARLY_GATE} inputs"
     elif gates and "smear_gate" not in stems and all(shape[-1] == GATE for shape in gates.values()):
-        version, telling = "early 2026-03", f"ve_gate has {GATE} inputs, and there is no smear_gate and no backout_lambda"
+        version, telling = (
+            "early 2026-03",
+            f"ve_gate has {GATE} inputs, and there is no smear_gate and no backout_lambda",
+        )
     elif "resid_lambdas" in stems and not stems & {"value_embeds", "smear_gate", "backout_lambda"} and not gates:
         version, telling = "early 2026-01", "there are resid_lambdas, and no value_embeds"
     else:

@@ -24,4 +24,5 @@ class NanoChatForSequenceClassification(GenericForSequenceClassification, NanoCh
 def register() -> None:
     """Register the class with transformers' Auto class, unless transformers has come to have one itself."""
     if NanoChatConfig not in AutoModelForSequenceClassification._model_mapping:
-        AutoModelForSequenceClassification.register(NanoChatConfig, NanoChatForSequenceClassification)
+        # `exist_ok`: without it transformers skips configurations of its own, without a word.
+        AutoModelForSequenceClassification.register(NanoChatConfig, NanoChatForSequenceClassification, exist_ok=True)

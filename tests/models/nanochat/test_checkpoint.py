@@ -242,7 +242,9 @@ def test_format_versions_between_are_called_by_their_names(base_dir):
     later = later_state(CONFIG)
     early = {n: t for n, t in later.items() if not n.startswith(("smear", "backout"))}
     save(base_dir, early, CONFIG)
-    refused("is nanochat of early 2026-03: ve_gate has 12 inputs, and there is no smear_gate.*kat reads 2025-10.*2026-03")
+    refused(
+        "is nanochat of early 2026-03: ve_gate has 12 inputs, and there is no smear_gate.*kat reads 2025-10.*2026-03"
+    )
     wide = {n: torch.ones(2, 32) if "ve_gate" in n else t for n, t in early.items()}
     save(base_dir, wide, CONFIG)
     refused(r"is nanochat of 2026-01: transformer.h.0.attn.ve_gate.weight is \[2, 32\], a gate of 32 inputs")
