@@ -108,7 +108,7 @@ class Chat:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _conversation_ids(self, messages: list[Message], *, open_ended: bool = True) -> list[int]:
-        """Token ids of messages that are accepted; by the tokenizer itself where no content could be taken for control."""
+        """Token ids of accepted messages; by the tokenizer itself where no content could be taken for control."""
         content = content_tokenizer(self.tokenizer)
         parts = self._is_nanochat and any(isinstance(m["content"], list) for m in messages)
         if not parts and not content.is_suspect(messages):
@@ -148,10 +148,10 @@ class Chat:
         parts = [{"type": "text", "text": _MARK}]
         asked: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": parts}]
         try:
-            written = self.kind == "template" and self._templated(asked, open_ended=False)
+            written = self._templated(asked, open_ended=False) if self.kind == "template" else ""
         except (TemplateError, TypeError):
             return False
-        return bool(written) and _MARK in written and repr(_MARK) not in written and f'"{_MARK}"' not in written
+        return _MARK in written and repr(_MARK) not in written and f'"{_MARK}"' not in written
 
     def _text(self, messages: list[Message], *, open_ended: bool) -> str:
         """The template's words; a conversation that it refuses is tried again in the form that all accept."""

@@ -3,7 +3,8 @@
 - Smear: a gate mixes the previous token's embedding into a token's; the first token of a text has none.
 - Every layer mixes the residual and the first embedding: x ← r·x + s·x₀.
 - Every other layer, the last among them, adds an embedding of the token to its values, through a gate per head.
-- Layers read a window of a quarter of the context, or one of all of it; queries and keys are scaled by 1.2 after their norm.
+- Layers read a window of a quarter of the context, or one of all of it.
+- Queries and keys are scaled by 1.2 after their norm.
 - Backout: a middle layer's residual is taken off again before the last norm.
 
 `register` makes the classes known to the Auto classes. Their names stand in the config.json of saved models.

@@ -1,4 +1,4 @@
-"""A reward model of nanochat 2025-10 for transformers, which has the backbone but no class with a head of one number."""
+"""A reward model of nanochat 2025-10 for transformers, which has the backbone and no class with a head on it."""
 
 from __future__ import annotations
 

@@ -216,6 +216,15 @@ def test_the_model_that_nanochat_takes_where_none_is_named(base_dir):
     assert taken() == "d3"  # of one depth the plain name
 
 
+def test_missing_data_is_said_before_a_checkpoint_is_converted(base_dir, tmp_path, python):
+    save(base_dir, random_state())
+    how = ("--ckpt_source", "sft", "--data", tmp_path / "none.jsonl", "--out", tmp_path / "e.pt")
+    ran = python("-m", "scripts.kat_embed", *how)
+    assert (ran.rc, "none.jsonl does not exist" in ran.stderr) == (2, True)
+    assert "converts" not in ran.stderr
+    assert not (base_dir / "models").exists()
+
+
 def test_missing_and_wrong_small_files_are_said_before_the_model_is_read(base_dir, monkeypatch):
     save(base_dir, random_state())
 
