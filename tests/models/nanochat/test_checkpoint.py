@@ -182,7 +182,7 @@ def test_a_converted_folder_loads_in_transformers_as_documented(base_dir, python
     """With the line that docs/models.md gives, in a process that has imported nothing of kat before."""
     state = later_state(LATER)
     save(base_dir, state, LATER)
-    register = "from kat.models.nanochat.modeling import register; register()"
+    register = "from kat.models.nanochat.modeling import register\n\nregister()"
     assert register in (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
     script = tmp_path / "load.py"
     script.write_text(DOCUMENTED.format(register=register))
