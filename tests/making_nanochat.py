@@ -85,7 +85,9 @@ def later_logits(state, config, ids: torch.Tensor, *, hidden: bool = False) -> t
         k, v = (part.repeat_interleave(heads // shared, 1) for part in (k, v))
         apart = torch.arange(t)[:, None] - torch.arange(t)
         short = pattern[i % len(pattern)] == "S" and i < n - 1
-        seen = (apart >= 0) & (apart <= -(-config["sequence_len"] // 512) * 128 if short else apart >= 0)
+        # flash attention's window_size[0]: tokens to the left of the query's own
+        left = -(-config["sequence_len"] // 512) * 128 if short else config["sequence_len"]
+        seen = (apart >= 0) & (apart <= left)
         scores = (torch.einsum("qhd,khd->hqk", q, k) / size**0.5).masked_fill(~seen, -torch.inf)
         x = x + torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).reshape(t, d) @ w[f"{at}.attn.c_proj.weight"].T
         x = x + F.relu(norm(x) @ w[f"{at}.mlp.c_fc.weight"].T).square() @ w[f"{at}.mlp.c_proj.weight"].T

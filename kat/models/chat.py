@@ -1,11 +1,12 @@
 """Write conversations as token ids: a prefix up to where a completion begins, and a completion with its end.
 
 Prefix and completion are tokenised apart and joined, so that the ids of a trunk are a prefix of trunk + completion by
-construction; one tokenisation of the joined text may merge tokens across the border. Three ways:
+construction; one tokenisation of the joined text may merge tokens across the border. Two ways:
 
-- the tokenizer's own chat template, where it has one;
-- nanochat's, for its checkpoints: a tokenizer that renders by itself (`render`, `render_completion`);
+- the tokenizer's own chat template, where it has one (nanochat's checkpoints get nanochat's);
 - else the plain form: turns as `User: …` and `Assistant: …`, a system message as it is, an empty line between them.
+
+What a message says is never control: see `kat.models.content`.
 """
 
 from __future__ import annotations
@@ -16,18 +17,26 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kat.errors import InputError, ModelError
+from kat.models.content import content_tokenizer, free_letters
+from kat.models.nanochat.tokenizer import TEMPLATE as NANOCHAT
+from kat.models.turns import alternating as alternating
+from kat.models.turns import plain_turn, text_of, with_calls_as_text
 from kat.records import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MARK = "\u2402kat\u2403"
-_NAMES = {"user": "User", "assistant": "Assistant", "system": "", "tool": "Tool"}
 
 
 @dataclass(frozen=True, eq=False)
 class Chat:
-    """How one tokenizer writes conversations."""
+    """How one tokenizer writes conversations.
+
+    A message is {"role", "content"} and what else its source holds: `tool_calls`, `name`, a content of None beside
+    calls, or content parts ({"type": "text", "text": …}). A template that knows them gets them as they are; for others
+    calls are written into the content, a line of JSON each, and parts become their text.
+    """
 
     tokenizer: PreTrainedTokenizerBase
 
@@ -39,32 +48,50 @@ class Chat:
     def render(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of a conversation, ending where the assistant's next words begin.
 
-        Raises InputError for no messages, ModelError if the template refuses the conversation in any form.
+        The same ids as of `text`, but for text of control tokens in a message, which stays text. Raises InputError for
+        no messages, ModelError if the template refuses the conversation in any form.
         """
         if not messages:
             raise InputError("There is nothing to render: the conversation has no messages.")
-        return self._ids(self.text(messages), first=True)
+        ids = self._conversation_ids(self._accepted(messages))
+        bos = self.tokenizer.bos_token_id
+        return [bos, *ids] if self.kind == "plain" and bos is not None and ids[:1] != [bos] else ids
 
-    def render_completion(self, text: str) -> list[int]:
-        """Return the token ids of what the assistant says, with the end of the turn."""
+    def render_completion(self, text: str | list[dict[str, Any]]) -> list[int]:
+        """Return the token ids of what the assistant says, with the end of the turn.
+
+        `text` may be content parts; nanochat's tool parts get its marks, other tokenizers their text.
+        """
+        if not isinstance(text, str) and self._is_nanochat:
+            asked: Message = {"role": "user", "content": ""}
+            whole = self._conversation_ids([asked, {"role": "assistant", "content": text}], open_ended=False)
+            return whole[len(self._conversation_ids([asked])) :]
         before = " " if self.kind == "plain" else ""
-        return [*self._ids(before + text, first=False), *self.end]
+        return [*self.encode(before + text_of(text)), *self.end]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text that stands in a message: no special token is added, and none is made of its
+        letters."""
+        content = content_tokenizer(self.tokenizer)
+        return content.ids(text) if content.is_suspect(text) else self._ids(text)
 
     def text(self, messages: Sequence[Message]) -> str:
-        """Return the conversation as it is tokenised."""
-        if self.kind == "plain":
-            turns = [_plain_turn(m) for m in messages]
-            return "\n\n".join([*turns, "Assistant:"])
-        return self._templated(list(messages), open_ended=True)
+        """Return a conversation as text, ending where the assistant's next words begin.
+
+        By the template, and where it refuses the conversation (a system message, two turns of one role in a row, an
+        assistant that begins, a tool's result) by the template in strict turns; see `alternating`. Without a template
+        in the plain form. Raises ModelError if the template refuses both, InputError for parts that are no text.
+        """
+        return self._text(self._accepted(messages), open_ended=True)
 
     @cached_property
     def end(self) -> list[int]:
         """The ids that end a turn of the assistant: the template's, else the tokenizer's end token; never [pad]'s."""
         if self.kind == "template":
-            after = self._templated(
+            after = self._text(
                 [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARK}], open_ended=False
             ).partition(_MARK)[2]
-            ids, special = self._ids(after, first=False), set(self.tokenizer.all_special_ids)
+            ids, special = self._ids(after), set(self.tokenizer.all_special_ids)
             stop = next((i for i, token in enumerate(ids) if token in special), None)
             if stop is not None:
                 return ids[: stop + 1]  # what follows belongs to the next turn
@@ -77,46 +104,77 @@ class Chat:
         special = [self.tokenizer.pad_token_id, self.tokenizer.unk_token_id, self.tokenizer.bos_token_id, 0, 1]
         return next(token for token in special if token is not None and token not in self.end)
 
-    def _ids(self, text: str, *, first: bool) -> list[int]:
-        """Token ids; a conversation that begins here gets the tokenizer's own first token, unless it wrote it."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        bos = self.tokenizer.bos_token_id
-        if first and self.kind == "plain" and bos is not None and ids[:1] != [bos]:
-            return [bos, *ids]
-        return list(ids)
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _templated(self, messages: list[Message], *, open_ended: bool) -> str:
-        """By the template; a conversation that it refuses is tried again in the form that all accept."""
+    def _conversation_ids(self, messages: list[Message], *, open_ended: bool = True) -> list[int]:
+        """Token ids of accepted messages; by the tokenizer itself where no content could be taken for control."""
+        content = content_tokenizer(self.tokenizer)
+        parts = self._is_nanochat and any(isinstance(m["content"], list) for m in messages)
+        if not parts and not content.is_suspect(messages):
+            return self._ids(self._text(messages, open_ended=open_ended))
+        mark, cut = free_letters(2, messages, self._template)
+        marked = content.marked(messages, mark)
+        if parts:  # nanochat tokenises each part by itself
+            marked = [m | {"content": _with_cuts(m["content"], cut)} for m in marked]
+        return content.ids(self._text(marked, open_ended=open_ended), mark, cut)
+
+    def _accepted(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with what the template does not know written as text."""
+        found = []
+        for message in messages:
+            content = message.get("content")
+            if not message.get("tool_calls") or "tool_calls" not in self._template:
+                message = with_calls_as_text(message)
+            if isinstance(content, list) and not self._takes_parts:
+                message = message | {"content": text_of(message["content"])}
+            found.append(dict(message))
+        return found
+
+    @cached_property
+    def _template(self) -> str:
+        found = getattr(self.tokenizer, "chat_template", None) or ""
+        return found if isinstance(found, str) else "\n".join(found.values())
+
+    @cached_property
+    def _is_nanochat(self) -> bool:
+        return self._template == NANOCHAT
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether the template writes the text of content parts, and not Python's notation of them."""
         from jinja2.exceptions import TemplateError
 
-        template_options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": open_ended}
+        parts = [{"type": "text", "text": _MARK}]
+        asked: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": parts}]
         try:
-            return str(self.tokenizer.apply_chat_template(messages, **template_options))
+            written = self._templated(asked, open_ended=False) if self.kind == "template" else ""
+        except (TemplateError, TypeError):
+            return False
+        return _MARK in written and repr(_MARK) not in written and f'"{_MARK}"' not in written
+
+    def _text(self, messages: list[Message], *, open_ended: bool) -> str:
+        """The template's words; a conversation that it refuses is tried again in the form that all accept."""
+        from jinja2.exceptions import TemplateError
+
+        if self.kind == "plain":
+            turns = [plain_turn(m) for m in messages]
+            return "\n\n".join([*turns, "Assistant:"] if open_ended else turns)
+        try:
+            return self._templated(messages, open_ended=open_ended)
         except TemplateError as refused:
             try:
-                return str(self.tokenizer.apply_chat_template(alternating(messages), **template_options))
+                return self._templated(alternating(messages), open_ended=open_ended)
             except TemplateError:
                 raise ModelError(f"The tokenizer's chat template refuses a conversation: {refused}.") from refused
 
-
-def alternating(messages: Sequence[Message]) -> list[Message]:
-    """Return the same conversation in turns of user and assistant, user first, for templates that insist on it.
-
-    A system message goes into the user turn that follows; turns of one role in a row become one, an empty line
-    between them; a conversation that starts with the assistant gets an empty user turn before it.
-    """
-    turns: list[Message] = []
-    for message in messages:
-        role = "assistant" if message["role"] == "assistant" else "user"
-        if turns and turns[-1]["role"] == role:
-            turns[-1] = {"role": role, "content": f"{turns[-1]['content']}\n\n{message['content']}"}
-        else:
-            turns.append({"role": role, "content": message["content"]})
-    if turns and turns[0]["role"] == "assistant":
-        turns.insert(0, {"role": "user", "content": ""})
-    return turns
+    def _templated(self, messages: list[Message], *, open_ended: bool) -> str:
+        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": open_ended}
+        return str(self.tokenizer.apply_chat_template(messages, **options))
 
 
-def _plain_turn(message: Message) -> str:
-    name = _NAMES.get(message["role"], message["role"].capitalize())
-    return f"{name}: {message['content']}" if name else message["content"]
+def _with_cuts(content: Any, cut: str) -> Any:
+    """Parts with a cut before each text that follows another part."""
+    if isinstance(content, str):
+        return content
+    return [part | {"text": cut * bool(n) + part["text"]} if "text" in part else part for n, part in enumerate(content)]

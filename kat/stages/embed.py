@@ -17,7 +17,7 @@ from kat.embedding.storage import check_embeddings, check_vectors, load_embeddin
 from kat.errors import InputError
 from kat.reports.console.embed import boilerplate_lines, embed_lines
 from kat.run_folder import EMBEDDING_FILES, IDS, LENGTHS, VECTORS, RunFolder, load_ids, relative
-from kat.stages.stage import Job, say, stage
+from kat.stages.stage import Job, input_hash, say, stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +86,7 @@ def _stage(
     from kat.models.digests import settings_digest, weights_digest
     from kat.models.sources import resolve
 
+    input_hash(data)  # a missing file is said before a checkpoint is converted or a model looked for
     source = resolve(options.source, allow_network=options.allow_network)
     return stage(
         "embed",

@@ -273,7 +273,7 @@ class TestTables:
         import pyarrow.parquet as pq
 
         table = self.table(ROWS)
-        table = table.append_column("raw", pa.array([b"x"] * 300))
+        table = table.append_column("raw", pa.array([bytes(i % 251 for i in range(70_000 + n)) for n in range(300)]))
         table = table.append_column("many", pa.array([[b"x"]] * 300))
         table = table.append_column("deep", pa.array([[{"a": {"b": b"x"}}]] * 300))
         table = table.append_column("margin", pa.array([0.5] * 300))

@@ -209,7 +209,7 @@ def test_what_was_drawn_already_is_refused_by_name(exported, loaded):
     assert sorted(set(DensitySampler(prompts, {}))) == sorted(set(DensitySampler(prompts, {})))
     with pytest.raises(MismatchError, match=f"context id {context_id(*CONTEXTS[1])} 2 times"):
         DensitySampler(prompts.select([0, 1, 2, 1]), {})
-    with pytest.raises(InputError, match="no column weight.*train.drawn.parquet is drawn"):
+    with pytest.raises(InputError, match=r"no column weight.*train.drawn.parquet is drawn"):
         DensitySampler(loaded(folder, "drawn")["train"], {})
     asked = datasets.Dataset.from_list([{"prompt": "a", "opening_id": "o"}, {"prompt": "b", "opening_id": "o"}])
     check_prompts(asked)

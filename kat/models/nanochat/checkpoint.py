@@ -7,6 +7,7 @@ Which architecture such files hold is told in `kat.models.nanochat.layout`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -20,7 +21,9 @@ from kat.artifacts import atomic_folder, first_difference, manifest, read_manife
 from kat.config import base_directory
 from kat.errors import ModelError
 from kat.models.nanochat.layout import MODEL_TYPE, ORIGIN, format_version_of, is_of_vocabulary, renamed
-from kat.models.nanochat.tokenizer import SPECIAL, fast_tokenizer, read_encoding
+from kat.models.nanochat.rotations import ROUNDED
+from kat.models.nanochat.rotations import round_rotations as round_rotations
+from kat.models.nanochat.tokenizer import SPECIAL, TEMPLATE, fast_tokenizer, read_encoding
 
 if TYPE_CHECKING:
     import torch
@@ -43,14 +46,15 @@ class Checkpoint:
 
 
 def find_checkpoint(folder: Path, tokenizer: Path, tag: str | None = None, step: int | None = None) -> Checkpoint:
-    """Return the checkpoint of a family's folder: the deepest model's last step, unless told.
+    """Return the checkpoint of a family's folder: the last step of the model that nanochat takes (`tags_of`), unless
+    told.
 
-    Depths and steps are compared as numbers. Raises ModelError naming what was looked for and what is there.
+    Steps are compared as numbers. Raises ModelError naming what was looked for and what is there, and for a meta or a
+    tokenizer that is missing.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} does not exist.")
-    depths = {p.name: int(m[1]) for p in folder.iterdir() if p.is_dir() and (m := re.fullmatch(r"d(\d+)", p.name))}
-    tags = sorted(depths, key=depths.__getitem__) or sorted(p.name for p in folder.iterdir() if p.is_dir())
+    tags = tags_of(folder)
     if tag is None and tags:
         tag = tags[-1]
     if tag is None or not (folder / tag).is_dir():
@@ -70,6 +74,21 @@ def find_checkpoint(folder: Path, tokenizer: Path, tag: str | None = None, step:
     return Checkpoint(model, meta, tokenizer, step)
 
 
+def tags_of(folder: Path) -> list[str]:
+    """Return a family's models by their folders' names, the one last that nanochat takes where none is named.
+
+    Names that begin with d and a number stand by it, the deepest last (of one depth the plain name, else the latest);
+    before them, and so taken only where no name begins like that, the others by the time of their last change.
+    """
+
+    def place(path: Path) -> tuple[int, bool, float, str]:
+        match = re.match(r"d(\d+)", path.name)  # as nanochat asks: d12_long is one of depth 12
+        depth = int(match[1]) if match else -1
+        return depth, bool(match and match[0] == path.name), path.stat().st_mtime, path.name
+
+    return [p.name for p in sorted((p for p in folder.iterdir() if p.is_dir()), key=place)]
+
+
 def steps_of(folder: Path) -> dict[int, Path]:
     """Return the checkpoints of one model by their steps."""
     return {int(m[1]): p for p in folder.iterdir() if (m := re.fullmatch(r"model_(\d+)\.pt", p.name))}
@@ -82,30 +101,33 @@ def converted(checkpoint: Checkpoint) -> Path:
     than tensors, is of an unknown format version, or does not fit the others.
     """
     files = {"model": checkpoint.model, "meta": checkpoint.meta, "tokenizer": checkpoint.tokenizer}
-    if not checkpoint.tokenizer.is_file():
-        read_encoding(checkpoint.tokenizer)  # says what is missing
+    # The small files first: what is wrong with them is said before gigabytes are read.
+    config, encoding = read_config(checkpoint.meta), read_encoding(checkpoint.tokenizer)
+    _check_vocabulary(checkpoint, config, encoding)
     hashes = {name: _digest(path, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files.items()}
     place = "-".join([*checkpoint.model.parts[-3:-1], str(checkpoint.step)])
     folder = base_directory() / "models" / f"{place}-{hashes['model'][:12]}"
-    expected = manifest("nanochat", hashes, {"dtype": "float32"})
+    template = hashlib.sha256(TEMPLATE.encode()).hexdigest()[:12]
+    expected = manifest("nanochat", hashes, {"dtype": "float32", "template": template})
     present = read_manifest(folder)
     if present and not first_difference(present, expected) and all((folder / name).is_file() for name in _FILES):
         return folder
-    config = read_config(checkpoint.meta)
+    version = peeked_format_version(checkpoint.model, config)
     state = read_state(checkpoint.model)
-    version = format_version_of(state, config, checkpoint.model)
-    encoding = read_encoding(checkpoint.tokenizer)
+    print(f"models    converts {checkpoint.model} (nanochat of {version}) once → {folder}", file=sys.stderr)
+    with atomic_folder(folder) as scratch:
+        _write(state, config, version, encoding, scratch)
+        write_folder_manifest(scratch, expected, age=version, step=checkpoint.step, source=str(checkpoint.model))
+    return folder
+
+
+def _check_vocabulary(checkpoint: Checkpoint, config: Mapping[str, Any], encoding: Mapping[str, Any]) -> None:
     tokens = len(encoding["mergeable_ranks"]) + len(encoding["special_tokens"])
     if tokens > config["vocab_size"]:
         raise ModelError(
             f"{checkpoint.tokenizer} has {tokens:,} tokens, and {checkpoint.meta} a vocabulary of "
             f"{config['vocab_size']:,}: they do not belong together."
         )
-    print(f"models    converts {checkpoint.model} (nanochat of {version}) once → {folder}", file=sys.stderr)
-    with atomic_folder(folder) as scratch:
-        _write(state, config, version, encoding, scratch)
-        write_folder_manifest(scratch, expected, age=version, step=checkpoint.step, source=str(checkpoint.model))
-    return folder
 
 
 @lru_cache(maxsize=16)
@@ -186,7 +208,7 @@ def _model(config: Mapping[str, Any], version: str, special: Mapping[str, int]) 
         "bos_token_id": special[SPECIAL[0]],
         "eos_token_id": special["<|assistant_end|>"],
         "pad_token_id": special[SPECIAL[0]],
-        "kat_rope_rounding": "bfloat16",
+        "kat_rope_rounding": ROUNDED,
     }
     if version == ORIGIN:
         from transformers import NanoChatConfig, NanoChatForCausalLM
@@ -204,7 +226,7 @@ def _model(config: Mapping[str, Any], version: str, special: Mapping[str, int]) 
 
 
 def register_classes(folder: Path) -> None:
-    """Register the classes of a folder's model with transformers, if they are kat's own."""
+    """Register the classes that transformers lacks for a folder's model of nanochat."""
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
@@ -213,18 +235,7 @@ def register_classes(folder: Path) -> None:
         from kat.models.nanochat.modeling import register
 
         register()
+    elif kind == "nanochat":
+        from kat.models.nanochat.reward import register as register_reward
 
-
-def round_rotations(model: torch.nn.Module) -> None:
-    """Round cos and sin of a converted model to bfloat16, as nanochat keeps them; others are left alone."""
-    import torch
-
-    if getattr(model.config, "kat_rope_rounding", None) != "bfloat16":
-        return
-
-    def rounded(module: torch.nn.Module, args: Any, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return tuple(x.to(torch.bfloat16).to(x.dtype) for x in output)
-
-    for module in model.modules():
-        if type(module).__name__ == "NanoChatRotaryEmbedding":
-            module.register_forward_hook(rounded)
+        register_reward()

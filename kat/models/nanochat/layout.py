@@ -22,6 +22,8 @@ MODEL_TYPE = "kat_nanochat"
 """What the config.json of a converted model of NEXT says."""
 GATE, SMEAR = 12, 24
 """Channels that the gates of value embeddings and of the smear look at."""
+_EARLY_GATE = 32
+"""What the gates of value embeddings looked at before NEXT."""
 _VOCABULARY = ("transformer.wte.weight", "lm_head.weight")
 _NEWER = ("resid_lambdas", "x0_lambdas", "value_embeds", "smear_gate", "smear_lambda", "backout_lambda")
 _LAYER = {
@@ -46,6 +48,7 @@ def format_version_of(state: Mapping[str, torch.Tensor], config: Mapping[str, An
     Raises ModelError for any other than the format versions known, naming keys that are strange, missing or of a
     wrong shape.
     """
+    _refuse_between(state, path)
     newer = any(name.split(".")[0] in _NEWER or ".ve_gate." in name for name in state)
     version, shapes = (NEXT, _shapes(config) | _more_shapes(config)) if newer else (ORIGIN, _shapes(config))
     if strange := sorted(set(state) - set(shapes)):
@@ -66,6 +69,28 @@ def format_version_of(state: Mapping[str, torch.Tensor], config: Mapping[str, An
                 f"{path}: {name} is {list(have)}, and nanochat of {version} with its meta has {list(shape)}."
             )
     return version
+
+
+def _refuse_between(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise ModelError for the format versions between the two known ones, by what tells them."""
+    stems = {name.split(".")[0] for name in state}
+    gates = {name: list(tensor.shape) for name, tensor in state.items() if ".ve_gate." in name}
+    wide = next((name for name, shape in gates.items() if shape[-1] == _EARLY_GATE), None)
+    if wide:
+        version, telling = "2026-01", f"{wide} is {gates[wide]}, a gate of {_EARLY_GATE} inputs"
+    elif gates and "smear_gate" not in stems and all(shape[-1] == GATE for shape in gates.values()):
+        version, telling = (
+            "early 2026-03",
+            f"ve_gate has {GATE} inputs, and there is no smear_gate and no backout_lambda",
+        )
+    elif "resid_lambdas" in stems and not stems & {"value_embeds", "smear_gate", "backout_lambda"} and not gates:
+        version, telling = "early 2026-01", "there are resid_lambdas, and no value_embeds"
+    else:
+        return
+    raise ModelError(
+        f"{path} is nanochat of {version}: {telling}. kat reads {ORIGIN} (neither resid_lambdas nor ve_gate) and "
+        f"{NEXT} (ve_gate of {GATE} inputs, smear_gate, backout_lambda)."
+    )
 
 
 def is_of_vocabulary(name: str) -> bool:

@@ -3,7 +3,8 @@
 - Smear: a gate mixes the previous token's embedding into a token's; the first token of a text has none.
 - Every layer mixes the residual and the first embedding: x ← r·x + s·x₀.
 - Every other layer, the last among them, adds an embedding of the token to its values, through a gate per head.
-- Layers read a window of a quarter of the context, or all of it; queries and keys are scaled by 1.2 after their norm.
+- Layers read a window of a quarter of the context, or one of all of it.
+- Queries and keys are scaled by 1.2 after their norm.
 - Backout: a middle layer's residual is taken off again before the last norm.
 
 `register` makes the classes known to the Auto classes. Their names stand in the config.json of saved models.
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask, sliding_window_overlay
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -25,13 +26,14 @@ from transformers.models.nanochat import modeling_nanochat as origin
 from transformers.models.nanochat.configuration_nanochat import NanoChatConfig
 
 from kat.models.nanochat.layout import GATE, MODEL_TYPE, SMEAR, has_value_embedding
+from kat.models.nanochat.rotations import round_rotations
 
 SHARP = 1.2
 """What queries and keys are scaled by after their norm."""
 
 
 class KatNanoChatConfig(NanoChatConfig):
-    """`window_pattern` has a letter a layer, repeated: L reads all of the context, S a quarter of it."""
+    """`window_pattern` has a letter a layer, repeated: L reads a context back, S a quarter of one."""
 
     model_type = MODEL_TYPE
     window_pattern: str = "L"
@@ -44,9 +46,9 @@ class KatNanoChatConfig(NanoChatConfig):
 
 
 def window_of(layer: int, config: KatNanoChatConfig) -> int | None:
-    """Return the tokens that a layer's query sees, itself included; None for all.
+    """Return the tokens that a layer's query sees where those are less than a context, itself included; else None.
 
-    S is a quarter of the context, in whole 128s; the last layer always sees all.
+    S is a quarter of the context, in whole 128s; the last layer is never short.
     """
     pattern, context = config.window_pattern.upper(), config.max_position_embeddings
     if layer == config.num_hidden_layers - 1 or pattern[layer % len(pattern)] == "L":
@@ -54,12 +56,22 @@ def window_of(layer: int, config: KatNanoChatConfig) -> int | None:
     return -(-context // 512) * 128 + 1
 
 
+def long_window(config: KatNanoChatConfig) -> int:
+    """Return the tokens that a query of the other layers sees, itself included.
+
+    nanochat gives flash attention `sequence_len` as the tokens to the left, which leaves the query's own out.
+    """
+    return config.max_position_embeddings + 1
+
+
 class KatNanoChatAttention(origin.NanoChatAttention):
     """Attention with sharper queries and keys, in a window, its values with token embeddings added."""
 
     def __init__(self, config: KatNanoChatConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
-        self.window = window_of(layer_idx, config)
+        short = window_of(layer_idx, config)
+        self.is_short = short is not None
+        self.window = short or long_window(config)
         if has_value_embedding(layer_idx, config.num_hidden_layers):
             self.ve_gate = torch.nn.Linear(GATE, config.key_heads, bias=False)
 
@@ -72,7 +84,7 @@ class KatNanoChatAttention(origin.NanoChatAttention):
         extra: torch.Tensor | None = None,
         **more: Any,
     ) -> torch.Tensor:
-        """Return (B, T, D). `masks` are those of all of the context and of the window; `extra` goes to the values."""
+        """Return (B, T, D). `masks` are those of the long window and of the short one; `extra` goes to the values."""
         shape = (*x.shape[:-1], -1, self.head_dim)
         q, k, v = (project(x).view(shape) for project in (self.q_proj, self.k_proj, self.v_proj))
         if extra is not None:
@@ -84,7 +96,7 @@ class KatNanoChatAttention(origin.NanoChatAttention):
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, origin.eager_attention_forward)
-        mask = masks[self.window is not None]
+        mask = masks[self.is_short]
         mixed, _ = attend(self, q, k, v, mask, scaling=self.scaling, sliding_window=self.window, **more)
         return self.o_proj(mixed.reshape(*x.shape[:-1], -1).contiguous())
 
@@ -132,6 +144,7 @@ class KatNanoChatModel(KatNanoChatPreTrainedModel):
         self.backout_lambda = torch.nn.Parameter(torch.full((1,), 0.2))
         self.norm = origin.NanoChatRMSNorm(eps=config.rms_norm_eps)
         self.rotary_emb = origin.NanoChatRotaryEmbedding(config=config)
+        round_rotations(self)
         self.post_init()
 
     def forward(
@@ -167,10 +180,14 @@ class KatNanoChatModel(KatNanoChatPreTrainedModel):
         )
 
     def _masks(self, **given: Any) -> list[Any]:
-        """The masks of layers that read all of the context, and of those with a window."""
+        """The masks of layers with the long window, and of those with the short one."""
         windowed = self.config.sliding_window is not None
         short = create_sliding_window_causal_mask(config=self.config, **given) if windowed else None
-        return [create_causal_mask(config=self.config, **given), short]
+        cached, length = given["past_key_values"], given["inputs_embeds"].shape[1]
+        width, more = long_window(self.config), {}
+        if length + (cached.get_seq_length() if cached is not None else 0) > width:
+            more = {"and_mask_function": sliding_window_overlay(width)}
+        return [create_causal_mask(config=self.config, **given, **more), short]
 
     def _through_layers(self, x: torch.Tensor, input_ids: torch.Tensor, shared: dict[str, Any]) -> torch.Tensor:
         first = middle = x

@@ -34,16 +34,27 @@ TEMPLATE = (
     "{{ raise_exception('a system message must stand before a user message') }}{% endif %}{% endif %}"
     "{% set ns = namespace(before='', turn=0) %}"
     "{% for m in messages %}"
+    "{% if m.role != 'assistant' and m.content is not string %}"
+    "{{ raise_exception('only an assistant says parts') }}{% endif %}"
     "{% if m.role == 'system' and loop.first %}{% set ns.before = m.content + '\n\n' %}"
     "{% else %}"
     "{% if m.role not in ('user', 'assistant') or (m.role == 'user') != (ns.turn % 2 == 0) %}"
     "{{ raise_exception('turns of user and assistant must alternate, user first') }}{% endif %}"
-    "<|{{ m.role }}_start|>{{ ns.before }}{{ m.content }}<|{{ m.role }}_end|>"
+    "<|{{ m.role }}_start|>"
+    "{% if m.content is string %}{{ ns.before }}{{ m.content }}"
+    "{% else %}{% for part in m.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}"
+    "{% elif part.type == 'python' %}<|python_start|>{{ part.text }}<|python_end|>"
+    "{% elif part.type == 'python_output' %}<|output_start|>{{ part.text }}<|output_end|>"
+    "{% else %}{{ raise_exception('a part is text, python or python_output') }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "<|{{ m.role }}_end|>"
     "{% set ns.before = '' %}{% set ns.turn = ns.turn + 1 %}"
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant_start|>{% endif %}"
 )
-"""nanochat's way to write a conversation. `kat.models.chat` gives what it refuses in the form that it accepts."""
+"""nanochat's way to write a conversation, tools' parts included. `kat.models.chat` gives what it refuses in the form
+that it accepts, and tokenises parts one by one, as nanochat does."""
 
 
 class _Encoding:

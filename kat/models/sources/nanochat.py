@@ -13,6 +13,7 @@ from kat.models.nanochat.checkpoint import (
     peeked_format_version,
     read_config,
     steps_of,
+    tags_of,
 )
 from kat.models.sources import Found, ModelSource, Source
 
@@ -57,8 +58,7 @@ def _catalog() -> Iterator[Found]:
     base = base_directory()
     for family, place in FOLDERS.items():
         folder = base / place
-        tags = sorted((p.name for p in folder.iterdir() if p.is_dir()), key=_depth) if folder.is_dir() else []
-        for tag in tags:
+        for tag in tags_of(folder) if folder.is_dir() else []:
             for step in sorted(steps_of(folder / tag)):
                 yield _listed(f"{family}/{tag}/{step}", folder / tag, _tokenizer(base), step)
 
@@ -73,11 +73,6 @@ def _listed(name: str, folder: Path, tokenizer: Path, step: int) -> Found:
         return Found(name, path, size, step=step, note=str(error))
     note = "" if tokenizer.is_file() else f"{tokenizer} is missing"
     return Found(name, path, size, format_version=version, dimension=config["n_embd"], step=step, note=note)
-
-
-def _depth(tag: str) -> tuple[int, str]:
-    digits = "".join(c for c in tag if c.isdigit())
-    return int(digits or 0), tag
 
 
 PLUGIN = Source(

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,9 +59,9 @@ def test_padding_and_packing_change_nothing(base_dir):
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("length", [1, 8, 300])
+@pytest.mark.parametrize("length", [1, 8, 300, 512, 513, 514, 700])
 def test_the_next_format_version_gives_what_its_plain_model_gives(base_dir, padded, length):
-    """At 300 tokens the short windows of 129 leave keys out."""
+    """From 130 tokens on the short windows leave keys out, from 514 on the long ones of 513."""
     state = later_state(LATER, padded)
     save(base_dir, state, LATER)
     found = load_model("sft", kind="causal", device="cpu")
@@ -106,6 +109,157 @@ def test_the_next_format_version_padded_packed_and_cached(base_dir):
         packed, layout = hidden_states(model, texts)
         for start, one in zip(layout.bounds.tolist(), wanted, strict=False):
             torch.testing.assert_close(packed[start : start + len(one)], one, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_text_over_the_context_padded_packed_and_cached(base_dir, attention):
+    state = later_state(LATER)
+    save(base_dir, state, LATER)
+    rng = np.random.default_rng(2)
+    texts = [rng.integers(0, 267, n) for n in (600, 530, 9)]
+    wanted = [later_logits(state, LATER, torch.from_numpy(t), hidden=True) for t in texts]
+    causal = load_model("sft", kind="causal", device="cpu").model
+    causal.set_attn_implementation(attention)
+    ids, mask = torch.zeros(3, 600, dtype=torch.long), torch.zeros(3, 600, dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)], mask[row, : len(text)] = torch.from_numpy(text), 1
+    whole = torch.from_numpy(texts[0])[None]
+    with torch.no_grad():
+        padded = causal.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        for row, one in enumerate(wanted):
+            torch.testing.assert_close(padded[row, : len(one)], one, rtol=0, atol=1e-4)
+        step = causal.model(whole[:, :505], use_cache=True)
+        parts = [step.last_hidden_state]
+        for start, stop in [(505, 512), *((i, i + 1) for i in range(512, 520)), (520, 600)]:
+            step = causal.model(whole[:, start:stop], past_key_values=step.past_key_values, use_cache=True)
+            parts.append(step.last_hidden_state)
+        torch.testing.assert_close(torch.cat(parts, 1)[0], wanted[0], rtol=0, atol=1e-4)
+        model = load_model("sft", device="cpu").model
+        assert switch_over(model, 600) is None
+        packed, layout = hidden_states(model, texts)
+        for start, one in zip(layout.bounds.tolist(), wanted, strict=False):
+            torch.testing.assert_close(packed[start : start + len(one)], one, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("version", ["2025-10", "2026-03"])
+def test_a_reward_is_the_head_on_the_last_tokens_state(base_dir, tmp_path, version):
+    state, config = (random_state(), CONFIG) if version == "2025-10" else (later_state(LATER), LATER)
+    save(base_dir, state, config)
+    logits = plain_logits if version == "2025-10" else later_logits
+    reward = load_model("sft", kind="reward", device="cpu")
+    assert (reward.meta["head"], reward.meta["age"]) == ("new", version)
+    texts = [torch.tensor([258, 5, 77, 200]), torch.tensor([258, 9, 9, 8, 7, 6, 265])]
+    ids = torch.full((2, 7), reward.tokenizer.pad_token_id)
+    mask = torch.zeros(2, 7, dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)], mask[row, : len(text)] = text, 1
+    head = reward.model.score.weight.detach()
+    wanted = torch.stack([logits(state, config, text, hidden=True)[-1] @ head.T for text in texts])
+    with torch.no_grad():
+        torch.testing.assert_close(reward.model(ids, attention_mask=mask).logits, wanted, rtol=0, atol=1e-4)
+    reward.model.save_pretrained(tmp_path / "rm")
+    reward.tokenizer.save_pretrained(tmp_path / "rm")
+    again = load_model(str(tmp_path / "rm"), kind="reward", device="cpu")
+    assert again.meta["head"] == "loaded"
+    with torch.no_grad():
+        torch.testing.assert_close(again.model(ids, attention_mask=mask).logits, wanted, rtol=0, atol=1e-4)
+
+
+DOCUMENTED = """
+import sys, torch, transformers
+{register}
+folder, rounded = sys.argv[1:]
+model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+ids = tokenizer.apply_chat_template([{{"role": "user", "content": "hi"}}], return_tensors="pt", return_dict=True)
+assert ids["input_ids"][0, 0] == tokenizer.bos_token_id
+with torch.no_grad():
+    print(model(torch.arange(300)[None] % 267).logits[0, -1].tolist())
+"""
+
+
+def test_a_converted_folder_loads_in_transformers_as_documented(base_dir, python, tmp_path):
+    """With the line that docs/models.md gives, in a process that has imported nothing of kat before."""
+    state = later_state(LATER)
+    save(base_dir, state, LATER)
+    register = "from kat.models.nanochat.modeling import register\n\nregister()"
+    assert register in (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    script = tmp_path / "load.py"
+    script.write_text(DOCUMENTED.format(register=register))
+    ran = python(script, load_model("sft", kind="causal", device="cpu").meta["path"], "yes")
+    assert ran.rc == 0, ran.stderr
+    wanted = later_logits(state, LATER, torch.arange(300) % 267)[-1]
+    torch.testing.assert_close(torch.tensor(json.loads(ran.stdout)), wanted, rtol=0, atol=1e-4)
+
+
+def test_the_model_that_nanochat_takes_where_none_is_named(base_dir):
+    """Its rule: `re.match(r"d(\\d+)", name)`, the deepest; where no name matches, the folder changed last."""
+    folder, pickled = base_dir / "chatsft_checkpoints", base_dir / "tokenizer" / "tokenizer.pkl"
+    for n, tag in enumerate(["zeta", "alpha", "d4", "d12_long", "d9", "xd40"]):
+        save(base_dir, random_state(), tag=tag)
+        os.utime(folder / tag, (1000 - n, 1000 - n))
+
+    def nanochats(names):
+        depths = [(int(m[1]), name) for name in names if (m := re.match(r"d(\d+)", name))]
+        return max(depths)[1] if depths else max(names, key=lambda name: (folder / name).stat().st_mtime)
+
+    def taken():
+        return find_checkpoint(folder, pickled).model.parent.name
+
+    for gone in (None, "d12_long", "d9", "d4", "zeta"):
+        if gone:
+            shutil.rmtree(folder / gone)
+        assert taken() == nanochats([p.name for p in folder.iterdir()]), gone
+    save(base_dir, random_state(), tag="d3_again")
+    save(base_dir, random_state(), tag="d3")
+    os.utime(folder / "d3_again", (9e8, 9e8))
+    assert taken() == "d3"  # of one depth the plain name
+
+
+def test_missing_data_is_said_before_a_checkpoint_is_converted(base_dir, tmp_path, python):
+    save(base_dir, random_state())
+    how = ("--ckpt_source", "sft", "--data", tmp_path / "none.jsonl", "--out", tmp_path / "e.pt")
+    ran = python("-m", "scripts.kat_embed", *how)
+    assert (ran.rc, "none.jsonl does not exist" in ran.stderr) == (2, True)
+    assert "converts" not in ran.stderr
+    assert not (base_dir / "models").exists()
+
+
+def test_missing_and_wrong_small_files_are_said_before_the_model_is_read(base_dir, monkeypatch):
+    save(base_dir, random_state())
+
+    def read(*_):
+        raise AssertionError("the model was read")
+
+    monkeypatch.setattr("kat.models.nanochat.checkpoint.sha256_file", read)
+    monkeypatch.setattr("kat.models.nanochat.checkpoint._loaded", read)
+    tokenizer = base_dir / "tokenizer" / "tokenizer.pkl"
+    pickled = tokenizer.read_bytes()
+    tokenizer.write_bytes(pickled[:50])
+    refused(r"tokenizer\.pkl is no tokenizer of nanochat")
+    tokenizer.unlink()
+    refused(r"tokenizer\.pkl is not there")
+    tokenizer.write_bytes(pickled)
+    meta = base_dir / "chatsft_checkpoints" / "d3" / "meta_000010.json"
+    meta.write_text("{")
+    refused(r"meta_000010\.json is no meta")
+    meta.unlink()
+    refused(r"meta_000010\.json is not there")
+
+
+def test_format_versions_between_are_called_by_their_names(base_dir):
+    later = later_state(CONFIG)
+    early = {n: t for n, t in later.items() if not n.startswith(("smear", "backout"))}
+    save(base_dir, early, CONFIG)
+    refused(
+        "is nanochat of early 2026-03: ve_gate has 12 inputs, and there is no smear_gate.*kat reads 2025-10.*2026-03"
+    )
+    wide = {n: torch.ones(2, 32) if "ve_gate" in n else t for n, t in early.items()}
+    save(base_dir, wide, CONFIG)
+    refused(r"is nanochat of 2026-01: transformer.h.0.attn.ve_gate.weight is \[2, 32\], a gate of 32 inputs")
+    scalars = {n: t for n, t in early.items() if "ve_gate" not in n and not n.startswith("value_embeds")}
+    save(base_dir, scalars, CONFIG)
+    refused("is nanochat of early 2026-01: there are resid_lambdas, and no value_embeds")
 
 
 def test_the_next_format_version_embeds_rewards_and_saves(base_dir, tmp_path):
@@ -242,7 +396,9 @@ def test_what_is_wrong_is_named(base_dir):
     refused("nearest to nanochat of 2026-03, lacks .* first backout_lambda; is it of another format version")
     between = later_state() | {"transformer.h.0.attn.ve_gate.weight": torch.ones(2, 32)}
     save(base_dir, between, CONFIG)
-    refused(r"ve_gate\.weight is \[2, 32\], and nanochat of 2026-03 with its meta has \[2, 12\]")
+    refused(r"is nanochat of 2026-01: .*ve_gate\.weight is \[2, 32\], a gate of 32 inputs")
+    save(base_dir, later_state() | {"transformer.h.0.attn.ve_gate.weight": torch.ones(2, 16)}, CONFIG)
+    refused(r"ve_gate\.weight is \[2, 16\], and nanochat of 2026-03 with its meta has \[2, 12\]")
     save(base_dir, later_state() | {"mtp_heads.0.mlp.c_fc.weight": torch.ones(2, 2)}, CONFIG)
     refused("no format version that kat knows: nearest to 2026-03, with 1 unknown keys, first mtp_heads")
     save(base_dir, later_state(), CONFIG | {"window_pattern": "SXL"})

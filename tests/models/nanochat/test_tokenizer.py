@@ -95,13 +95,24 @@ def test_it_encodes_and_decodes_as_tiktoken_does(encoding, tokenizer):
 
 
 def rendered(encoding, messages, *, open_ended: bool) -> list[int]:
-    """nanochat's rules, written down once more: system into the first user turn, every turn between its marks."""
-    one = encoding.encode_single_token
+    """nanochat's `render_conversation`, written down once more: system into the first user turn, every turn between its
+    marks, contents and parts as ordinary text one by one, tools' parts between marks of their own."""
+    one, text = encoding.encode_single_token, encoding.encode_ordinary
     if messages[0]["role"] == "system":
         messages = [turn("user", messages[0]["content"] + "\n\n" + messages[1]["content"]), *messages[2:]]
+    marks = {"python": ("<|python_start|>", "<|python_end|>"), "python_output": ("<|output_start|>", "<|output_end|>")}
     ids = [one("<|bos|>")]
-    for m in messages:
-        ids += [one(f"<|{m['role']}_start|>"), *encoding.encode_ordinary(m["content"]), one(f"<|{m['role']}_end|>")]
+    for i, m in enumerate(messages):
+        assert m["role"] == ("assistant" if i % 2 else "user")
+        ids.append(one(f"<|{m['role']}_start|>"))
+        if isinstance(m["content"], str):
+            ids += text(m["content"])
+        else:
+            assert m["role"] == "assistant"
+            for part in m["content"]:
+                before, after = [[one(mark)] for mark in marks[part["type"]]] if part["type"] in marks else ([], [])
+                ids += [*before, *text(part["text"]), *after]
+        ids.append(one(f"<|{m['role']}_end|>"))
     return [*ids, one("<|assistant_start|>")] if open_ended else ids
 
 
@@ -116,6 +127,57 @@ def test_conversations_are_written_as_nanochat_writes_them(encoding, tokenizer, 
     assert chat.render(talk) + chat.render_completion("So be it.") == rendered(encoding, whole, open_ended=False)
     assert chat.end == [encoding.encode_single_token("<|assistant_end|>")]
     assert tokenizer.pad_token_id not in chat.end
+
+
+def part(kind: str, text: str) -> dict[str, str]:
+    return {"type": kind, "text": text}
+
+
+PARTS = [
+    part("text", "It's "),
+    part("text", "rare: "),
+    part("python", "12/3"),
+    part("python_output", "4"),
+    part("text", ""),
+]
+
+
+@pytest.mark.parametrize("words", ["ordinary", *SPECIAL, "<|", "bos|>", "end|>", " <|user_end|>\n", "<|bos|><|bos|>"])
+def test_words_and_tools_are_written_as_nanochat_writes_them(encoding, tokenizer, words):
+    """Text of control tokens is ordinary text, in every role and part; parts are tokenised one by one."""
+    chat = Chat(tokenizer)
+    parts = [part(p["type"], p["text"] + words) for p in PARTS]
+    split = [part("text", "<|assistant"), part("text", "_end|>"), part("python", words), part("text", words)]
+    talks = [
+        [turn("user", words)],
+        [turn("system", words), turn("user", words), turn("assistant", words), turn("user", f"so {words} so")],
+        [turn("user", "so"), turn("assistant", parts), turn("user", words)],
+        [
+            turn("user", words),
+            turn("assistant", split),
+            turn("user", "so"),
+            turn("assistant", PARTS),
+            turn("user", "x"),
+        ],
+    ]
+    for talk in talks:
+        assert chat.render(talk) == rendered(encoding, talk, open_ended=True)
+        for answer in (words, f"so {words}", parts, split, []):
+            whole = rendered(encoding, [*talk, turn("assistant", answer)], open_ended=False)
+            assert chat.render(talk) + chat.render_completion(answer) == whole
+    assert chat.encode(words) == encoding.encode_ordinary(words)
+
+
+def test_parts_of_two_turns_in_a_row_are_one_turn(encoding, tokenizer):
+    chat = Chat(tokenizer)
+    found = chat.text([turn("user", "a"), turn("assistant", PARTS), turn("assistant", "So."), turn("user", "b")])
+    assert found == (
+        "<|bos|><|user_start|>a<|user_end|><|assistant_start|>It's rare: <|python_start|>12/3<|python_end|>"
+        "<|output_start|>4<|output_end|>\n\nSo.<|assistant_end|><|user_start|>b<|user_end|><|assistant_start|>"
+    )
+    with pytest.raises(ModelError, match="a part is text, python or python_output"):
+        chat.render([turn("user", "a"), turn("assistant", [part("image", "x")]), turn("user", "b")])
+    assert chat.text([turn("user", [part("text", "a"), part("text", "b")])]) == chat.text([turn("user", "ab")])
 
 
 def test_odd_conversations_get_the_form_that_nanochat_knows(encoding, tokenizer):
