@@ -8,16 +8,16 @@ anything, so that a new file is a new choice, and a type checker sees a plain st
 import math
 import operator
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
 from kat.errors import OptionError
+from kat.parameters import integer, integer_or_all, option
 from kat.plugins import ESTIMATORS, EXPORTS, POOLINGS, check_name, names
 
 if TYPE_CHECKING:
@@ -40,33 +40,6 @@ def recorded(*options: Any) -> dict[str, Any]:
 def _is_recorded(group: Any, option: Field[Any]) -> bool:
     rule = option.metadata.get("recorded", "always")
     return rule == "always" or (rule == "when set" and getattr(group, option.name) != option.default)
-
-
-def _integer(_: Any, tokens: Sequence[Token]) -> int:
-    """Convert a whole number from 0 up; the library would round 1.5."""
-    word = tokens[0].value
-    if not re.fullmatch(r"\d+", word):
-        raise ValueError(f"{word!r} is no whole number from 0 up")
-    return int(word)
-
-
-def _integer_or_all(_: Any, tokens: Sequence[Token]) -> int | str:
-    return "all" if tokens[0].value == "all" else _integer(_, tokens)
-
-
-def option(text: str, **more: Any) -> Parameter:
-    """Describe an option by its help."""
-    return Parameter(help=text, **more)
-
-
-def integer(text: str, **more: Any) -> Parameter:
-    """Describe an option for whole numbers by its help."""
-    return Parameter(help=text, converter=_integer, n_tokens=1, **more)
-
-
-def integer_or_all(text: str) -> Parameter:
-    """Describe an option for a whole number or the word "all" by its help."""
-    return Parameter(help=text, metavar="N|all", show_choices=False, converter=_integer_or_all, n_tokens=1)
 
 
 def base_directory() -> Path:
@@ -157,6 +130,10 @@ class ReadOptions:
     drop_columns: Annotated[
         str | None, option("Columns to leave behind that cannot be carried, such as pictures: images,audio.")
     ] = None
+    unit: Annotated[
+        Literal["opening", "context"],
+        option("What density is measured on: first user messages, or whole contexts up to the last one."),
+    ] = "opening"
     score_conflict: Annotated[
         Literal["error", "keep", "swap", "drop"],
         option("A pair whose scores prefer the rejected one: a bad row, kept, turned round, or left out and counted."),
@@ -164,6 +141,7 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         one_of("score_conflict", self.score_conflict, ("error", "keep", "swap", "drop"))
+        one_of("unit", self.unit, ("opening", "context"))
 
 
 @Parameter(name="*")

@@ -3,6 +3,7 @@
     RUN/
     ├── prefixes_all.jsonl                  kat prefixes; .stats.json and .manifest.json beside it
     ├── embeddings/                         kat embed
+    ├── contexts.json                       kat run, where openings have several contexts: how far they lie apart
     ├── density/                            kat density, with neighbors/ inside
     └── pair_weights[.CONTROL].parquet      kat weigh-pairs; .stats.json and .manifest.json beside it
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
@@ -37,6 +38,7 @@ LENGTHS = "lengths.npy"
 WEIGHTS = "density_weights.npy"
 LOG_DENSITY = "log_density.npy"
 METADATA = "embeddings_metadata.json"
+CONTEXTS = "contexts.json"
 EVALUATION = "evaluation.json"
 FIGURE = "evaluation.png"
 
@@ -175,6 +177,14 @@ class RunFolder:
                 f"Make them with: kat density EMBEDDINGS --out {self.density}"
             )
         return manifest
+
+    @property
+    def unit(self) -> Literal["opening", "context"]:
+        """What density was measured on, "opening" or "context", as the prefixes' manifest or the weights' own says."""
+        prefixes = self.root / PREFIXES
+        asked = (self.manifest(prefixes) or {}) if prefixes.is_file() else (self.manifest(self.density) or {})
+        unit = asked.get("unit") or (asked.get("options") or {}).get("unit")
+        return "context" if unit == "context" else "opening"
 
     @property
     def prefixes(self) -> Path | None:

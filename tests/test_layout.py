@@ -21,6 +21,7 @@ FLOORS = {
     "kat.devices": 1,
     "kat.inputs": 1,
     "kat.journal": 1,
+    "kat.parameters": 1,
     "kat.plugins": 1,
     "kat.statistics": 1,
     "kat.data": 3,
@@ -46,7 +47,7 @@ HEAVY |= {"matplotlib", "trl", "datasets"}
 LIGHT = ("kat.cli", "kat.config", "kat.records", "kat.errors", "kat.artifacts", "kat.data", "kat.stages")
 LIGHT = (*LIGHT, "kat.run_folder", "kat.plugins", *kat._HOMES.values())
 """What must load no torch, nor anything else that is slow, by being imported."""
-PARTS_OF_STAGES = {"neighbors"}
+PARTS_OF_STAGES = {"contexts", "neighbors"}
 """Parts of a stage, with manifests and names of their own but no command."""
 
 

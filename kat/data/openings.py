@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from kat.data.conversations import message_parts
-from kat.records import Pair, Prefix, message_text
+from kat.data.conversations import message_parts, opening_of
+from kat.records import Message, Pair, Prefix, message_text
 
 
 @lru_cache(maxsize=16_384)  # the pairs of an opening come by again and again
@@ -16,6 +16,41 @@ def opening_id(opening: str) -> str:
     """Return the first 16 hex digits of the md5 of the opening, white space collapsed and stripped, UTF-8."""
     collapsed = " ".join(opening.split())
     return hashlib.md5(collapsed.encode("utf-8"), usedforsecurity=False).hexdigest()[:16]
+
+
+def unit_id(messages: list[Message], unit: str) -> str:
+    """Return the id of a prefix: its opening's, or with unit "context" a hash of all that its messages say.
+
+    The latter is made like the former, the first 16 hex digits of an md5, of roles, contents and calls in order. Raises
+    BadRow without a user message, or with one of white space that comes first.
+    """
+    opening = opening_of(messages)
+    if unit == "opening":
+        return opening_id(opening)
+    parts = "\x1e".join("\x1f".join(message_parts(message)) for message in messages)
+    return hashlib.md5(parts.encode("utf-8"), usedforsecurity=False).hexdigest()[:16]
+
+
+def several_contexts(read: Callable[[], Iterable[Pair]], most: int, contexts: int) -> list[list[Prefix]]:
+    """Return some openings' distinct prefixes: of those with several, `most` with smallest ids, `contexts` of each.
+
+    Ids are hashes, so that these are a sample, and one that the order of the pairs does not change. The pairs are read
+    twice, so that no texts are held but those returned.
+    """
+    keys: dict[str, list[str]] = {}
+    for pair in read():
+        met = keys.setdefault(opening_id(pair.prefix.opening), [])
+        key = unit_id(pair.prefix.messages, "context")
+        if key not in met:
+            met[:] = sorted([*met, key])[:contexts]
+    chosen = sorted(opening for opening, met in keys.items() if len(met) > 1)[:most]
+    prefixes: dict[str, Prefix] = {}
+    sampled = {key for opening in chosen for key in keys[opening]}
+    for pair in read():
+        key = unit_id(pair.prefix.messages, "context")
+        if key in sampled:
+            prefixes.setdefault(key, pair.prefix)
+    return [[prefixes[key] for key in keys[opening]] for opening in chosen]
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 from kat.config import ReadOptions
 from kat.data.columns import Columns, Plan, margin_of, refuse_media, tools_of, with_system
-from kat.data.conversations import Preference, opening_of, row_id, trim
+from kat.data.conversations import Preference, row_id, trim
 from kat.data.formats import Format, format_of, parse_row
-from kat.data.openings import opening_id
+from kat.data.openings import unit_id
 from kat.data.repeats import Repeats, content_id, pair_parts
 from kat.data.rows import BadRow, BadRows, Row, path_text, read_rows
 from kat.data.scores import opposed
@@ -127,7 +127,7 @@ class PairReader(Iterator[Pair]):
         pair_id = row_id(value)
         pair = Pair(
             id=pair_id or "",
-            prefix=Prefix(opening_id(opening_of(messages)), messages),
+            prefix=Prefix(unit_id(messages, self._options.unit), messages),
             chosen=chosen,
             rejected=rejected,
             src=str(src),

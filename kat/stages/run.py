@@ -8,6 +8,7 @@ from pathlib import Path
 from kat.config import DensityOptions, EmbedOptions, ReadOptions, RunOptions
 from kat.inputs import Inputs
 from kat.run_folder import DENSITY, EMBEDDINGS, PREFIXES
+from kat.stages.contexts import measure_contexts
 from kat.stages.density import weigh_openings
 from kat.stages.embed import embed_folder
 from kat.stages.prefixes import make_prefixes
@@ -27,3 +28,4 @@ def run(
     # Bad rows are those of the pairs: a prefixes file of kat's own has none.
     embed_folder(out / PREFIXES, out / EMBEDDINGS, embed, replace(run_options, max_bad_rows=RunOptions.max_bad_rows))
     weigh_openings(out / EMBEDDINGS, out / DENSITY, density, run_options, out / PREFIXES)
+    measure_contexts(pairs, out, embed, reading, run_options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def weigh_pairs(
         pairs, manifest = _unchanged_pairs(run)
         allowed = allowed or manifest["options"]["max_bad_rows"]  # the run met them, and was allowed to
         reading = reading if recorded_reading(reading) else reading_of(manifest)
+    reading = replace(reading, unit=run.unit)  # ids are the run's, whatever file they are looked for in
     out = out or run.pair_weights(options.control)
     with stage(
         "weigh-pairs",

@@ -1,0 +1,98 @@
+"""Density of contexts: another unit, other ids, and every join follows; and when `kat run` recommends it."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from making import jsonl, md5_id, pair, turn, write
+
+from kat.data.openings import several_contexts, unit_id
+from kat.data.pairs import read_pairs
+
+ASKED = ["bake bread", "tune a guitar", "write a haiku", "fix a bicycle", "learn Spanish", "plant a rose"]
+
+
+@pytest.fixture
+def greeted(tmp_path):
+    """Rare questions that all come after the same greeting, and common ones that do not."""
+    rows = [pair(f"How do I {ASKED[i % 6]} well, version {i}?", f"good {i}", id=f"common{i}") for i in range(60)]
+    for i in range(12):
+        after = (turn("assistant", "Hello! How can I help?"), turn("user", f"Why does object {i * 37} {ASKED[i % 6]}?"))
+        rows.append(pair("Hi", f"good {i}", after=after, id=f"rare{i}"))
+    return write(tmp_path / "pairs.jsonl", jsonl(*rows))
+
+
+def run(kat_cli, *argv):
+    ran = kat_cli(*argv, "--device", "cpu")
+    assert ran.rc == 0, ran.stderr
+    return ran.stdout
+
+
+def test_ids_hash_what_a_context_says():
+    one = [turn("user", "Hi"), turn("assistant", "Hello"), turn("user", "Why?")]
+    assert unit_id(one, "opening") == md5_id("Hi")
+    assert unit_id(one, "context") != unit_id(one, "opening")
+    others = [
+        one[:1],
+        [*one[:2], turn("user", "Who?")],
+        [turn("system", ""), *one],
+        [one[0], {**one[1], "name": "x"}, one[2]],
+    ]
+    assert len({unit_id(messages, "context") for messages in [one, *others]}) == 5
+
+
+def test_every_join_follows(kat_cli, greeted, tmp_path):
+    out = tmp_path / "run"
+    run(kat_cli, "run", greeted, "--out", out, "--unit", "context")
+    prefixes = [json.loads(line) for line in (out / "prefixes_all.jsonl").read_text().splitlines()]
+    assert len(prefixes) == 72
+    assert [p["id"] for p in prefixes] == [unit_id(p["prefix"]["messages"], "context") for p in prefixes]
+    assert json.loads((out / "density" / "ids.json").read_text()) == [p["id"] for p in prefixes]
+    assert json.loads((out / "prefixes_all.jsonl.manifest.json").read_text())["options"]["unit"] == "context"
+    assert json.loads((out / "density" / "manifest.json").read_text())["unit"] == "context"
+    assert not (out / "contexts.json").exists()
+    run(kat_cli, "weigh-pairs", out, "--split", "none")
+    table = pq.read_table(out / "pair_weights.parquet").to_pydict()
+    weights = dict(zip([p["id"] for p in prefixes], np.load(out / "density" / "density_weights.npy"), strict=True))
+    assert set(table["m"]) == {1}
+    assert table["w"] == pytest.approx([float(weights[i]) for i in table["opening_id"]])
+    run_again = run(kat_cli, "weigh-pairs", out, "--split", "none", "--pairs_path", greeted, "--overwrite")
+    assert "weigh-pairs" in run_again
+    kat_cli("export-weights", out, "--to", "trl", "--out", tmp_path / "trl")
+    assert pq.read_table(tmp_path / "trl" / "prompts.train.parquet").num_rows == 72
+    assert kat_cli("verify", out).rc == 0
+
+
+def test_a_run_says_when_contexts_differ_more_than_openings(kat_cli, greeted, tmp_path):
+    out = tmp_path / "run"
+    said = run(kat_cli, "run", greeted, "--out", out)
+    assert "contexts       1 openings have several contexts" in said
+    assert "weigh them by themselves, with --unit context" in said
+    spread = json.loads((out / "contexts.json").read_text())
+    assert (spread["openings"], spread["contexts"], spread["apart"]) == (1, 4, True)
+    assert "contexts       skipped" in run(kat_cli, "run", greeted, "--out", out)
+    assert kat_cli("verify", out).rc == 0
+
+
+def test_a_run_is_quiet_where_they_do_not(kat_cli, tmp_path):
+    rows = []
+    for i in range(40):
+        question = f"{ASKED[i % 6]} {i * 13} times in a row, please?"
+        rows.append(pair(question, "good"))
+        rows.append(pair(question, "good", after=(turn("assistant", "Ok."), turn("user", question))))
+    said = run(kat_cli, "run", write(tmp_path / "p.jsonl", jsonl(*rows)), "--out", tmp_path / "run")
+    assert "40 openings have several contexts" in said
+    assert "--unit context" not in said
+
+
+def test_the_sample_does_not_depend_on_order(greeted, tmp_path):
+    lines = greeted.read_bytes().splitlines(keepends=True)
+    other = write(tmp_path / "other.jsonl", b"".join(lines[::-1]))
+    one, two = (several_contexts(lambda path=path: read_pairs(path), 5, 4) for path in (greeted, other))
+    assert [[p.messages for p in group] for group in one] == [[p.messages for p in group] for group in two]
+    assert [len(group) for group in one] == [4]
+
+
+def test_an_unknown_unit_is_an_error(kat_cli, greeted, tmp_path):
+    assert "context" in kat_cli("run", greeted, "--out", tmp_path / "r", "--unit", "pair").failed()
