@@ -10,7 +10,7 @@ import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -28,11 +28,20 @@ else:
     EstimatorName, PoolingName, ExportName = (Literal[names(folder)] for folder in (ESTIMATORS, POOLINGS, EXPORTS))
 
 NOT_RECORDED = {"recorded": False}
+RECORDED_IF_SET = {"recorded": "if set"}
+"""Of an option that a manifest holds only where it is not the default, so that manifests from before it still match."""
+NO_PROMPT = "none"
+"""As a prompt's name: no prompt."""
 
 
 def recorded(*options: Any) -> dict[str, Any]:
     """Return what a manifest holds of some options (dataclasses of this module): their fields by name."""
-    return {f.name: getattr(one, f.name) for one in options for f in fields(one) if f.metadata.get("recorded", True)}
+    return {f.name: getattr(one, f.name) for one in options for f in fields(one) if _is_recorded(one, f)}
+
+
+def _is_recorded(options: Any, one: Field[Any]) -> bool:
+    rule = one.metadata.get("recorded", True)
+    return getattr(options, one.name) != one.default if rule == RECORDED_IF_SET["recorded"] else bool(rule)
 
 
 def _integer(_: Any, tokens: Sequence[Token]) -> int:
@@ -156,6 +165,17 @@ class EmbedOptions:
     render: Annotated[
         Literal["plain", "chat"], option("A conversation's text: contents joined by a newline, or the chat template.")
     ] = "plain"
+    prompt_name: Annotated[
+        str | None,
+        option("Which of the model's prompts goes before each text, or none [default: the model's own default]."),
+    ] = field(default=None, metadata=RECORDED_IF_SET)
+    max_unknown: Annotated[
+        float | None,
+        option(
+            "Share of a text's tokens that the model may not know; more in over 1 % of the texts is an error "
+            "[default: 0.5, and a warning]."
+        ),
+    ] = field(default=None, metadata=RECORDED_IF_SET)
     processes: Annotated[
         int | None, integer("Processes that read texts [default: one a core or GPU; this one for little work].")
     ] = None
@@ -175,9 +195,18 @@ class EmbedOptions:
             check_name("pooling", self.pooling, POOLINGS)
         one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         one_of("render", self.render, ("plain", "chat"))
+        if self.render == "chat" and self.prompt_name not in (None, NO_PROMPT):
+            raise OptionError(f"prompt_name is {self.prompt_name!r} and render is chat; a prompt needs render plain.")
+        if (share := self.max_unknown) is not None and not (isinstance(share, Real) and 0 <= share <= 1):
+            raise OptionError(f"max_unknown is {share!r}; expected a share from 0 to 1.")
         for name in ("batch_size", "max_tokens", "processes"):
             if (value := getattr(self, name)) is not None:
                 whole_number(name, value)
+
+    @property
+    def prompt(self) -> str | None:
+        """The prompt's name: none goes before a chat template, which begins a conversation itself."""
+        return NO_PROMPT if self.render == "chat" else self.prompt_name
 
     @property
     def source(self) -> str:

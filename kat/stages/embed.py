@@ -14,7 +14,7 @@ from kat.data.prompts import PromptFile, check_prompts
 from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_manifest, checkpoint_path, discard, remove
 from kat.embedding.storage import check_embeddings
 from kat.errors import InputError
-from kat.reports.console.embed import embed_lines
+from kat.reports.console.embed import embed_lines, unread_lines
 from kat.run_folder import EMBEDDING_FILES, IDS, LENGTHS, VECTORS, RunFolder, load_ids, relative
 from kat.stages.stage import Job, say, stage
 
@@ -29,6 +29,7 @@ class _Embedded:
     prompts: PromptFile
     checkpoint: EmbeddingCheckpoint
     model: Mapping[str, Any]
+    unread: Mapping[str, Any]
 
     @property
     def lengths(self) -> np.ndarray:
@@ -68,14 +69,16 @@ def _stage(
     data: Path, out: Path, options: EmbedOptions, run_options: RunOptions, files: tuple[str, ...] = ()
 ) -> contextlib.AbstractContextManager[Job]:
     from kat.models.digests import settings_digest, weights_digest
+    from kat.models.sentence_transformer import sentence_settings
     from kat.models.sources import resolve
 
     source = resolve(options.source, allow_network=options.allow_network)
+    reading = sentence_settings(source.path).reading(options.prompt)
     return stage(
         "embed",
         out,
         inputs={"items": data, "model": weights_digest(source), "model_settings": settings_digest(source)},
-        options=recorded(options, run_options) | {"model": options.source},
+        options=recorded(options, run_options) | {"model": options.source} | ({"reading": reading} if reading else {}),
         files=files,
         rejects=True,
         overwrite=run_options.overwrite,
@@ -86,9 +89,11 @@ def _stage(
 def _embedded(data: Path, job: Job, options: EmbedOptions, run_options: RunOptions) -> Iterator[_Embedded]:
     """Compute what the checkpoint lacks; it holds the vectors and lengths of all prompts then."""
     from kat.embedding.encoder import cached_encoder
+    from kat.embedding.self_check import self_check
 
     prompts = PromptFile(data, run_options.max_bad_rows, job.rejected.write)
     job.rejected.flush()  # a full disk is noticed before the long work, not after
+    self_check(options)
     encoder = cached_encoder(options, run_options.device)
     started = checkpoint_manifest(job.manifest, f"{encoder.engine.precision} on {encoder.engine.device.type}")
     shape = (len(prompts), encoder.engine.dimension)
@@ -96,15 +101,17 @@ def _embedded(data: Path, job: Job, options: EmbedOptions, run_options: RunOptio
     with EmbeddingCheckpoint(folder, started, shape, overwrite=run_options.overwrite) as checkpoint:
         if checkpoint.resumed:
             say("embed", f"goes on with what {checkpoint.folder} holds")
-        encoder.encode_into(checkpoint, prompts, progress=True)
-        embedded = _Embedded(prompts, checkpoint, dict(encoder.meta()))
+        unread = encoder.encode_into(checkpoint, prompts, progress=True)
+        embedded = _Embedded(prompts, checkpoint, dict(encoder.meta()), unread)
         yield embedded
         if job.changed_input():
             remove(folder)  # its work cannot be trusted
             raise InputError(f"{data} changed while it was embedded; nothing was written. Give the same command again.")
         job.bad_rows = prompts.bad
         summary, *details = embed_lines(embedded.lengths, embedded.model, prompts.made_ids)
-        job.say(summary, details)
+        if unread:
+            job.facts["unread"] = dict(unread)
+        job.say(summary, [*details, *unread_lines(unread)])
 
 
 def _write_file(job: Job, embedded: _Embedded) -> None:
