@@ -6,7 +6,6 @@ Beside the output stands a folder OUT.unfinished:
     journal          a line for each pack that is computed and each window that is complete, with a checksum
     embeddings.npy   [N, D] float32, rows of complete windows
     lengths.npy      [N, 2] int32: tokens of the text, tokens lost
-    readings.npy     [N, 2] int32: tokens of the text alone, unknown ones among them
     pooled-W.npy     [pieces, D] float32 of the window at work
 
 Arrays are mapped, so that the vectors are the system's to keep or to write. `kat.journal` says when a line is believed.
@@ -25,7 +24,7 @@ import numpy as np
 from kat import artifacts
 from kat.errors import OutputError
 from kat.journal import Journal, checksum
-from kat.run_folder import LENGTHS, READINGS, VECTORS, checkpoint_path
+from kat.run_folder import LENGTHS, VECTORS, checkpoint_path
 
 _COMPLETE = "whole"
 """In the journal, in place of a pack's number: all rows of the window are in place."""
@@ -48,7 +47,6 @@ class EmbeddingCheckpoint:
                 self._checksums = self._journal.read()
                 self.vectors = self._array(VECTORS, shape, np.float32)
                 self.lengths = self._array(LENGTHS, (shape[0], 2), np.int32)
-                self.readings = self._array(READINGS, (shape[0], 2), np.int32)
             except BaseException:
                 self._journal.close()
                 raise
@@ -67,7 +65,7 @@ class EmbeddingCheckpoint:
 
     def is_complete(self, window: int, rows: slice) -> bool:
         """Return whether an earlier run completed a window, its rows unharmed."""
-        return self._noted(window, _COMPLETE) == checksum(*self._rows(rows))
+        return self._noted(window, _COMPLETE) == checksum(self.vectors[rows], self.lengths[rows])
 
     def begin_window(self, window: int, plan: Sequence[np.ndarray], pieces: int) -> tuple[np.ndarray, list[int]]:
         """Return where a window's pooled vectors [pieces, D] go, and the numbers of the packs still to compute.
@@ -84,12 +82,9 @@ class EmbeddingCheckpoint:
 
     def complete_window(self, window: int, rows: slice) -> None:
         """Note that all rows of a window are in place; its pooled vectors are needed no more, and go."""
-        self._note(window, _COMPLETE, checksum(*self._rows(rows)))
+        self._note(window, _COMPLETE, checksum(self.vectors[rows], self.lengths[rows]))
         self._pooled = np.empty((0, 0), np.float32)
         (self.folder / f"pooled-{window}.npy").unlink()
-
-    def _rows(self, rows: slice) -> tuple[np.ndarray, ...]:
-        return self.vectors[rows], self.lengths[rows], self.readings[rows]
 
     def _noted(self, window: int, part: int | str) -> int | None:
         return self._checksums.get((str(window), str(part)))
@@ -155,5 +150,5 @@ def remove(folder: Path) -> None:
 
 
 def _arrays(folder: Path) -> Iterator[Path]:
-    for pattern in (VECTORS, LENGTHS, READINGS, "pooled-*.npy"):
+    for pattern in (VECTORS, LENGTHS, "pooled-*.npy"):
         yield from folder.glob(pattern)

@@ -142,11 +142,10 @@ class Encoder:
             for number, (rows, texts) in enumerate(self.windows(items)):
                 if checkpoint.is_complete(number, rows):
                     meter.skip(len(texts))
-                    unread.add(texts, checkpoint.readings[rows])
+                    unread.add(texts, self.tokenize(texts).readings)  # counts of all texts, whoever embedded them
                     continue
                 pieces = self.tokenize(texts)
                 unread.add(texts, pieces.readings)
-                checkpoint.readings[rows] = pieces.readings
                 plan = self.packs(pieces)
                 pooled, left = checkpoint.begin_window(number, plan, len(pieces.lengths))
                 for pack in self.compute(pieces, left, pooled, meter):

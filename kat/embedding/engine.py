@@ -19,7 +19,7 @@ from kat.packing.precision import to_bfloat16
 from kat.packing.switch import hidden_states, probe_texts, switch_over
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CPU_BUDGET, GPU_BUDGET = 4096, 32_768
 """Tokens of a pack: enough to keep the matrix units busy, small enough for caches (CPU) and any memory (GPU)."""
@@ -66,8 +66,7 @@ class Engine:
         self.prompt = sentence.prompt(settings.prompt_name) if sentence else ""
         self._not_pooled = 0  # tokens at the beginning of every text that pooling leaves out
         if self.prompt and sentence and not sentence.include_prompt:
-            tokenizer = BulkTokenizer(self.loaded.tokenizer, prompt=self.prompt)
-            self._not_pooled = len(tokenizer.before) + len(tokenizer.prompt_ids)
+            self._not_pooled = prompt_length(self.loaded.tokenizer, self.prompt)
         self._autocast = False
         if self.precision == "bfloat16":
             self._to_bfloat16()
@@ -164,6 +163,17 @@ class Engine:
             self.loaded = _read(self.settings)
             self.unpacked = switch_over(self.loaded.model, self.loaded.limit)
         self._autocast = True
+
+
+def prompt_length(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
+    """Count the tokens of a prompt that pooling leaves out, the special ones before it included.
+
+    By the rule of sentence_transformers.base.modules.transformer: those of the prompt alone, less one if it ends in a
+    special token, which may be an unknown one.
+    """
+    bulk = BulkTokenizer(tokenizer)
+    ids = bulk.framed(bulk.encode([prompt])[0])
+    return len(ids) - int(ids[-1] in tokenizer.all_special_ids)
 
 
 def without_beginning(hidden: torch.Tensor, layout: Layout, tokens: int) -> tuple[torch.Tensor, Layout]:

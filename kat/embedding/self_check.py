@@ -56,9 +56,9 @@ def self_check(options: EmbedOptions) -> float | None:
         _write(file, {"model": source.name, "cosine": cosine})
     if cosine is not None and cosine < 1 - TOLERANCE:
         warnings.warn(
-            f"kat reads {source.name} otherwise than sentence-transformers {version('sentence-transformers')}: the cosine "
-            f"between their vectors of one text is {cosine:.3f}. Likely a setting in its files that kat does not carry "
-            f"out (pooling, prompt, tokenizer, further modules). {ELSEWHERE}",
+            f"kat reads {source.name} otherwise than sentence-transformers {version('sentence-transformers')}: the "
+            f"cosine between their vectors of one text is {cosine:.3f}. Likely a setting in its files that kat does "
+            f"not carry out (pooling, prompt, tokenizer, further modules). {ELSEWHERE}",
             stacklevel=2,
         )
     return cosine
