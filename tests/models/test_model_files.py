@@ -410,3 +410,16 @@ def test_a_template_that_refuses_is_asked_again(tmp_path):
     asked = [kat.Prefix("x", [turn("system", "w3"), turn("user", "w4")])]
     found = ours(folder, asked, render="chat")
     np.testing.assert_array_equal(found.vectors, ours(folder, ["w1 w3\n\nw4 "]).vectors)
+
+
+def test_the_list_of_models_says_whose_code_is_not_run(tmp_path, monkeypatch):
+    from kat.models import catalog
+    from kat.models.sources import Found, Source
+
+    folder = Path(tiny(tmp_path / "m", "Llama", pad_token_id=1))
+    row = Source(name="x", help="", find=None, catalog=lambda: iter([Found("mine", folder, 5)]))
+    monkeypatch.setattr(catalog, "all_sources", lambda: [row])
+    assert catalog.found_models()[0].note == ""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "own.Own"}}))
+    assert catalog.found_models()[0].note == "names code of its own, which kat never runs: own.Own"
