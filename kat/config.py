@@ -30,6 +30,8 @@ else:
 NOT_RECORDED = {"recorded": "never"}
 WHEN_SET = {"recorded": "when set"}
 """Of an option that is younger than some manifests: one at its default is what those did."""
+NO_PROMPT = "none"
+"""As a prompt's name: no prompt."""
 
 
 def recorded(*options: Any) -> dict[str, Any]:
@@ -174,6 +176,17 @@ class EmbedOptions:
     boilerplate_of: Annotated[
         Path | None, option("Leave out what was left out of these embeddings, instead of looking for it.")
     ] = field(default=None, metadata=NOT_RECORDED)
+    prompt_name: Annotated[
+        str | None,
+        option("Which of the model's prompts goes before each text, or none [default: the model's own default]."),
+    ] = field(default=None, metadata=WHEN_SET)
+    max_unknown: Annotated[
+        float | None,
+        option(
+            "Share of a text's tokens that the model may not know; more in over 1 % of the texts is an error "
+            "[default: 0.5, and a warning]."
+        ),
+    ] = field(default=None, metadata=WHEN_SET)
     processes: Annotated[
         int | None, integer("Processes that read texts [default: one a core or GPU; this one for little work].")
     ] = None
@@ -195,9 +208,18 @@ class EmbedOptions:
         one_of("render", self.render, ("plain", "chat"))
         one_of("text", self.text, ("conversation", "opening", "last"))
         one_of("boilerplate", self.boilerplate, ("drop", "keep"))
+        if self.render == "chat" and self.prompt_name not in (None, NO_PROMPT):
+            raise OptionError(f"prompt_name is {self.prompt_name!r} and render is chat; a prompt needs render plain.")
+        if (share := self.max_unknown) is not None and not (isinstance(share, Real) and 0 <= share <= 1):
+            raise OptionError(f"max_unknown is {share!r}; expected a share from 0 to 1.")
         for name in ("batch_size", "max_tokens", "processes"):
             if (value := getattr(self, name)) is not None:
                 whole_number(name, value)
+
+    @property
+    def prompt(self) -> str | None:
+        """The prompt's name: none goes before a chat template, which begins a conversation itself."""
+        return NO_PROMPT if self.render == "chat" else self.prompt_name
 
     @property
     def source(self) -> str:

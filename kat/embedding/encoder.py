@@ -17,7 +17,8 @@ from kat.devices import torch_threads
 from kat.embedding.pieces import TextPieces, cut_into_pieces
 from kat.embedding.progress import Progress
 from kat.embedding.tokenize import BulkTokenizer, render
-from kat.errors import InputError, OptionError
+from kat.embedding.unread import UnreadTexts
+from kat.errors import InputError, ModelError, OptionError
 from kat.models.sources import resolve
 from kat.packing.budget import packs, windows
 from kat.records import Embeddings, Prefix
@@ -117,28 +118,36 @@ class Encoder:
         ids = [item.id if isinstance(item, Prefix) else str(i) for i, item in enumerate(items)]
         vectors = np.empty((len(items), self.engine.dimension), np.float32)
         counts = np.empty((len(items), 2), np.int32)
+        unread = self._unread(len(items))
         with Progress(len(items), progress) as meter:
             for rows, texts in self.windows(items):
                 pieces = self.tokenize(texts)
+                unread.add(texts, pieces.readings)
                 pooled = np.empty((len(pieces.lengths), vectors.shape[1]), np.float32)
                 for _ in self.compute(pieces, range(len(self.packs(pieces))), pooled, meter):
                     pass
                 self.combine(pieces, pooled, vectors[rows], counts[rows], ids[rows].__getitem__)
-        return Embeddings(ids, vectors, counts[:, 0].copy(), counts[:, 1].copy(), self.meta())
+        unread.finish()
+        meta = self.meta() | ({"unread": facts} if (facts := unread.facts()) else {})
+        return Embeddings(ids, vectors, counts[:, 0].copy(), counts[:, 1].copy(), meta)
 
     def encode_into(
         self, checkpoint: EmbeddingCheckpoint, items: PromptFile | WithoutBoilerplate, *, progress: bool = False
-    ) -> None:
+    ) -> dict[str, Any]:
         """Embed the items of a file into the arrays of a checkpoint, leaving out what an earlier run did.
 
-        Holds one window of texts in memory, and no vectors: those belong to files.
+        Holds one window of texts in memory, and no vectors: those belong to files. Returns the facts of
+        `UnreadTexts`: what the model could not read.
         """
+        unread = self._unread(len(items))
         with Progress(len(items), progress) as meter:
             for number, (rows, texts) in enumerate(self.windows(items)):
                 if checkpoint.is_complete(number, rows):
                     meter.skip(len(texts))
+                    unread.add(texts, self.tokenize(texts).readings)  # counts of all texts, whoever embedded them
                     continue
                 pieces = self.tokenize(texts)
+                unread.add(texts, pieces.readings)
                 plan = self.packs(pieces)
                 pooled, left = checkpoint.begin_window(number, plan, len(pieces.lengths))
                 for pack in self.compute(pieces, left, pooled, meter):
@@ -146,6 +155,8 @@ class Encoder:
                 id_of = partial(_id, items, rows.start)
                 self.combine(pieces, pooled, checkpoint.vectors[rows], checkpoint.lengths[rows], id_of)
                 checkpoint.complete_window(number, rows)
+        unread.finish()
+        return unread.facts()
 
     def windows(self, items: Iterable[str | Prefix]) -> Iterator[tuple[slice, list[str]]]:
         """Yield the texts that are read together, and the rows that they are."""
@@ -162,18 +173,21 @@ class Encoder:
     def engine(self) -> Engine:
         """Return the model in this process, loaded when it is first asked for."""
         if self._engine is None:
-            from kat.embedding.engine import Engine, EngineSettings
+            from kat.embedding.engine import Engine, Settings
 
             options = self.options
-            settings = EngineSettings(
+            settings = Settings(
                 model=options.source,
                 device=self.device,
                 precision=options.precision,
                 pooling=options.pooling,
                 allow_network=options.allow_network,
+                prompt_name=options.prompt,
             )
             self._engine = Engine(settings)
             self._limit = _limit(self._engine, options)
+            for note in (*self._engine.loaded.notes, *_left_out(self._engine, options)):
+                warnings.warn(note, stacklevel=2)
             if why := self._engine.unpacked:
                 name = self._engine.loaded.meta["architecture"]
                 warnings.warn(f"{name} is read in padded batches, which is slower: {why}.", stacklevel=2)
@@ -183,12 +197,25 @@ class Encoder:
         """Return the model's facts and how the vectors are made."""
         engine, options = self.engine, self.options
         facts = {"pooling": engine.pooling, "precision": engine.precision, "max_tokens": self._limit}
-        return engine.loaded.meta | facts | {"long_text": options.long_text, "render": options.render}
+        sentence = engine.loaded.sentence
+        facts |= {"long_text": options.long_text, "render": options.render}
+        return engine.loaded.meta | facts | (sentence.reading(options.prompt) if sentence else {})
 
     def tokenize(self, texts: Sequence[str]) -> TextPieces:
-        """Tokenise one window of texts."""
-        tokenizer = BulkTokenizer(self.engine.loaded.tokenizer, special=self.options.render == "plain")
-        return cut_into_pieces(texts, tokenizer, self._limit, self.options.long_text)
+        """Tokenise one window of texts. Raises ModelError for a token that the model has no vector for."""
+        loaded, plain = self.engine.loaded, self.options.render == "plain"
+        tokenizer = BulkTokenizer(loaded.tokenizer, special=plain, prompt=self.engine.prompt)
+        pieces = cut_into_pieces(texts, tokenizer, self._limit, self.options.long_text)
+        if (largest := int(pieces.flat.max())) >= loaded.vocabulary:
+            raise ModelError(
+                f"The tokenizer of {loaded.meta['name']} gives token {largest} "
+                f"({loaded.tokenizer.convert_ids_to_tokens(largest)!r}), and the model's table has "
+                f"{loaded.vocabulary:,} rows: one of them is another model's."
+            )
+        return pieces
+
+    def _unread(self, texts: int) -> UnreadTexts:
+        return UnreadTexts(texts, self.engine.loaded.meta["name"], self.options.max_unknown)
 
     def packs(self, pieces: TextPieces) -> list[np.ndarray]:
         """Return the pieces of each pack: a function of the texts and options, whoever computes them."""
@@ -240,7 +267,7 @@ class Encoder:
         """
         from kat.embedding import workers
 
-        devices, threads = workers.worker_devices(self.engine, self.options.processes)
+        devices, threads = worker_devices(self.engine, self.options.processes)
         if len(devices) < 2 or 2 * self.engine.multiplied * tokens < WORTHWHILE:
             for number, pieces in packs:
                 with torch_threads():
@@ -250,6 +277,22 @@ class Encoder:
         if self._workers is None or not self._workers.count:  # an error closes them
             self._workers = workers.start_workers(self.engine.settings, devices, threads)
         yield from workers.pooled_packs(self._workers, packs)
+
+
+def worker_devices(engine: Engine, processes: int | None) -> tuple[list[str], int]:
+    """Return a device for each worker, and the threads of each: see `kat.embedding.workers.worker_devices`."""
+    from kat.embedding import workers
+
+    return workers.worker_devices(engine, processes)
+
+
+def _left_out(engine: Engine, options: EmbedOptions) -> list[str]:
+    """Return what to say where the model's default prompt is not applied though no option says so."""
+    sentence = engine.loaded.sentence
+    if options.render == "plain" or options.prompt_name is not None or not sentence or not sentence.prompt(None):
+        return []
+    said = f"The model's default prompt ({sentence.default_prompt}: {sentence.prompt(None)!r}) is left out"
+    return [f"{said} before a chat template. --prompt_name none says that this is meant."]
 
 
 def _limit(engine: Engine, options: EmbedOptions) -> int:

@@ -12,13 +12,15 @@ import torch
 
 from kat.devices import multiplies_bfloat16
 from kat.embedding.pooling import pool, pool_packed
+from kat.embedding.tokenize import BulkTokenizer
 from kat.models.load import LoadedModel, read_encoder
 from kat.packing.budget import halves
+from kat.packing.layout import Layout
 from kat.packing.precision import to_bfloat16
 from kat.packing.switch import hidden_states, probe_texts, switch_over
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CPU_BUDGET, GPU_BUDGET = 4096, 32_768
 """Tokens of a pack: enough to keep the matrix units busy, small enough for caches (CPU) and any memory (GPU)."""
@@ -31,7 +33,7 @@ _CLOSE = 0.98
 
 
 @dataclass(frozen=True)
-class EngineSettings:
+class Settings:
     """What makes an engine: the same settings and texts give the same vectors. Plain values, for they cross pipes."""
 
     model: str
@@ -39,6 +41,7 @@ class EngineSettings:
     precision: str
     pooling: str | None
     allow_network: bool = False
+    prompt_name: str | None = None
 
 
 class Engine:
@@ -47,11 +50,12 @@ class Engine:
     `unpacked` is None, or why rows are not packed. For bfloat16 the linear layers are converted once where the
     converted model passes the probe too, else it is autocast. `budget` are the tokens that are read at a time: those
     of a pack, `full_budget`, until memory runs out. `multiplied` are the parameters that each token is multiplied with.
+    `prompt` is the text that goes before each text. Modules behind the pooling compute in float32.
 
     Raises ModelError for a model that cannot be found or loaded.
     """
 
-    def __init__(self, settings: EngineSettings):
+    def __init__(self, settings: Settings):
         self.settings = settings
         self.loaded = _read(settings)
         self.unpacked = switch_over(self.loaded.model, self.loaded.limit)
@@ -59,6 +63,11 @@ class Engine:
         self.precision = pick_precision(settings.precision, str(self.device))
         self.full_budget = self.budget = GPU_BUDGET if self.device.type == "cuda" else CPU_BUDGET
         self.multiplied = sum(p.numel() for p in self.loaded.model.parameters()) - _looked_up(self.loaded.model)
+        sentence = self.loaded.sentence
+        self.prompt = sentence.prompt(settings.prompt_name) if sentence else ""
+        self._not_pooled = 0  # tokens at the beginning of every text that pooling leaves out
+        if self.prompt and sentence and not sentence.include_prompt:
+            self._not_pooled = prompt_length(self.loaded.tokenizer, self.prompt)
         self._autocast = False
         if self.precision == "bfloat16":
             self._to_bfloat16()
@@ -105,11 +114,26 @@ class Engine:
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             if self.unpacked is None:
                 hidden, layout = hidden_states(self.loaded.model, [*tokens, *self._filler(tokens)])
-                vectors = pool_packed(hidden, layout, self.pooling)[: len(tokens)]
+                mask = None
             else:
                 hidden, mask = self._padded(tokens)
-                vectors = pool(hidden, mask, self.pooling)
-        return vectors.float().cpu().numpy()
+                layout = None
+            vectors = self._pooled(hidden, layout, mask)[: len(tokens)].float()
+        if self.loaded.after is not None:
+            with torch.no_grad():
+                vectors = self.loaded.after(vectors)
+        return vectors.cpu().numpy()
+
+    def _pooled(self, hidden: torch.Tensor, layout: Layout | None, mask: torch.Tensor | None) -> torch.Tensor:
+        """Pool a packed row [T, D], or padded ones [B, T, D] under a mask [B, T], to [B, D]."""
+        if mask is not None and not self._not_pooled:
+            return pool(hidden, mask, self.pooling)
+        if mask is not None:
+            hidden, layout = hidden[mask.bool()], Layout(mask.sum(1).cpu().numpy())
+        assert layout is not None
+        if self._not_pooled:
+            hidden, layout = without_beginning(hidden, layout, self._not_pooled)
+        return pool_packed(hidden, layout, self.pooling)
 
     def _filler(self, tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
         """A text that makes the row's length one of few: oneDNN keeps its plan of every shape that it has met."""
@@ -142,6 +166,24 @@ class Engine:
         self._autocast = True
 
 
+def prompt_length(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
+    """Count the tokens of a prompt that pooling leaves out, the special ones before it included.
+
+    By the rule of sentence_transformers.base.modules.transformer: those of the prompt alone, less one if it ends in a
+    special token, which may be an unknown one.
+    """
+    bulk = BulkTokenizer(tokenizer)
+    ids = bulk.framed(bulk.encode([prompt])[0])
+    return len(ids) - int(ids[-1] in tokenizer.all_special_ids)
+
+
+def without_beginning(hidden: torch.Tensor, layout: Layout, tokens: int) -> tuple[torch.Tensor, Layout]:
+    """Leave the first tokens of every text out of a packed row [T, D]; its last one stays in any case."""
+    left_out = np.minimum(tokens, layout.lengths - 1)
+    stays = torch.from_numpy(layout.positions >= np.repeat(left_out, layout.lengths))
+    return hidden[stays.to(hidden.device)], Layout(layout.lengths - left_out)
+
+
 def _looked_up(model: torch.nn.Module) -> int:
     """Count the parameters of embedding tables, which no token is multiplied with."""
     return sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding))
@@ -156,7 +198,7 @@ def _close(model: PreTrainedModel, texts: list[np.ndarray], expected: torch.Tens
     return float(torch.nn.functional.cosine_similarity(hidden.float(), expected, dim=-1).mean()) > _CLOSE
 
 
-def _read(settings: EngineSettings) -> LoadedModel:
+def _read(settings: Settings) -> LoadedModel:
     return read_encoder(settings.model, settings.device, allow_network=settings.allow_network)
 
 

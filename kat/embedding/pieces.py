@@ -26,7 +26,8 @@ class TextPieces:
 
     `flat` and `bounds` hold the distinct pieces: piece p is flat[bounds[p] : bounds[p + 1]]. Text i is made of the
     pieces `place[first[i] : first[i + 1]]`, with `weight` tokens each. `tokens` [N] int32 are those of the
-    complete texts, special ones included, `lost` [N] int32 those that no piece holds.
+    complete texts, special ones included, `lost` [N] int32 those that no piece holds. `readings` [N, 2] int32 are the
+    tokens of each text alone, without special ones and prompt, and those of them that the tokenizer does not know.
     """
 
     flat: np.ndarray
@@ -36,6 +37,7 @@ class TextPieces:
     first: np.ndarray
     tokens: np.ndarray
     lost: np.ndarray
+    readings: np.ndarray
 
     @property
     def lengths(self) -> np.ndarray:
@@ -71,15 +73,17 @@ def cut_into_pieces(texts: Iterable[str], tokenizer: BulkTokenizer, limit: int, 
     seen: dict[bytes, int] = {}  # in the order of first sight, so that the pieces follow from the texts
     place, weight, first = array("q"), array("q"), array("q", [0])
     counts, kept = array("i"), array("i")  # tokens of each text: all of them, and those that pieces hold
+    readings = array("i")
     special = len(tokenizer.before) + len(tokenizer.after)
     for ids in _token_ids(texts, tokenizer):
         pieces = tokenizer.pieces(ids, limit, long_text)
         for piece in pieces:
             place.append(seen.setdefault(piece.tobytes(), len(seen)))
-            weight.append(max(len(piece) - special, 1))
+            weight.append(max(len(piece) - tokenizer.around, 1))
         first.append(len(place))
         counts.append(max(len(ids) + special, 1))
-        kept.append(sum(map(len, pieces)) - special * (len(pieces) - 1))
+        kept.append(sum(map(len, pieces)) - tokenizer.around * (len(pieces) - 1))
+        readings.extend(tokenizer.reading(ids))
     lengths = np.fromiter((len(piece) // _INT32 for piece in seen), np.int64, len(seen))
     total = np.frombuffer(counts, np.int32)
     return TextPieces(
@@ -90,6 +94,7 @@ def cut_into_pieces(texts: Iterable[str], tokenizer: BulkTokenizer, limit: int, 
         first=np.frombuffer(first, np.int64),
         tokens=total,
         lost=total - np.frombuffer(kept, np.int32),
+        readings=np.frombuffer(readings, np.int32).reshape(-1, 2),
     )
 
 

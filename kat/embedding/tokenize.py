@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kat.errors import InputError, OptionError
+from kat.models.chat import Chat
 from kat.records import Prefix
 
 if TYPE_CHECKING:
@@ -21,49 +22,75 @@ def render(inputs: Iterable[str | Prefix], form: str, tokenizer: PreTrainedToken
     """
     if form == "chat" and not getattr(tokenizer, "chat_template", None):
         raise OptionError("render is chat and the model's tokenizer has no chat template; use plain.")
-    return (_render_one(i, item, form, tokenizer) for i, item in enumerate(inputs))
+    chat = Chat(tokenizer)
+    return (_render_one(i, item, form, chat) for i, item in enumerate(inputs))
 
 
-def _render_one(i: int, item: str | Prefix, form: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def _render_one(i: int, item: str | Prefix, form: str, chat: Chat) -> str:
     if isinstance(item, str):
         return item
     if not isinstance(item, Prefix):
         raise InputError(f"Input {i} is a {type(item).__name__}; expected a string or a kat.Prefix.")
     if form == "plain":
         return item.text
-    return tokenizer.apply_chat_template(item.messages, tokenize=False, add_generation_prompt=True)
+    return chat.text(item.messages)
 
 
 class BulkTokenizer:
     """Tokenises in bulk, with special tokens put around afterwards, so that a cut text keeps them.
 
     Switches off the truncation and padding that a tokenizer.json may carry. A rendered chat template holds its own
-    special tokens: `special=False` adds none.
+    special tokens: `special=False` adds none. A `prompt` is put before every text, and stays before what is read of it.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, special: bool = True):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, special: bool = True, prompt: str = ""):
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
         self.before, self.after = _frame(self._backend) if special else ([], [])
         ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
         self._nothing = next((i for i in ends if i is not None), 0)
+        self._unknown = tokenizer.unk_token_id
+        self._prompt, self.prompt_ids = "", np.empty(0, np.int32)
+        if prompt:
+            self.prompt_ids, self._prompt = self.encode([prompt])[0], prompt
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return token ids of complete texts, int32, without special ones. Raises InputError for invalid Unicode."""
+        """Return token ids of complete texts, int32, the prompt's included, special ones not.
+
+        Raises InputError for invalid Unicode.
+        """
         try:
+            if self._prompt:
+                texts = [self._prompt + text for text in texts]
             encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError) as error:
             raise InputError(f"A text cannot be tokenised: {error}. Texts must be valid Unicode strings.") from error
         return [np.asarray(e.ids, np.int32) for e in encodings]
 
+    @property
+    def around(self) -> int:
+        """Count the tokens that are read with every piece beside its text: special ones and the prompt's."""
+        return len(self.before) + len(self.prompt_ids) + len(self.after)
+
+    def reading(self, ids: np.ndarray) -> tuple[int, int]:
+        """Count the tokens of a text without its prompt, and those of them that the tokenizer does not know."""
+        own = ids[len(self.prompt_ids) :]
+        return len(own), 0 if self._unknown is None else int((own == self._unknown).sum())
+
     def pieces(self, ids: np.ndarray, limit: int, long_text: str) -> list[np.ndarray]:
         """Return what is read of a text: one piece of at most `limit` tokens with the special ones, the end (tail)
-        or the beginning (head) of a longer text; or all of it, as consecutive pieces (chunk), the last one shorter."""
-        room = self.room(limit)
-        if long_text == "chunk" and len(ids) > room:
-            return [self.framed(ids[start : start + room]) for start in range(0, len(ids), room)]
-        return [self.framed(ids[max(len(ids) - room, 0) :] if long_text == "tail" else ids[:room])]
+        or the beginning (head) of a longer text; or all of it, as consecutive pieces (chunk), the last one shorter.
+        The prompt stands before each."""
+        room, prompt = self.room(limit), self.prompt_ids
+        if len(ids) <= room + len(prompt):
+            return [self.framed(ids)]
+        own = ids[len(prompt) :]  # a token that holds the prompt's last letter and the text's first counts as prompt
+        if long_text == "chunk":
+            parts = [own[start : start + room] for start in range(0, len(own), room)]
+        else:
+            parts = [own[max(len(own) - room, 0) :] if long_text == "tail" else own[:room]]
+        return [self.framed(np.concatenate([ids[: len(prompt)], part])) for part in parts]
 
     def framed(self, ids: np.ndarray) -> np.ndarray:
         """Return token ids with the special ones around them, int32."""
@@ -72,14 +99,12 @@ class BulkTokenizer:
         return framed if len(framed) else np.asarray([self._nothing], np.int32)
 
     def room(self, limit: int) -> int:
-        """Count the tokens of text that fit beside the special ones. Raises OptionError if none does."""
-        room = limit - len(self.before) - len(self.after)
-        if room < 1:
-            special = len(self.before) + len(self.after)
-            raise OptionError(
-                f"max_tokens is {limit}; with {special} special tokens it must be at least {special + 1}."
-            )
-        return room
+        """Count the tokens of text that fit beside special ones and prompt. Raises OptionError if none does."""
+        if limit <= self.around:
+            beside = f"{len(self.before) + len(self.after)} special tokens"
+            beside += f" and {len(self.prompt_ids)} of the prompt" if len(self.prompt_ids) else ""
+            raise OptionError(f"max_tokens is {limit}; with {beside} it must be at least {self.around + 1}.")
+        return limit - self.around
 
 
 def _frame(backend: Any) -> tuple[list[int], list[int]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kat.devices import cpu_cores, memory_bytes
-from kat.embedding.engine import Engine, EngineSettings
+from kat.embedding.engine import Engine, Settings
 from kat.executors.base import Arrays, Executor
 from kat.executors.processes import Workers
 
@@ -20,7 +20,7 @@ FUNCTION = "kat.embedding.workers:make_worker"
 def make_worker(settings: dict[str, Any]) -> Callable[[Arrays], Arrays]:
     """Load an engine and return what a worker computes: [ids end to end, lengths [B]] to [vectors [B, D]]."""
     torch.set_num_threads(settings["threads"])
-    engine = Engine(EngineSettings(**settings["engine"]))
+    engine = Engine(Settings(**settings["engine"]))
 
     def compute(arrays: Arrays) -> Arrays:
         flat, lengths = arrays
@@ -29,7 +29,7 @@ def make_worker(settings: dict[str, Any]) -> Callable[[Arrays], Arrays]:
     return compute
 
 
-def start_workers(settings: EngineSettings, devices: list[str], threads: int) -> Executor:
+def start_workers(settings: Settings, devices: list[str], threads: int) -> Executor:
     """Start a process for each device, all with the same engine, and wait until each has loaded it."""
     engines = [asdict(replace(settings, device=device)) for device in devices]
     return Workers(FUNCTION, [{"engine": engine, "threads": threads} for engine in engines], threads)

@@ -14,7 +14,9 @@ def weights_digest(source: ModelSource) -> str:
 
     Raises ModelError if there are none, or if they are not those that the source promises.
     """
-    files = sorted(source.path.rglob("*.safetensors")) or sorted(source.path.rglob("pytorch_model*.bin"))
+    files = sorted(source.path.rglob("*.safetensors"))
+    safe = {file.parent for file in files}  # what is read of each folder: its safetensors, else its pickle
+    files += [f for f in sorted(source.path.rglob("pytorch_model*.bin")) if f.parent not in safe]
     if not files:
         raise ModelError(f"{source.path} holds no weights (*.safetensors or pytorch_model*.bin).")
     digests = [sha256_file(f) for f in files]

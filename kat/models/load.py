@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from kat.errors import ModelError
 from kat.models.chat import Chat
 from kat.models.digests import weights_digest
 from kat.models.nanochat.checkpoint import register_classes, round_rotations
-from kat.models.sentence_transformer import transformer_and_settings
+from kat.models.own_code import check_class, own_code_note
+from kat.models.sentence_transformer import SentenceSettings, sentence_settings
 from kat.models.sources import ModelSource, resolve
+from kat.models.tokenizer_files import lower_case, unfulfilled
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +33,16 @@ KINDS = {
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _HEADS = ("score", "classifier")
 """What transformers calls the layer that makes a reward."""
+_TABLES = ("position_embeddings", "position_embedding", "wpe", "embed_positions")
+"""What transformers calls a learned table of positions."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model in memory. `limit` is the most tokens of one text, special ones included, unless the user asks for
-    more, up to `most` (None: no hard limit); `pooling` is how its makers pool."""
+    more, up to `most` (None: no hard limit); `pooling` is how its makers pool; `sentence` is what else a directory of
+    sentence-transformers says, and `after` its modules behind the pooling. `notes` are differences between what the
+    files say and what is done, a sentence each: whoever loads a model says them."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -43,6 +50,9 @@ class LoadedModel:
     most: int | None
     pooling: str
     meta: dict[str, Any] = field(default_factory=dict)
+    sentence: SentenceSettings | None = None
+    after: torch.nn.Module | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def chat(self) -> Chat:
@@ -56,8 +66,13 @@ class LoadedModel:
 
     @property
     def dimension(self) -> int:
-        """The length of a hidden vector."""
-        return self.model.config.hidden_size
+        """The length of a vector: a hidden one, or what the modules behind the pooling make of it."""
+        return self.meta.get("dimension", self.model.config.hidden_size)
+
+    @property
+    def vocabulary(self) -> int:
+        """The rows of the table of tokens."""
+        return self.model.get_input_embeddings().num_embeddings
 
 
 def load_model(
@@ -79,7 +94,11 @@ def load_model(
     loaded = _encoder(place, device) if kind == "encoder" else _with_head(place, kind)
     model: torch.nn.Module = loaded.model
     model.to(device=device, dtype=number_format).eval()
-    return replace(loaded, meta=loaded.meta | _facts(place, loaded.model))
+    if loaded.after is not None:
+        loaded.after.to(device)
+    for note in loaded.notes:
+        warnings.warn(note, stacklevel=2)
+    return replace(loaded, meta=_facts(place, loaded.model) | loaded.meta)
 
 
 def read_encoder(name: str, device: str = "auto", *, allow_network: bool = False) -> LoadedModel:
@@ -93,10 +112,10 @@ def read_encoder(name: str, device: str = "auto", *, allow_network: bool = False
 def position_limit(model: PreTrainedModel) -> int | None:
     """Return the most tokens that a learned table of positions has rows for; None for a model without one."""
     for name, module in model.named_modules():
-        if name.rsplit(".", 1)[-1] in ("position_embeddings", "wpe", "embed_positions"):
+        if name.rsplit(".", 1)[-1] in _TABLES:
             rows, padding = getattr(module, "num_embeddings", None), getattr(module, "padding_idx", None)
-            if rows:  # RoBERTa's positions start after the padding index
-                return rows - (0 if padding is None else padding + 1)
+            if rows:  # RoBERTa's positions start after the padding index, OPT's after an offset
+                return rows - (getattr(module, "offset", 0) if padding is None else padding + 1)
     return None
 
 
@@ -135,25 +154,61 @@ def load_errors(folder: Path) -> Iterator[None]:
 
 def _encoder(source: ModelSource, device: str) -> LoadedModel:
     digest = weights_digest(source)
-    folder, settings = transformer_and_settings(source.path)
-    model, tokenizer, missing = _read(folder, "encoder")
-    _check_encoder(folder, model, tokenizer, missing)
-    model.to(pick_device(device)).eval()
+    settings = sentence_settings(source.path)
+    model, tokenizer, missing = _read(settings.folder, "encoder")
+    _check_encoder(settings.folder, model, tokenizer, missing)
+    if settings.lower_case:
+        lower_case(tokenizer)
+    from kat.models.after_pooling import after_pooling
+
+    after, dimension = after_pooling(settings, model.config.hidden_size)
+    device = pick_device(device)
+    model.to(device).eval()
     most = position_limit(model)
+    limit, shortened = _smaller_limit(settings, most, token_limit(model, tokenizer, most))
+    notes, facts = _differences(settings.folder, model, tokenizer, lowered=settings.lower_case)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        limit=settings.get("max_tokens") or token_limit(model, tokenizer, most),
+        limit=limit,
         most=most,
-        pooling=settings.get("pooling", "mean"),
+        pooling=settings.pooling,
+        sentence=settings,
+        after=after if after is None else after.to(device),
+        notes=(*notes, *shortened),
         meta={
             "name": source.name,
             "sha256": digest,
             "architecture": type(model).__name__,
-            "dimension": model.config.hidden_size,
-            "parameters": _parameters(model),
-        },
+            "dimension": dimension,
+            "parameters": _parameters(model) + (_parameters(after) if after is not None else 0),
+        }
+        | facts,
     )
+
+
+def _smaller_limit(settings: SentenceSettings, most: int | None, built: int) -> tuple[int, list[str]]:
+    """Return the tokens of a text, and what to say where the directory names more than there are positions for."""
+    if not settings.max_tokens:
+        return built, []
+    if most is None or settings.max_tokens <= most:
+        return settings.max_tokens, []
+    return most, [
+        f"{settings.limit_file} says max_seq_length {settings.max_tokens}, but the model's table of positions has room "
+        f"for {most}: texts are read up to {most} tokens."
+    ]
+
+
+def _differences(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, lowered: bool = False
+) -> tuple[list[str], dict[str, Any]]:
+    """Return what the files say that was not done: sentences, and the facts for a manifest."""
+    notes, facts = unfulfilled(folder, tokenizer, lowered=lowered) if tokenizer.is_fast else [], {}
+    own = None if type(model).__module__.startswith("kat.") else own_code_note(folder)
+    if own:
+        notes.insert(0, own)
+        facts["own_code_ignored"] = True
+    return notes, facts
 
 
 def _check_encoder(
@@ -178,19 +233,22 @@ def _with_head(source: ModelSource, kind: str) -> LoadedModel:
     if head == "new":
         _draw_head(model)
     most = position_limit(model)
+    notes, facts = _differences(source.path, model, tokenizer)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         limit=token_limit(model, tokenizer, most),
         most=most,
         pooling="last",
+        notes=tuple(notes),
         meta={
             "name": source.name,
             "sha256": digest,
             "kind": kind,
             "architecture": type(model).__name__,
             "head": head,
-        },
+        }
+        | facts,
     )
 
 
@@ -228,6 +286,7 @@ def _read(folder: Path, kind: str) -> tuple[Any, PreTrainedTokenizerBase, set[st
     trust: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     register_classes(folder)
     with load_errors(folder):
+        check_class(folder, getattr(transformers, KINDS[kind]))
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trust)
         model, report = getattr(transformers, KINDS[kind]).from_pretrained(
             folder, dtype=torch.float32, weights_only=True, output_loading_info=True, **trust, **labels
@@ -257,5 +316,5 @@ def _facts(source: ModelSource, model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def _parameters(model: PreTrainedModel) -> int:
+def _parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())

@@ -15,7 +15,7 @@ from kat.embedding.boilerplate import Boilerplate, WithoutBoilerplate, find_boil
 from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_manifest, checkpoint_path, discard, remove
 from kat.embedding.storage import check_embeddings, check_vectors, load_embeddings
 from kat.errors import InputError
-from kat.reports.console.embed import boilerplate_lines, embed_lines
+from kat.reports.console.embed import boilerplate_lines, embed_lines, unread_lines
 from kat.run_folder import EMBEDDING_FILES, IDS, LENGTHS, VECTORS, RunFolder, load_ids, relative
 from kat.stages.stage import Job, input_hash, say, stage
 
@@ -30,6 +30,7 @@ class _Embedded:
     prompts: WithoutBoilerplate
     checkpoint: EmbeddingCheckpoint
     model: Mapping[str, Any]
+    unread: Mapping[str, Any]
 
     @property
     def lengths(self) -> np.ndarray:
@@ -84,17 +85,20 @@ def _stage(
     files: tuple[str, ...] = (),
 ) -> contextlib.AbstractContextManager[Job]:
     from kat.models.digests import settings_digest, weights_digest
+    from kat.models.sentence_transformer import sentence_settings
     from kat.models.sources import resolve
 
     input_hash(data)  # a missing file is said before a checkpoint is converted or a model looked for
     source = resolve(options.source, allow_network=options.allow_network)
+    reading = sentence_settings(source.path).reading(options.prompt)
     return stage(
         "embed",
         out,
         inputs={"items": data, "model": weights_digest(source), "model_settings": settings_digest(source)},
         options=recorded(options, run_options)
         | {"model": options.source}
-        | ({"boilerplate": boilerplate.as_dict()} if boilerplate else {}),
+        | ({"boilerplate": boilerplate.as_dict()} if boilerplate else {})
+        | ({"reading": reading} if reading else {}),
         files=files,
         rejects=True,
         overwrite=run_options.overwrite,
@@ -107,10 +111,12 @@ def _embedded(
 ) -> Iterator[_Embedded]:
     """Compute what the checkpoint lacks; it holds the vectors and lengths of all prompts then."""
     from kat.embedding.encoder import cached_encoder
+    from kat.embedding.self_check import self_check
 
     rows = PromptFile(data, run_options.max_bad_rows, job.rejected.write)
     prompts = WithoutBoilerplate(rows, boilerplate)
     job.rejected.flush()  # a full disk is noticed before the long work, not after
+    self_check(options)
     encoder = cached_encoder(options, run_options.device)
     started = checkpoint_manifest(job.manifest, f"{encoder.engine.precision} on {encoder.engine.device.type}")
     shape = (len(prompts), encoder.engine.dimension)
@@ -118,15 +124,17 @@ def _embedded(
     with EmbeddingCheckpoint(folder, started, shape, overwrite=run_options.overwrite) as checkpoint:
         if checkpoint.resumed:
             say("embed", f"goes on with what {checkpoint.folder} holds")
-        encoder.encode_into(checkpoint, prompts, progress=True)
-        embedded = _Embedded(prompts, checkpoint, dict(encoder.meta()))
+        unread = encoder.encode_into(checkpoint, prompts, progress=True)
+        embedded = _Embedded(prompts, checkpoint, dict(encoder.meta()), unread)
         job.bad_rows = rows.bad
         yield embedded
         if job.changed_input():
             remove(folder)  # its work cannot be trusted
             raise InputError(f"{data} changed while it was embedded; nothing was written. Give the same command again.")
+        if unread:
+            job.facts["unread"] = dict(unread)
         summary, *details = embed_lines(embedded.lengths, embedded.model, rows.made_ids)
-        job.say(summary, [*details, *boilerplate_lines(boilerplate, prompts.changed)])
+        job.say(summary, [*details, *boilerplate_lines(boilerplate, prompts.changed), *unread_lines(unread)])
 
 
 def _write_file(job: Job, embedded: _Embedded) -> None:

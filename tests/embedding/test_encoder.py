@@ -252,3 +252,26 @@ def test_works_from_a_script_without_a_main_guard(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(2, 384)"
+
+
+def test_unknown_tokens_of_windows_that_were_done_count_too(tmp_path):
+    """A run that finds all its windows complete still knows what the model could not read."""
+    from making import jsonl, tiny
+
+    from kat.artifacts import manifest
+    from kat.data.prompts import PromptFile
+    from kat.embedding.checkpoint import EmbeddingCheckpoint
+
+    data = tmp_path / "d.jsonl"
+    data.write_bytes(jsonl(*({"id": str(i), "prompt": p} for i, p in enumerate(["w1 w2", "шум", "w3 strange"]))))
+    wanted = manifest("embed", {}, {})
+    model, found = tiny(tmp_path / "m", "Llama", pad_token_id=1), []
+    for _ in range(2):
+        with (
+            kat.Encoder(model, device="cpu", precision="float32") as encoder,
+            EmbeddingCheckpoint(tmp_path / "o.unfinished", wanted, (3, 32)) as checkpoint,
+            pytest.warns(UserWarning, match="CYRILLIC"),
+        ):
+            found.append(encoder.encode_into(checkpoint, PromptFile(data, 0)))
+    assert found[0] == found[1]
+    assert found[0]["unknown_tokens"] == 2

@@ -9,7 +9,7 @@ import torch
 from making import tiny
 
 import kat
-from kat.embedding.engine import Engine, EngineSettings
+from kat.embedding.engine import Engine, Settings
 from kat.errors import ModelError
 
 LENGTHS = (40, 12, 12, 7, 1, 1, 30, 2)
@@ -61,7 +61,7 @@ def test_a_model_that_cannot_be_packed_is_read_in_batches_and_says_so_once(tmp_p
 
 
 def test_memory_that_runs_out_halves_the_budget(tmp_path, monkeypatch, capsys):
-    engine = Engine(EngineSettings(tiny(tmp_path, "Llama", pad_token_id=1), "cpu", "float32", None))
+    engine = Engine(Settings(tiny(tmp_path, "Llama", pad_token_id=1), "cpu", "float32", None))
     draw = np.random.default_rng(0)
     tokens = [draw.integers(0, 98, n) for n in (40, 30, 20, 10, 5, 5, 1)]
     wanted, forward = engine.vectors(tokens), Engine._forward

@@ -27,6 +27,8 @@ def embed_lines(lengths: np.ndarray, meta: Mapping[str, Any], made_ids: int) -> 
         lines.append(
             f"  {cut:,} texts are longer than {meta['max_tokens']} tokens: their {kept} was kept, {total:,} tokens lost"
         )
+    if deep := int((lost > 0.9 * tokens).sum()):
+        lines.append(f"  {deep:,} of them kept less than a tenth of their tokens")
     if (chunked := int((tokens > meta["max_tokens"]).sum())) and meta["long_text"] == "chunk":
         lines.append(f"  {chunked:,} texts are longer than {meta['max_tokens']} tokens: read in pieces, none lost")
     if made_ids:
@@ -42,3 +44,20 @@ def boilerplate_lines(boilerplate: Boilerplate, changed: int) -> list[str]:
         for name, text in boilerplate.as_dict().items()
     ]
     return [*lines, f"  {changed:,} texts lack it; --boilerplate keep reads it too"] if lines else []
+
+
+def unread_lines(unread: Mapping[str, Any]) -> list[str]:
+    """Describe what a model could not read, by the facts of `UnreadTexts`."""
+    lines = []
+    if empty := unread.get("empty_texts"):
+        lines.append(f"  {empty:,} texts are empty: all have the same vector")
+    if nothing := unread.get("texts_without_tokens"):
+        lines.append(f"  {nothing:,} texts are not empty, but the tokenizer leaves nothing of them")
+    if unknown := unread.get("unknown_tokens"):
+        lines.append(f"  {unknown:,} tokens are unknown to the model")
+    if mostly := unread.get("mostly_unknown_texts"):
+        scripts = ", ".join(
+            f"{name} {one['texts']:,} ({one['unknown_share']:.0%} unknown)" for name, one in unread["scripts"].items()
+        )
+        lines.append(f"  {mostly:,} texts are unknown to the model for more than {unread['mostly']:.0%}: {scripts}")
+    return lines
