@@ -1,10 +1,15 @@
-"""How options of the command line are described and converted."""
+"""How options are described, converted and checked."""
 
+import math
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from cyclopts import Parameter, Token
+
+from kat.errors import OptionError
 
 
 def _integer(_: Any, tokens: Sequence[Token]) -> int:
@@ -32,3 +37,38 @@ def integer(text: str, **more: Any) -> Parameter:
 def integer_or_all(text: str) -> Parameter:
     """Describe an option for a whole number or the word "all" by its help."""
     return Parameter(help=text, metavar="N|all", show_choices=False, converter=_integer_or_all, n_tokens=1)
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """Return `value` as an int. Raises OptionError unless it is a whole number of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise OptionError(f"{name} is {value!r}; expected a whole number.") from None
+    if isinstance(value, bool) or number < least:
+        raise OptionError(f"{name} is {value!r}; expected a whole number of {least} or more.")
+    return number
+
+
+def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise OptionError unless `value` is one of those allowed."""
+    if value not in allowed:
+        raise OptionError(f"{name} is {value!r}; expected {', '.join(map(str, allowed))}.")
+
+
+def check_weighting(ess: float, cap: float, temperature: float | None, max_temperature: float) -> None:
+    """Raise OptionError for a floor outside (0, 1], a cap under 1, a floor out of the cap's reach, or a wrong T."""
+    numbers: Mapping[str, Any] = {"ess": ess, "cap": cap, "max_temperature": max_temperature}
+    numbers = {**numbers, "temperature": temperature}
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise OptionError(f"{name} is {value!r}; expected a number.")
+    if not 0 < ess <= 1:
+        raise OptionError(f"ess is {ess}; expected a share of N above 0 and at most 1.")
+    if not 1 <= cap < math.inf:
+        raise OptionError(f"cap is {cap}; weights of mean 1 need a cap of at least 1.")
+    if temperature is None and ess < 1 / cap:
+        raise OptionError(f"ess is {ess}, but weights of mean 1 under a cap of {cap:g} keep an ESS of {1 / cap:.3g}.")
+    for name in ("temperature", "max_temperature"):
+        if numbers[name] is not None and not 0 <= numbers[name] < math.inf:
+            raise OptionError(f"{name} is {numbers[name]}; expected a number from 0 up.")

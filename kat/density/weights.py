@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from kat.config import DensityOptions, check_weighting
+from kat.config import DensityOptions
 from kat.density.estimators import estimate_density
 from kat.density.explain import OTHER_KS, evidence, row_of
 from kat.errors import InputError
+from kat.parameters import check_weighting
 from kat.records import Density
 from kat.statistics import effective_sample_size
 

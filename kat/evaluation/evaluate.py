@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kat.config import whole_number
 from kat.errors import InputError, MismatchError
 from kat.evaluation.intervals import REPLICATES, effective_clusters, interval, replicate
 from kat.evaluation.metrics import ECE_BINS, confidences, ece, ece_cells, log_losses, margins, wins
@@ -16,6 +15,7 @@ from kat.evaluation.power import cluster_error, detectable
 from kat.evaluation.results import LONGER, VIEWS, Comparison, Difference, Estimate, Evaluation, Part
 from kat.evaluation.scores import LARGEST
 from kat.evaluation.significance import sign_flip
+from kat.parameters import whole_number
 
 _NAMES = ("accuracy", "margin", "log_loss", LONGER, "ece")
 """In the order of `_statistics`."""

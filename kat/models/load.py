@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kat.artifacts import read_manifest
-from kat.config import one_of
 from kat.devices import multiplies_bfloat16, pick_device
 from kat.errors import ModelError
 from kat.models.chat import Chat
@@ -20,6 +19,7 @@ from kat.models.own_code import check_class, own_code_note
 from kat.models.sentence_transformer import SentenceSettings, sentence_settings
 from kat.models.sources import ModelSource, resolve
 from kat.models.tokenizer_files import lower_case, unfulfilled
+from kat.parameters import one_of
 
 if TYPE_CHECKING:
     import torch

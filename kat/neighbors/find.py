@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kat.artifacts import check_ids
-from kat.config import DensityOptions, RunOptions, one_of, whole_number
+from kat.config import DensityOptions, RunOptions
 from kat.devices import pick_device
 from kat.errors import InputError, OptionError
 from kat.neighbors.approximate import knn_approximate
 from kat.neighbors.exact import knn_query, knn_self
+from kat.parameters import one_of, whole_number
 from kat.records import Embeddings, Halves, Neighbors
 
 _ASKED = 2000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kat.config import one_of
 from kat.density.weights import weigh
+from kat.parameters import one_of
 from kat.statistics import effective_sample_size
 
 CONTROLS = ("uniform", "permuted", "multiplicity", "length")

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from kat.config import PairOptions, one_of
+from kat.config import PairOptions
 from kat.density.weights import heaviest_share, project
 from kat.errors import InputError, OptionError
+from kat.parameters import one_of
 from kat.statistics import effective_sample_size, spearman
 
 EXPONENTS = {"pair": 1.0, "sqrt": 0.5, "opening": 0.0}

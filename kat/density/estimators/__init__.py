@@ -12,10 +12,11 @@ from functools import partial
 
 import numpy as np
 
-from kat.config import DensityOptions, whole_number
+from kat.config import DensityOptions
 from kat.density.dimension import intrinsic_dimension
 from kat.density.noise import split_half
 from kat.errors import OptionError
+from kat.parameters import whole_number
 from kat.plugins import ESTIMATORS, check_name, load
 from kat.records import Density, Embeddings, Neighbors
 
