@@ -14,7 +14,9 @@ from kat.data.openings import several_contexts
 from kat.data.pairs import PairReader
 from kat.density.contexts import context_spread
 from kat.embedding.boilerplate import Boilerplate
+from kat.embedding.storage import load_embeddings
 from kat.inputs import Inputs, input_paths
+from kat.neighbors.storage import load_neighbors
 from kat.reports.console.contexts import context_lines
 from kat.run_folder import CONTEXTS, EMBEDDINGS, PREFIXES, VECTORS, RunFolder, stats_path
 from kat.stages.stage import stage
@@ -46,7 +48,8 @@ def measure_contexts(
         left_out = Boilerplate.from_dict((run.embeddings_manifest["options"]).get("boilerplate") or {})
         texts = [left_out.without(prefix) for group in groups for prefix in group]
         vectors = cached_encoder(embed, run_options.device).encode(texts).vectors
-        nearest = np.load(run.neighbors / "distances.npy", mmap_mode="r", allow_pickle=False)[:, 0]
+        neighbors = load_neighbors(run.neighbors, load_embeddings(run.density)[0])
+        nearest = neighbors.distinct_distances[:, 0] if neighbors.distinct_distances.shape[1] else np.zeros(1)
         spread = context_spread(vectors, np.repeat(np.arange(len(groups)), [len(group) for group in groups]), nearest)
         job.file.write(
             json_bytes(spread.as_dict() | {"openings_with_several": stats["openings_with_several_contexts"]})
