@@ -90,8 +90,8 @@ def check_distinct(ids: Iterable[Hashable], what: str) -> None:
     if repeated:
         first = repeated[0]
         raise MismatchError(
-            f"The data set holds the {what} {first} {counts[first]:,} times, and {len(repeated) - 1:,} others more "
-            "than once. A pass that is drawn by weight already repeats rows, and would be weighed twice: take the "
+            f"The data set holds a {what} twice: {first} stands {counts[first]:,} times, and {len(repeated) - 1:,} "
+            "others repeat. A pass that is drawn by weight already repeats rows, and would be weighed twice: take the "
             "file that has each row once (kat export-weights RUN --to trl or verl), or a trainer without weights."
         )
 
