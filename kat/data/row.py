@@ -58,6 +58,7 @@ class BadRows:
     limit: int | str = 0
     sink: Callable[[bytes], object] | None = None
     counts: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _unparsed: int = 0
 
     def __post_init__(self) -> None:
         if self.limit != "all" and (not isinstance(self.limit, int) or self.limit < 0):
@@ -72,6 +73,7 @@ class BadRows:
         """Count a row, and hand it to the sink."""
         count, first = self.counts.get(reason, (0, row.place(self.path)))
         self.counts[reason] = (count + 1, first)
+        self._unparsed += row.value is None
         if self.sink:
             self.sink(rejected_line(self.path, row, reason))
 
@@ -90,9 +92,11 @@ class BadRows:
         if kept is None or most <= kept or 2 * most <= self.total + kept:
             return "Mend them, or set them aside with --max_bad_rows all (they go to OUT.rejected.jsonl)."
         reason, (_, first) = max(self.counts.items(), key=lambda item: item[1][0])
-        guess = seems_to_be(input_files(self.path)[0].path)
-        what = guess or f'Most rows have one fault, "{reason}": look at {first} and convert the file.'
-        return f"Only {kept:,} of {self.total + kept:,} rows can be used. {what}"
+        only = f"Only {kept:,} of {self.total + kept:,} rows can be used."
+        if " (--" in reason:  # it names the option that decides
+            return f"{only} Say what to do with the others: {reason.rpartition(' (')[2].rstrip(')')}"
+        guess = seems_to_be(input_files(self.path)[0].path) if 2 * self._unparsed > self.total else None
+        return f"{only} {guess or f'Look at {first} and convert the file.'}"
 
 
 def rejected_line(path: Inputs, row: Row, reason: str) -> bytes:

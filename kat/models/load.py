@@ -30,6 +30,8 @@ KINDS = {
     "causal": "AutoModelForCausalLM",
     "reward": "AutoModelForSequenceClassification",
 }
+OLDEST_TRANSFORMERS = (4, 56)
+"""Older ones take other arguments; pyproject.toml says the same, and a test compares."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _HEADS = ("score", "classifier")
 """What transformers calls the layer that makes a reward."""
@@ -281,6 +283,13 @@ def _read(folder: Path, kind: str) -> tuple[Any, PreTrainedTokenizerBase, set[st
     """Return model, tokenizer, and the names of the weights that the files lack."""
     import torch
     import transformers
+
+    if tuple(map(int, transformers.__version__.split(".")[:2])) < OLDEST_TRANSFORMERS:
+        oldest = ".".join(map(str, OLDEST_TRANSFORMERS))
+        raise ModelError(
+            f"transformers {transformers.__version__} is installed; kat needs {oldest} or newer. "
+            f"Type: pip install -U 'transformers>={oldest}'"
+        )
 
     labels: dict[str, Any] = {"num_labels": 1} if kind == "reward" else {}
     trust: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}

@@ -301,3 +301,14 @@ class TestBadRows:
         assert first == {"file": str(tmp_path / "f.jsonl"), "line": 3, "reason": "cut", "raw": '{"a": "“\\ud800”"'}
         assert (second["line"], base64.b64decode(second["raw"])) == (9, b"\xff\xfe")
         assert second["raw_encoding"] == "base64"
+
+
+def test_a_fault_with_an_option_of_its_own_names_it(kat_cli, tmp_path):
+    """Where most rows have one fault, what is advised fits it: an option, a conversion, or a look at the row."""
+    rows = [{"prompt": f"q{i}", "chosen": "a", "rejected": "b", "image": "x.png"} for i in range(5)]
+    said = kat_cli("prefixes", write(tmp_path / "p.jsonl", jsonl(*rows)), "--out", tmp_path / "o.jsonl").failed()
+    assert "Say what to do with the others: --drop_columns image" in said
+    assert "--max_bad_rows" not in said
+    rows = [{"prompt": f"q{i}", "chosen": "a", "rejected": "a"} for i in range(5)]
+    said = kat_cli("prefixes", write(tmp_path / "p.jsonl", jsonl(*rows)), "--out", tmp_path / "o.jsonl").failed()
+    assert f"Look at {tmp_path / 'p.jsonl'}:1 and convert the file." in said

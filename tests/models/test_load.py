@@ -119,3 +119,20 @@ def test_a_pickle_runs_nothing(llama, tmp_path):
 
 def test_it_is_a_public_name():
     assert kat.load_model is load_model
+
+
+def test_an_old_transformers_is_named(monkeypatch):
+    import transformers
+
+    monkeypatch.setattr(transformers, "__version__", "4.55.4")
+    with pytest.raises(ModelError, match=r"transformers 4\.55\.4 is installed; kat needs 4\.56 or newer"):
+        kat.load_model("minilm")
+
+
+def test_the_declared_bound_is_the_one_that_is_checked():
+    import tomllib
+
+    from kat.models.load import OLDEST_TRANSFORMERS
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert f"transformers>={'.'.join(map(str, OLDEST_TRANSFORMERS))}" in project["dependencies"]
