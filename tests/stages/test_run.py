@@ -106,13 +106,13 @@ def test_a_second_run_is_skipped_and_other_options_need_leave(run, capsys):
     write_pairs(pairs)
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
     run_stages(pairs, run, FLOAT32, DensityOptions(), RunOptions())
-    assert len(skipped(capsys)) == 4
+    assert len(skipped(capsys)) == 5  # prefixes, embed, neighbors, density, contexts
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
     with pytest.raises(OutputError, match=r"ess = 0\.5, not 0\.8.*--overwrite"):
         run_stages(pairs, run, FLOAT32, DensityOptions(ess=0.8), RunOptions())
     assert len(skipped(capsys)) == 3
     run_stages(pairs, run, FLOAT32, DensityOptions(ess=0.8), RunOptions(overwrite=True))
-    assert len(skipped(capsys)) == 3
+    assert len(skipped(capsys)) == 4
     assert json.loads((run / "density" / "embeddings_metadata.json").read_text())["effective_sample_share"] >= 0.8
     write_pairs(pairs, seed=5)
     with pytest.raises(OutputError, match="made from another pairs"):
