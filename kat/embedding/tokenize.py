@@ -9,6 +9,7 @@ import numpy as np
 
 from kat.errors import InputError, OptionError
 from kat.models.chat import Chat
+from kat.models.content import content_tokenizer
 from kat.records import Prefix
 
 if TYPE_CHECKING:
@@ -26,6 +27,19 @@ def render(inputs: Iterable[str | Prefix], form: str, tokenizer: PreTrainedToken
     return (_render_one(i, item, form, chat) for i, item in enumerate(inputs))
 
 
+class TokenizedText(str):
+    """A rendered conversation whose token ids are known already: its messages hold the text of control tokens, which
+    the rendered text no longer tells from the template's own."""
+
+    ids: list[int]
+
+    def __new__(cls, text: str, ids: list[int]) -> TokenizedText:
+        """Return the text with its ids."""
+        tokenized = super().__new__(cls, text)
+        tokenized.ids = ids
+        return tokenized
+
+
 def _render_one(i: int, item: str | Prefix, form: str, chat: Chat) -> str:
     if isinstance(item, str):
         return item
@@ -33,18 +47,24 @@ def _render_one(i: int, item: str | Prefix, form: str, chat: Chat) -> str:
         raise InputError(f"Input {i} is a {type(item).__name__}; expected a string or a kat.Prefix.")
     if form == "plain":
         return item.text
-    return chat.text(item.messages)
+    text = chat.text(item.messages)
+    if content_tokenizer(chat.tokenizer).is_suspect(item.messages):
+        return TokenizedText(text, chat.render(item.messages))
+    return text
 
 
 class BulkTokenizer:
     """Tokenises in bulk, with special tokens put around afterwards, so that a cut text keeps them.
 
-    Switches off the truncation and padding that a tokenizer.json may carry. A rendered chat template holds its own
-    special tokens: `special=False` adds none. A `prompt` is put before every text, and stays before what is read of it.
+    Switches off the truncation and padding that a tokenizer.json may carry. What a text says is never control: the
+    text of a special token in it ("[SEP]", "<|im_end|>") is read as text. A rendered chat template holds its own
+    special tokens: `special=False` adds none, and leaves them control. A `prompt` is put before every text, and stays
+    before what is read of it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, special: bool = True, prompt: str = ""):
         self._backend = tokenizer.backend_tokenizer
+        self._content = content_tokenizer(tokenizer) if special else None
         self._backend.no_truncation()
         self._backend.no_padding()
         self.before, self.after = _frame(self._backend) if special else ([], [])
@@ -53,16 +73,23 @@ class BulkTokenizer:
         self._unknown = tokenizer.unk_token_id
         self._prompt, self.prompt_ids = "", np.empty(0, np.int32)
         if prompt:
-            self.prompt_ids, self._prompt = self.encode([prompt])[0], prompt
+            self.prompt_ids, self._prompt = self._bulk([prompt])[0], prompt
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return token ids of complete texts, int32, the prompt's included, special ones not.
 
         Raises InputError for invalid Unicode.
         """
+        rows = self._bulk([self._prompt + text for text in texts] if self._prompt else texts)
+        for i, text in enumerate(texts):
+            if isinstance(text, TokenizedText):
+                rows[i] = np.asarray(text.ids, np.int32)
+            elif self._content is not None and self._content.is_suspect(text):
+                rows[i] = np.concatenate([self.prompt_ids, self._content.ids(text)]).astype(np.int32)
+        return rows
+
+    def _bulk(self, texts: Sequence[str]) -> list[np.ndarray]:
         try:
-            if self._prompt:
-                texts = [self._prompt + text for text in texts]
             encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError) as error:
             raise InputError(f"A text cannot be tokenised: {error}. Texts must be valid Unicode strings.") from error
