@@ -165,7 +165,7 @@ def small_pod(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("parameters", "processes", "threads"), [(22_700_000, 1, 2), (5_000_000, 2, 1)])
 def test_workers_fit_the_pod(small_pod, parameters, processes, threads):
     """A quarter of 2 GiB holds one MiniLM (4 bytes a parameter and 200 MB of Python), two of a smaller one."""
-    from kat.embedding.workers import worker_devices
+    from kat.embedding.encoder import worker_devices
 
     engine = types.SimpleNamespace(
         device=torch.device("cpu"), loaded=types.SimpleNamespace(meta={"parameters": parameters})

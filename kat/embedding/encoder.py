@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kat.config import EmbedOptions
-from kat.devices import torch_threads
+from kat.devices import cpu_cores, memory_bytes, torch_threads
 from kat.embedding.pieces import TextPieces, cut_into_pieces
 from kat.embedding.progress import Progress
 from kat.embedding.tokenize import BulkTokenizer, render
@@ -280,10 +280,26 @@ class Encoder:
 
 
 def worker_devices(engine: Engine, processes: int | None) -> tuple[list[str], int]:
-    """Return a device for each worker, and the threads of each: see `kat.embedding.workers.worker_devices`."""
-    from kat.embedding import workers
+    """Return a device for each worker, and the threads of each: one a GPU, else one a core while memory lasts."""
+    import torch
 
-    return workers.worker_devices(engine, processes)
+    kind = engine.device.type
+    if kind == "cuda":
+        count = torch.cuda.device_count() if engine.settings.device in ("auto", "cuda") else 1
+        return [f"cuda:{i}" for i in range(min(processes or count, count))], 1
+    if kind != "cpu":
+        return [kind], 1
+    cores = cpu_cores()
+    if processes is None:
+        # float32 weights, and what Python and torch take themselves.
+        models = _memory() // (4 * engine.loaded.meta["parameters"] + 200_000_000)
+        processes = max(1, min(cores, int(models)))
+    return ["cpu"] * processes, max(1, cores // processes)
+
+
+def _memory() -> int:
+    """Bytes that workers' models may fill: a quarter of what this machine, or its container, has."""
+    return memory_bytes() // 4
 
 
 def _left_out(engine: Engine, options: EmbedOptions) -> list[str]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from kat.devices import cpu_cores, memory_bytes
 from kat.embedding.engine import Engine, Settings
 from kat.executors.base import Arrays, Executor
 from kat.executors.processes import Workers
@@ -47,19 +46,3 @@ def pooled_packs(executor: Executor, packs: Iterable[tuple[int, list[np.ndarray]
 def _flat(tokens: list[np.ndarray]) -> Arrays:
     """Two arrays instead of thousands: each costs a header on its way."""
     return [np.concatenate(tokens), np.fromiter(map(len, tokens), np.int64, len(tokens))]
-
-
-def worker_devices(engine: Engine, processes: int | None) -> tuple[list[str], int]:
-    """Return a device for each worker, and the threads of each: one a GPU, else one a core while memory lasts."""
-    kind = engine.device.type
-    if kind == "cuda":
-        count = torch.cuda.device_count() if engine.settings.device in ("auto", "cuda") else 1
-        return [f"cuda:{i}" for i in range(min(processes or count, count))], 1
-    if kind != "cpu":
-        return [kind], 1
-    cores = cpu_cores()
-    if processes is None:
-        # A quarter of the memory at most: float32 weights, and what Python and torch take themselves.
-        models = memory_bytes() // 4 // (4 * engine.loaded.meta["parameters"] + 200_000_000)
-        processes = max(1, min(cores, int(models)))
-    return ["cpu"] * processes, max(1, cores // processes)
