@@ -197,7 +197,7 @@ def test_this_process_keeps_to_the_pod(small_pod):
 def test_the_search_and_the_encoder_keep_to_the_pod(small_pod, monkeypatch):
     import numpy as np
 
-    from kat.embedding import encoder, workers
+    from kat.embedding import encoder
     from kat.neighbors import exact
 
     rows = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
@@ -205,7 +205,7 @@ def test_the_search_and_the_encoder_keep_to_the_pod(small_pod, monkeypatch):
     engine = types.SimpleNamespace(multiplied=1, vectors=lambda tokens: seen.append(torch.get_num_threads()))
     own = encoder.Encoder("minilm")
     own._engine = engine
-    monkeypatch.setattr(workers, "worker_devices", lambda *_: (["cpu"], 2))
+    monkeypatch.setattr(encoder, "worker_devices", lambda *_: (["cpu"], 2))
     with torch_set_to(8):
         assert exact.prepare(rows, 3).threads == 2
         assert exact.prepare(rows, 3, threads=5).threads == 5
