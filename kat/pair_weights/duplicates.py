@@ -27,7 +27,6 @@ BOILERPLATE = 0.5
 """A shingle that more than this share of the openings hold tells them not apart, and is left out."""
 WINDOW = 16
 """Where many openings share a shingle, each is compared with this many that follow it in the order of sketches."""
-CHUNK = 20_000
 
 _NONE = np.uint32(0xFFFFFFFF)
 
@@ -72,17 +71,17 @@ class SketchTable:
         self.reach = np.where(self.size == SKETCH, self.hashes[:, -1], _NONE - np.uint32(1))
         self._drop_boilerplate()
 
-    def jaccard(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def jaccard(self, a: np.ndarray, b: np.ndarray, least: float = 0.0) -> np.ndarray:
         """Return the share [E] of shingles that the rows `a` [E] and `b` [E] have in common, among all of either.
+
+        What is seen to be under `least` may be 0.
 
         Exact for texts of fewer than SKETCH different shingles; else estimated from the hashes that both rows are
         complete up to, with a standard error of about √(J·(1 − J) / SKETCH).
         """
-        found = np.empty(len(a))
-        for start in range(0, len(a), CHUNK):
-            part = slice(start, start + CHUNK)
-            found[part] = self._jaccard(a[part], b[part])
-        return found
+        from kat.pair_weights import kernels
+
+        return kernels.shared_parts(self.hashes, self.reach, self.size, a=a, b=b, least=least)
 
     def near_duplicates(self, least: float = JACCARD) -> tuple[np.ndarray, np.ndarray]:
         """Return pairs of rows, [E] and [E], that have at least this share of shingles in common; both directions."""
@@ -98,7 +97,7 @@ class SketchTable:
             small, large = np.minimum(self.size[a], self.size[b]), np.maximum(self.size[a], self.size[b])
             likely = small >= least * large
             ends = np.unique(np.minimum(a, b)[likely] * n + np.maximum(a, b)[likely])
-            found.append(ends[self.jaccard(ends // n, ends % n) >= least])
+            found.append(ends[self.jaccard(ends // n, ends % n, least) >= least])
         ends = np.unique(np.concatenate(found))
         a, b = ends // n, ends % n
         return np.concatenate([a, b]), np.concatenate([b, a])
@@ -113,15 +112,6 @@ class SketchTable:
         self.hashes[common] = _NONE
         self.hashes.sort(axis=1)
         self.size = self.size - common.sum(axis=1)
-
-    def _jaccard(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        reach = np.minimum(self.reach[a], self.reach[b])[:, None]
-        both = np.concatenate([self.hashes[a], self.hashes[b]], axis=1)
-        both[both > reach] = _NONE
-        both.sort(axis=1)
-        known = both != _NONE
-        common = ((both[:, 1:] == both[:, :-1]) & known[:, 1:]).sum(axis=1)
-        return common / np.maximum(known.sum(axis=1) - common, 1)
 
     def _rare(self, least: float) -> tuple[np.ndarray, np.ndarray]:
         """The rarest shingles of each row, [F], and their rows [F]: by shingle, then in the order of sketches.
