@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from kat.artifacts import check_ids, load_array, read_manifest
+from kat.artifacts import MANIFEST, check_ids, load_array, read_manifest
 from kat.errors import InputError, MismatchError
 from kat.inputs import Inputs, input_paths, input_text, is_there
 
@@ -41,6 +41,8 @@ METADATA = "embeddings_metadata.json"
 CONTEXTS = "contexts.json"
 EVALUATION = "evaluation.json"
 FIGURE = "evaluation.png"
+
+_MANIFESTS = f"pair_weights*.parquet.{MANIFEST}"
 
 EMBEDDING_FILES = (VECTORS, IDS, LENGTHS)
 DENSITY_FILES = (VECTORS, WEIGHTS, IDS, METADATA, LOG_DENSITY, LENGTHS)
@@ -198,8 +200,9 @@ class RunFolder:
         return self.path if self._is_file else self.root / pair_weights_name(control)
 
     def all_pair_weights(self) -> list[Path]:
-        """Return the pair weights of a run that are there, those of controls too."""
-        return sorted(self.root.glob("pair_weights*.parquet"))
+        """Return the pair weights of a run, those of controls too: also those of which the manifest alone is left."""
+        left = (path.with_name(path.name.removesuffix(f".{MANIFEST}")) for path in self.root.glob(_MANIFESTS))
+        return sorted({*self.root.glob("pair_weights*.parquet"), *left})
 
     def load(self, name: str) -> np.ndarray:
         """Map one of the arrays of the weights into memory."""

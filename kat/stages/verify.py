@@ -44,6 +44,10 @@ def _verify_run(run: RunFolder) -> list[str]:
         if sha256_file(source) not in manifest["inputs"].values():
             raise MismatchError(f"{output} was not made from {source} as it is now. Run it again with --overwrite.")
     for path in run.all_pair_weights():
+        if not path.is_file():
+            raise MismatchError(
+                f"{path} is not there, and its manifest is. Make it again: kat weigh-pairs RUN --overwrite"
+            )
         if run.manifest(path) is None:
             raise MismatchError(
                 f"{path} has no manifest: the run that wrote it did not finish. "

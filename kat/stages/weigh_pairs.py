@@ -16,7 +16,7 @@ from kat.config import DensityOptions, PairOptions, ReadOptions, RunOptions, rec
 from kat.data.columns import reading_of, recorded_reading
 from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
-from kat.errors import InputError, MismatchError
+from kat.errors import InputError, MismatchError, OptionError
 from kat.inputs import Inputs, input_hash, input_paths, input_text
 from kat.pair_weights.duplicates import Sketches
 from kat.pair_weights.storage import check_pair_weights, read_pair_weights, write_pair_weights
@@ -40,16 +40,21 @@ def weigh_pairs(
     """Write OUT, a row a pair in the source's order, and OUT's stats.json; return OUT.
 
     `out` is RUN/pair_weights.parquet by default, with the control's name in it if there is one. `pairs` is what the
-    run was made from unless others are given, read as the run read it unless `reading` says otherwise.
-    Raises InputError if that changed since.
+    run was made from unless others are given, read as the run read it but for what `reading` sets.
+    Raises InputError if that changed since, OptionError if `reading` names a unit that the weights are not of.
     """
     run = RunFolder(folder)
     allowed: int | str = run_options.max_bad_rows
     density = run.density
+    if reading.unit == "context" != run.unit:
+        raise OptionError(
+            f"unit is context, and the weights of {run.path} are of openings. "
+            "Leave --unit out, or make others with: kat run PAIRS --out RUN --unit context"
+        )
     if pairs is None:
         pairs, manifest = _unchanged_pairs(run)
         allowed = allowed or manifest["options"]["max_bad_rows"]  # the run met them, and was allowed to
-        reading = reading if recorded_reading(reading) else reading_of(manifest)
+        reading = ReadOptions(**recorded_reading(reading_of(manifest)) | recorded_reading(reading))
     reading = replace(reading, unit=run.unit)  # ids are the run's, whatever file they are looked for in
     out = out or run.pair_weights(options.control)
     with stage(

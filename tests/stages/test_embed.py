@@ -48,7 +48,7 @@ def test_a_constant_changes_no_vector(embed, tmp_path):
         vectors, said = embed(rows(tmp_path / f"{name}.jsonl", **more), name=name)
         np.testing.assert_array_equal(vectors, plain)
         assert "left out (12 words): w1 w2" in said
-        assert "30 texts lack it; --boilerplate keep reads it too" in said
+        assert "left out of 30 texts; --boilerplate keep reads it too" in said
         options = json.loads((tmp_path / name / "manifest.json").read_text())["options"]
         assert options["boilerplate"] == {
             name: RULES.rstrip() + (" " if options["boilerplate"][name][-1] == " " else "")
@@ -77,7 +77,7 @@ def test_later_texts_lose_the_same(embed, tmp_path):
     )
     alone, _ = embed(few, name="alone")
     alike, said = embed(few, "--boilerplate_of", tmp_path / "many", name="alike")
-    assert "3 texts lack it" in said
+    assert "left out of 3 texts" in said
     np.testing.assert_allclose(alike, plain[:3], atol=1e-6)
     assert np.abs(alone - alike).max() > 0.01
 

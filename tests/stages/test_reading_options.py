@@ -54,3 +54,21 @@ def test_a_run_tells_later_stages_how_its_pairs_were_read(kat_cli, pairs, tmp_pa
     assert found == {
         (r["q"], r["bad"] if i < 5 else r["good"], r["good"] if i < 5 else r["bad"]) for i, r in enumerate(ROWS)
     }
+
+
+def test_an_option_of_weigh_pairs_leaves_the_others_of_the_run(kat_cli, tmp_path):
+    """Other columns are there under the names that kat knows: read instead, they would be exported without a word."""
+    import pyarrow.parquet as pq
+
+    others = {"prompt": "another question", "chosen": "another a", "rejected": "another b"}
+    rows = [{**row, **others, "prompt": row["q"]} for row in ROWS]
+    pairs, run, table = write(tmp_path / "pairs.jsonl", jsonl(*rows)), tmp_path / "run", tmp_path / "table"
+    columns = ("--columns", "chosen=good,rejected=bad")
+    ran = kat_cli("run", pairs, "--out", run, *columns, "--score_conflict", "drop", "--device", "cpu")
+    assert ran.rc == 0, ran.stderr
+    ran = kat_cli("weigh-pairs", run, "--split", "none", "--score_conflict", "keep", "--missing_weight", "one")
+    assert ran.rc == 0, ran.stderr
+    ran = kat_cli("export-weights", run, "--to", "trl", "--out", table)
+    assert ran.rc == 0, ran.stderr
+    found = pq.read_table(table / "explicit.train.parquet").to_pylist()
+    assert {r["chosen"][0]["content"] for r in found} == {row["good"] for row in ROWS}

@@ -96,3 +96,10 @@ def test_the_sample_does_not_depend_on_order(greeted, tmp_path):
 
 def test_an_unknown_unit_is_an_error(kat_cli, greeted, tmp_path):
     assert "context" in kat_cli("run", greeted, "--out", tmp_path / "r", "--unit", "pair").failed()
+
+
+def test_weights_of_openings_are_not_taken_for_those_of_contexts(kat_cli, greeted, tmp_path):
+    out = tmp_path / "run"
+    run(kat_cli, "run", greeted, "--out", out)
+    assert "are of openings" in kat_cli("weigh-pairs", out, "--split", "none", "--unit", "context").failed()
+    assert not (out / "pair_weights.parquet").exists()

@@ -180,6 +180,11 @@ def weighed_run(kat_cli, demo_run, tmp_path):
     return run
 
 
+def test_pair_weights_of_which_the_manifest_alone_is_left(kat_cli, weighed_run):
+    (weighed_run / "pair_weights.parquet").unlink()
+    assert "pair_weights.parquet is not there" in kat_cli("verify", weighed_run).failed(1)
+
+
 @pytest.mark.parametrize("name", ["prefixes_all.jsonl", "embeddings", "density", "pair_weights.parquet"])
 def test_a_manifest_of_a_run_that_names_another_stage(kat_cli, weighed_run, name):
     """Its files hash to what it says, and still nobody may take it for what the run should hold."""

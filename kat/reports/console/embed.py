@@ -43,7 +43,7 @@ def boilerplate_lines(boilerplate: Boilerplate, changed: int) -> list[str]:
         f"  {names[name]} that most share, left out ({len(text.split())} words): {printable(text, 60)}"
         for name, text in boilerplate.as_dict().items()
     ]
-    return [*lines, f"  {changed:,} texts lack it; --boilerplate keep reads it too"] if lines else []
+    return [*lines, f"  left out of {changed:,} texts; --boilerplate keep reads it too"] if lines else []
 
 
 def unread_lines(unread: Mapping[str, Any]) -> list[str]:
