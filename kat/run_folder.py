@@ -181,6 +181,12 @@ class RunFolder:
         return manifest
 
     @property
+    def prefixes_manifest(self) -> dict[str, Any]:
+        """The manifest of the prefixes; empty if there is none."""
+        prefixes = self.prefixes
+        return (self.manifest(prefixes) if prefixes is not None else None) or {}
+
+    @property
     def unit(self) -> Literal["opening", "context"]:
         """What density was measured on, "opening" or "context", as the prefixes' manifest or the weights' own says."""
         prefixes = self.root / PREFIXES

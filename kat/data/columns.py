@@ -18,6 +18,8 @@ from kat.records import Message
 
 SYSTEM = ("system", "system_prompt", "system_message")
 """Columns that hold the system message, under any of these names."""
+CONTEXT_PARTS = frozenset({"history", "documents", "chat_template_kwargs"})
+"""Columns that a prompt is made with, and that only some formats carry: elsewhere the prompt would be another one."""
 _COMMON = frozenset({"id", "src", "source", "tools", "margin", *SYSTEM})
 _SCORE = re.compile(r"(?:^|[-_ ])(?:score|reward|rating)s?(?:$|[-_ ])", re.IGNORECASE)
 _CHOSEN = re.compile(r"(?<![a-z])chosen(?![a-z])", re.IGNORECASE)
@@ -147,9 +149,9 @@ class Columns:
         read = {*_COMMON, *self._format_columns, *(name for pair in scores for name in pair)}
         return Plan(
             system=tuple(k for k in SYSTEM if k in keys),
-            media=tuple(k for k in keys if k in MEDIA),
+            media=tuple(k for k in keys if k in MEDIA or (k in CONTEXT_PARTS and k not in read)),
             scores=scores,
-            unread=tuple(k for k in keys if k not in read and k not in MEDIA),
+            unread=tuple(k for k in keys if k not in read and k not in MEDIA and k not in CONTEXT_PARTS),
         )
 
     def _renamed(self, value: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +204,7 @@ def score_columns(keys: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 
 def refuse_media(value: dict[str, Any], plan: Plan) -> None:
-    """Raise BadRow for a row with pictures or sound in a column of their own."""
+    """Raise BadRow for a row with pictures, sound or a part of the prompt in a column that cannot be carried."""
     for name in plan.media:
         if value[name] not in (None, [], "", {}):
             raise BadRow(f"column {name} belongs to the prompt and cannot be carried (--drop_columns {name})")

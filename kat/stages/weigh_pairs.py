@@ -54,7 +54,9 @@ def weigh_pairs(
     if pairs is None:
         pairs, manifest = _unchanged_pairs(run)
         allowed = allowed or manifest["options"]["max_bad_rows"]  # the run met them, and was allowed to
-        reading = ReadOptions(**recorded_reading(reading_of(manifest)) | recorded_reading(reading))
+        reading = _inherited(manifest, reading)
+    elif (own := run.prefixes_manifest) and own.get("inputs", {}).get("pairs") == input_hash(pairs):
+        reading = _inherited(own, reading)  # the run's own file, named once more
     reading = replace(reading, unit=run.unit)  # ids are the run's, whatever file they are looked for in
     out = out or run.pair_weights(options.control)
     with stage(
@@ -101,6 +103,11 @@ def read_weights(run: RunFolder) -> tuple[OpeningWeights, DensityOptions]:
     check_weights(weights, list(embeddings.ids), run.density / WEIGHTS)
     density = estimate_density(load_neighbors(run.neighbors, embeddings), options.k, options.estimator)
     return OpeningWeights(embeddings, density, weights), options
+
+
+def _inherited(manifest: dict[str, Any], reading: ReadOptions) -> ReadOptions:
+    """How the run read its pairs, but for what is set now."""
+    return ReadOptions(**recorded_reading(reading_of(manifest)) | recorded_reading(reading))
 
 
 def _unchanged_pairs(run: RunFolder) -> tuple[Inputs, dict[str, Any]]:

@@ -72,3 +72,26 @@ def test_an_option_of_weigh_pairs_leaves_the_others_of_the_run(kat_cli, tmp_path
     assert ran.rc == 0, ran.stderr
     found = pq.read_table(table / "explicit.train.parquet").to_pylist()
     assert {r["chosen"][0]["content"] for r in found} == {row["good"] for row in ROWS}
+    named = kat_cli(
+        "weigh-pairs", run, "--pairs_path", pairs, "--split", "none", "--missing_weight", "one", "--overwrite"
+    )
+    assert named.rc == 0, named.stderr  # the run's own file, named once more, is read as the run read it
+    held = json.loads((run / "pair_weights.parquet.manifest.json").read_bytes())["options"]
+    assert (held["columns"], held["score_conflict"]) == (columns[1], "drop")
+
+
+@pytest.mark.parametrize("name", ["history", "documents", "chat_template_kwargs"])
+def test_a_part_of_the_prompt_is_never_left_behind_in_silence(kat_cli, tmp_path, name):
+    rows = [{"prompt": f"q{i}", "chosen": "a", "rejected": "b", name: [["earlier", "turn"]]} for i in range(5)]
+    rows.append({"prompt": "alone", "chosen": "a", "rejected": "b", name: []})
+    data = write(tmp_path / "p.jsonl", jsonl(*rows))
+    said = kat_cli("prefixes", data, "--out", tmp_path / "o.jsonl").failed()
+    assert f"5 × column {name} belongs to the prompt and cannot be carried (--drop_columns {name})" in said
+    assert kat_cli("prefixes", data, "--out", tmp_path / "o.jsonl", "--drop_columns", name).rc == 0
+
+
+def test_a_format_that_has_a_history_carries_it(kat_cli, tmp_path):
+    row = {"instruction": "now", "input": "", "chosen": "a", "rejected": "b", "history": [["before", "said"]]}
+    out = tmp_path / "o.jsonl"
+    assert kat_cli("prefixes", write(tmp_path / "p.jsonl", jsonl(row)), "--out", out).rc == 0
+    assert [m["content"] for m in read_jsonl(out)[0]["prefix"]["messages"]] == ["before", "said", "now"]
