@@ -107,7 +107,7 @@ def private_folder(parent: str | None = None) -> Path | None:
         folder = within / f"kat-numba-{os.geteuid()}"
         if not all(_keeps_names(above) for above in (within, *within.parents)):
             return None
-        made = _make_private(folder)
+        is_new = _make_private(folder)
         state = folder.lstat()
     except OSError:
         return None
@@ -115,7 +115,7 @@ def private_folder(parent: str | None = None) -> Path | None:
         return None
     if not _is_writable(folder):
         return None
-    if made:
+    if is_new:
         warnings.warn(
             f"Compiled code can be kept neither beside kat nor in a home: it is kept in {folder}. {_WAY_OUT}",
             stacklevel=2,
@@ -141,6 +141,6 @@ def _keeps_names(folder: Path) -> bool:
 @cache
 def _say_uncached() -> None:
     warnings.warn(
-        f"Compiled code can be kept nowhere that is this user's alone: every process compiles anew. {_WAY_OUT}",
+        f"Compiled code can be kept nowhere that is this user's alone: every process compiles again. {_WAY_OUT}",
         stacklevel=2,
     )

@@ -17,11 +17,11 @@ def pick_device(device: str) -> str:
     """Resolve `auto` to cuda, else mps, else cpu. Raises OptionError for a device that is not there."""
     import torch
 
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
-        return next(d for d in ("cuda", "mps", "cpu") if there[d])
-    if not there.get(device.split(":")[0]):
-        raise OptionError(f"device is {device}; this machine has {', '.join(d for d, ok in there.items() if ok)}.")
+        return next(d for d in ("cuda", "mps", "cpu") if available[d])
+    if not available.get(device.split(":")[0]):
+        raise OptionError(f"device is {device}; this machine has {', '.join(d for d, ok in available.items() if ok)}.")
     return device
 
 

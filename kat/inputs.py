@@ -141,13 +141,13 @@ def _files(path: Path) -> list[InputFile]:
         return [InputFile(file, file.name, source) for file in _folder(path)]
     if not is_glob(path):
         raise InputError(missing_file(path))
-    found = [Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)]
-    if not found:
+    files = [Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)]
+    if not files:
         raise InputError(f"{path} matches no file.")
     base = path
     while glob.has_magic(str(base)):
         base = base.parent
-    ordered = sorted(found, key=lambda file: natural_key(str(file)))
+    ordered = sorted(files, key=lambda file: natural_key(str(file)))
     return [InputFile(file, file.relative_to(base).as_posix(), base.resolve().name) for file in ordered]
 
 

@@ -34,7 +34,7 @@ class Journal:
             raise
 
     def clear(self) -> None:
-        """Forget everything: the work begins anew."""
+        """Forget everything: the work starts over."""
         os.truncate(self._file.fileno(), 0)
 
     def read(self) -> Mapping[tuple[str, str], int]:

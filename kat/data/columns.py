@@ -39,13 +39,13 @@ def reading_of(manifest: Mapping[str, Any]) -> ReadOptions:
 
 def source_columns(options: ReadOptions) -> dict[str, str]:
     """Return the file's column for each name that kat knows. Raises OptionError for a list of another form."""
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for item in options.columns.split(",") if options.columns else ():
         name, equals, source = (part.strip() for part in item.partition("="))
-        if not name or not equals or not source or name in found:
+        if not name or not equals or not source or name in sources:
             raise OptionError(f"columns has {item!r}; expected NAME=COLUMN,… with each NAME once.")
-        found[name] = source
-    return found
+        sources[name] = source
+    return sources
 
 
 def dropped_columns(options: ReadOptions) -> tuple[str, ...]:
@@ -86,15 +86,15 @@ class Columns:
     def look_at(self, rows: list[Row]) -> None:
         """Look at the first rows. Raises InputError for a column to be renamed or dropped that none of them has."""
         values = [row.value for row in rows if row.value is not None]
-        there = {name: None for row in rows for name in (*(row.value or {}), *row.skipped)}
+        known = {name: None for row in rows for name in (*(row.value or {}), *row.skipped)}
         named = [*self._source_of.values(), *(name for name in self._dropped if name not in MEDIA)]
-        missing = [name for name in named if name not in there]
+        missing = [name for name in named if name not in known]
         if rows and missing:
-            names = ", ".join(ascii(name)[1:-1] for name in there)
+            names = ", ".join(ascii(name)[1:-1] for name in known)
             raise InputError(
                 f"{input_text(self._path)} has no column {', '.join(sorted(missing))}; its columns are {names}."
             )
-        self._binary = tuple(name for name in there if any(isinstance(value.get(name), bytes) for value in values))
+        self._binary = tuple(name for name in known if any(isinstance(value.get(name), bytes) for value in values))
 
     def refuse_skipped(self, skipped: Iterable[str]) -> None:
         """Count the columns of bytes that were not read. Raises BadRow for one that belongs to the prompt."""
@@ -192,15 +192,15 @@ def score_columns(keys: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
     One name holds "chosen" and one of score, reward, rating; the other holds "rejected" in its place.
     """
-    there, found = set(keys), []
+    names, pairs = set(keys), []
     for key in keys:
         if not _SCORE.search(_CHOSEN.sub("", key)) or not _CHOSEN.search(key):
             continue
         for word in ("rejected", "Rejected", "REJECTED"):
-            if (other := _CHOSEN.sub(word, key)) in there:
-                found.append((key, other))
+            if (other := _CHOSEN.sub(word, key)) in names:
+                pairs.append((key, other))
                 break
-    return tuple(sorted(found, key=lambda pair: pair[0] != "score_chosen"))
+    return tuple(sorted(pairs, key=lambda pair: pair[0] != "score_chosen"))
 
 
 def refuse_media(value: dict[str, Any], plan: Plan) -> None:

@@ -111,12 +111,12 @@ def _from_json(text: Any) -> list[Any] | dict[str, Any] | None:
     if not isinstance(text, str) or text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return None
-    if isinstance(found, dict) and (is_message(found) or isinstance(found.get("messages"), list)):
-        return found
-    return found if isinstance(found, list) and found and all(map(is_message, found)) else None
+    if isinstance(value, dict) and (is_message(value) or isinstance(value.get("messages"), list)):
+        return value
+    return value if isinstance(value, list) and value and all(map(is_message, value)) else None
 
 
 def _shows_json(value: dict[str, Any]) -> bool:
@@ -124,8 +124,8 @@ def _shows_json(value: dict[str, Any]) -> bool:
 
 
 def _rewrite_json(value: dict[str, Any]) -> dict[str, Any]:
-    found = {name: _from_json(value.get(name)) for name in _JSON_COLUMNS}
-    return value | {name: messages for name, messages in found.items() if messages is not None}
+    conversations = {name: _from_json(value.get(name)) for name in _JSON_COLUMNS}
+    return value | {name: messages for name, messages in conversations.items() if messages is not None}
 
 
 def _repeats_prompt(value: dict[str, Any]) -> bool:

@@ -175,8 +175,8 @@ def read_pairs(path: Inputs, max_bad_rows: int | str = 0, options: ReadOptions |
 def inside_text_notes(sniffed: Sniffed) -> list[str]:
     """Return in words which conversations inside a text were found, and whether they are read as messages."""
     notes = []
-    for found, verdict in ((sniffed.taken, "read as messages"), (sniffed.left, "left as it is")):
-        notes += [f"{name}: {verdict} ({n:,} of the first {sniffed.rows:,} rows)" for name, n in found.items()]
+    for counts, verdict in ((sniffed.taken, "read as messages"), (sniffed.left, "left as it is")):
+        notes += [f"{name}: {verdict} ({n:,} of the first {sniffed.rows:,} rows)" for name, n in counts.items()]
     return notes
 
 

@@ -65,14 +65,14 @@ def sniff(rows: Iterator[Row], path: Inputs, columns: Columns) -> Sniffed:
         try:
             values.append(columns.prepare(row.value or {}))
         except BadRow:
-            continue
+            continue  # it says nothing of the format; the reader meets it again, counts it and says why
         met.append(row)
     ways, values, taken, left = recognise(values)
-    found = _agreed(list(zip(met, values, strict=True)), path)
-    if found is None:
+    file_format = _agreed(list(zip(met, values, strict=True)), path)
+    if file_format is None:
         raise FormatError(_unknown_format(head, path))
-    columns.use_format(found.columns)
-    return Sniffed(head, found, ways, rows=len(values), taken=taken, left=left)
+    columns.use_format(file_format.columns)
+    return Sniffed(head, file_format, ways, rows=len(values), taken=taken, left=left)
 
 
 def _agreed(rows: list[tuple[Row, dict[str, Any]]], path: Inputs) -> Format | None:

@@ -33,17 +33,17 @@ _COMPLETE = "whole"
 class EmbeddingCheckpoint:
     """The folder of a checkpoint; a context manager that keeps it from other processes.
 
-    `wanted` is the manifest of what the vectors are made from, `shape` (N, D) theirs. Raises OutputError where another
+    `asked` is the manifest of what the vectors are made from, `shape` (N, D) theirs. Raises OutputError where another
     process is at work, or where the folder holds work on something else and `overwrite` is off.
     """
 
-    def __init__(self, folder: Path, wanted: Mapping[str, Any], shape: tuple[int, int], *, overwrite: bool = False):
+    def __init__(self, folder: Path, asked: Mapping[str, Any], shape: tuple[int, int], *, overwrite: bool = False):
         self.folder = folder
         with artifacts.as_output_error(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(folder / "journal")
             try:
-                self._begin(wanted, overwrite)
+                self._begin(asked, overwrite)
                 self._checksums = self._journal.read()
                 self.vectors = self._array(VECTORS, shape, np.float32)
                 self.lengths = self._array(LENGTHS, (shape[0], 2), np.int32)
@@ -93,14 +93,14 @@ class EmbeddingCheckpoint:
         with artifacts.as_output_error(self.folder):
             self._journal.add(window, part, value)
 
-    def _begin(self, wanted: Mapping[str, Any], overwrite: bool) -> None:
+    def _begin(self, asked: Mapping[str, Any], overwrite: bool) -> None:
         """Take the folder's work up if it is on the same; else empty it if told, or raise."""
         begun = artifacts.read_manifest(self.folder)
-        difference = None if begun is None else artifacts.first_difference(begun, wanted)
+        difference = None if begun is None else artifacts.first_difference(begun, asked)
         if difference and not overwrite:
             raise OutputError(
                 f"{self.folder} holds the checkpoint of a run that {difference}. Give the same again to finish "
-                "it, or add --overwrite to begin anew."
+                "it, or add --overwrite to start over."
             )
         if begun is None and not overwrite and any(_arrays(self.folder)):
             raise OutputError(f"{self.folder} holds arrays that kat did not begin. Move them, or add --overwrite.")
@@ -109,7 +109,7 @@ class EmbeddingCheckpoint:
                 path.unlink()
             self._journal.clear()
             with artifacts.atomic_file(self.folder / artifacts.MANIFEST) as file:
-                file.write(artifacts.json_bytes(wanted))
+                file.write(artifacts.json_bytes(asked))
 
     def _array(self, name: str, shape: tuple[int, int], kind: type) -> np.ndarray:
         """Return a mapped array, the one that is there if it fits."""
@@ -125,19 +125,19 @@ class EmbeddingCheckpoint:
         return array
 
 
-def checkpoint_manifest(wanted: Mapping[str, Any], computed: str) -> dict[str, Any]:
+def checkpoint_manifest(asked: Mapping[str, Any], computed: str) -> dict[str, Any]:
     """Return the manifest of a checkpoint: the output's own, and how it is computed, which `auto` leaves open."""
-    return {**wanted, "options": {**wanted["options"], "computed": computed}}
+    return {**asked, "options": {**asked["options"], "computed": computed}}
 
 
-def discard(out: Path, wanted: Mapping[str, Any]) -> None:
+def discard(out: Path, asked: Mapping[str, Any]) -> None:
     """Remove the checkpoint of an output that is complete. One of something else stays."""
     folder = checkpoint_path(out)
     begun = (artifacts.read_manifest(folder) if folder.is_dir() else None) or {}
     options = begun.get("options")
     if not isinstance(options, dict) or "computed" not in options:
         return  # not the work of this module, whatever its name
-    if artifacts.first_difference(begun, checkpoint_manifest(wanted, options["computed"])) is None:
+    if artifacts.first_difference(begun, checkpoint_manifest(asked, options["computed"])) is None:
         remove(folder)
 
 

@@ -146,17 +146,17 @@ def _numbers(n: int) -> list[str]:
 
 def bad_vectors(embeddings: Embeddings, *, zero: bool) -> dict[int, str]:
     """Return why rows cannot be used, by row: they are not finite, or all zeros if `zero` says that this counts."""
-    found: dict[int, str] = {}
+    faults: dict[int, str] = {}
     for start in range(0, len(embeddings), _ROWS):
         part = np.asarray(embeddings.vectors[start : start + _ROWS])
         with np.errstate(over="ignore"):
             finite = np.isfinite(part.astype(np.float32, copy=False)).all(axis=1)
         for i in np.flatnonzero(~finite):
-            found[start + int(i)] = "NaN, infinity, or more than float32 can hold"
+            faults[start + int(i)] = "NaN, infinity, or more than float32 can hold"
         if zero:
             for i in np.flatnonzero(finite & ~part.any(axis=1)):
-                found[start + int(i)] = "a vector of zeros, which has no direction"
-    return dict(sorted(found.items()))
+                faults[start + int(i)] = "a vector of zeros, which has no direction"
+    return dict(sorted(faults.items()))
 
 
 def without_bad(

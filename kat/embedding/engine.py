@@ -153,7 +153,7 @@ class Engine:
         return self.loaded.model(input_ids=padded, attention_mask=mask).last_hidden_state, mask
 
     def _to_bfloat16(self) -> None:
-        """Convert the linear layers; load the model anew for autocast if the bf16 copy does not pass the probe."""
+        """Convert the linear layers; load the model again for autocast if the bf16 copy does not pass the probe."""
         if self.unpacked is None:
             texts = probe_texts(self.loaded.model, self.loaded.limit)
             with torch.inference_mode():

@@ -122,8 +122,8 @@ def _peer(folder: Path, prompt_name: str | None) -> np.ndarray:
 
     model: Any = SentenceTransformer(str(folder), device="cpu", trust_remote_code=False, local_files_only=True).float()
     prompt: dict[str, Any] = {"prompt": ""} if prompt_name == NO_PROMPT else {"prompt_name": prompt_name}
-    found = np.asarray(model.encode(list(TEXTS), show_progress_bar=False, **prompt), np.float32)
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    vectors = np.asarray(model.encode(list(TEXTS), show_progress_bar=False, **prompt), np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 @contextlib.contextmanager

@@ -68,9 +68,9 @@ class UnreadTexts:
             name: {"texts": count, "unknown_share": round(self._shares[name] / count, 3)}
             for name, count in self._scripts.most_common()
         }
-        found = {"empty_texts": self._empty, "texts_without_tokens": self._no_tokens}
-        found |= {"unknown_tokens": self._unknown, "mostly_unknown_texts": self._over}
-        kept: dict[str, Any] = {name: count for name, count in found.items() if count}
+        counts = {"empty_texts": self._empty, "texts_without_tokens": self._no_tokens}
+        counts |= {"unknown_tokens": self._unknown, "mostly_unknown_texts": self._over}
+        kept: dict[str, Any] = {name: count for name, count in counts.items() if count}
         return kept | ({"mostly": self._most, "scripts": scripts} if scripts else {})
 
     def _what(self) -> str:

@@ -80,8 +80,8 @@ def sides_of(pair: Pair) -> dict[str, list[Message]]:
 
 def extras(pair: Pair) -> dict[str, Any]:
     """Return what a pair has besides messages, under the names of its columns: tools and margin."""
-    found = {"tools": pair.tools or None, "margin": pair.margin}
-    return {name: value for name, value in found.items() if value is not None}
+    columns = {"tools": pair.tools or None, "margin": pair.margin}
+    return {name: value for name, value in columns.items() if value is not None}
 
 
 def plain_row(weighed: WeighedPair) -> dict[str, Any]:

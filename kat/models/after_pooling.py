@@ -33,10 +33,10 @@ class Dense(torch.nn.Module):
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return [B, D'] of vectors [B, D]."""
-        found = self.activation(self.linear(vectors))
+        activated = self.activation(self.linear(vectors))
         if not self.added:
-            return found
-        return found + (self.residual(vectors) if hasattr(self, "residual") else vectors)
+            return activated
+        return activated + (self.residual(vectors) if hasattr(self, "residual") else vectors)
 
 
 class LayerNorm(torch.nn.Module):
@@ -133,10 +133,12 @@ def _activation(name: str | None, file: Path) -> torch.nn.Module:
     """Return an activation by the dotted name of its class; none but those of torch.nn are made."""
     if name is None:
         return torch.nn.Identity()
-    found = getattr(torch.nn, name.rsplit(".", 1)[-1], None)
-    if name.startswith("torch.nn.") and isinstance(found, type) and issubclass(found, torch.nn.Module):
+    activation = getattr(torch.nn, name.rsplit(".", 1)[-1], None)
+    if name.startswith("torch.nn.") and isinstance(activation, type) and issubclass(activation, torch.nn.Module):
         try:
-            return found()
-        except TypeError:
-            pass  # one that needs arguments, which the file does not hold
+            return activation()
+        except TypeError as error:
+            raise ModelError(
+                f"{file} has the activation_function {name!r}, which takes arguments that the file lacks. {ELSEWHERE}"
+            ) from error
     raise ModelError(f"{file} has the activation_function {name!r}, which is none of torch.nn's. {ELSEWHERE}")

@@ -121,20 +121,20 @@ class Chat:
 
     def _accepted(self, messages: Sequence[Message]) -> list[Message]:
         """The messages with what the template does not know written as text."""
-        found = []
+        plain = []
         for message in messages:
             content = message.get("content")
             if not message.get("tool_calls") or "tool_calls" not in self._template:
                 message = with_calls_as_text(message)
             if isinstance(content, list) and not self._takes_parts:
                 message = message | {"content": text_of(message["content"])}
-            found.append(dict(message))
-        return found
+            plain.append(dict(message))
+        return plain
 
     @cached_property
     def _template(self) -> str:
-        found = getattr(self.tokenizer, "chat_template", None) or ""
-        return found if isinstance(found, str) else "\n".join(found.values())
+        template = getattr(self.tokenizer, "chat_template", None) or ""
+        return template if isinstance(template, str) else "\n".join(template.values())
 
     @cached_property
     def _is_nanochat(self) -> bool:

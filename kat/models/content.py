@@ -82,12 +82,12 @@ class ContentTokenizer:
         """The original's ids of added tokens, by the copy's, where they differ."""
         if self.backend is None:
             return {}
-        found = {}
+        originals = {}
         for token, added in self.tokenizer.backend_tokenizer.get_added_tokens_decoder().items():
             own = self.backend.token_to_id(self._secret_names.get(added.content, added.content))
             if own is not None and own != token:
-                found[own] = token
-        return found
+                originals[own] = token
+        return originals
 
     def _ids(self, text: str, mark: str) -> list[int]:
         if self.backend is None:
@@ -133,10 +133,10 @@ _CACHE: WeakKeyDictionary[Any, ContentTokenizer] = WeakKeyDictionary()
 
 def content_tokenizer(tokenizer: PreTrainedTokenizerBase) -> ContentTokenizer:
     """Return the one that belongs to a tokenizer; a new one when its control tokens have changed."""
-    found = _CACHE.get(tokenizer)
-    if found is None or found.control != control_tokens(tokenizer):
-        found = _CACHE[tokenizer] = ContentTokenizer(tokenizer)
-    return found
+    content = _CACHE.get(tokenizer)
+    if content is None or content.control != control_tokens(tokenizer):
+        content = _CACHE[tokenizer] = ContentTokenizer(tokenizer)
+    return content
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -152,10 +152,10 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 def free_letters(count: int, *values: Any) -> Iterator[str]:
     """Yield letters that stand in none of the texts. Raises InputError if there are not as many."""
     used = set().union(*(set(text) for text in _texts(list(values))))
-    found = [chr(c) for c in _CANDIDATES if chr(c) not in used][:count]
-    if len(found) < count:
+    letters = [chr(c) for c in _CANDIDATES if chr(c) not in used][:count]
+    if len(letters) < count:
         raise InputError("A conversation uses every letter of a script that kat needs as marks; split it.")
-    yield from found
+    yield from letters
 
 
 def _texts(value: Any) -> Iterable[str]:

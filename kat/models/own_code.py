@@ -34,21 +34,21 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     Raises ModelError for one that cannot be read.
     """
-    found = read_json(path) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    value = read_json(path) if path.is_file() else {}
+    return value if isinstance(value, dict) else {}
 
 
 def own_code(folder: Path) -> dict[str, list[str]]:
     """Return the classes of its makers that a model's files name, by the path of the file that names them."""
-    found: dict[str, list[str]] = {}
+    classes_of: dict[str, list[str]] = {}
     for name in ("config.json", "tokenizer_config.json"):
         auto_map = read_settings(folder / name).get("auto_map") or {}
         if not isinstance(auto_map, dict):  # old tokenizers: the classes alone
             auto_map = {"AutoTokenizer": auto_map}
         classes = [c for key, value in auto_map.items() if key.startswith(_CLASSES) for c in _flat(value)]
         if classes:
-            found[str(folder / name)] = list(dict.fromkeys(classes))
-    return found
+            classes_of[str(folder / name)] = list(dict.fromkeys(classes))
+    return classes_of
 
 
 def own_code_note(folder: Path) -> str | None:

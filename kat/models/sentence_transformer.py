@@ -75,15 +75,15 @@ def sentence_settings(path: Path) -> SentenceSettings:
     modules_file = path / "modules.json"
     if not modules_file.is_file():
         return SentenceSettings(path)
-    found: dict[str, Any] = {"folder": path}
+    settings: dict[str, Any] = {"folder": path}
     after: list[Module] = []
     for module in read_json(modules_file):
         kind, place = _kind(module, modules_file), path / module["path"]
         config = read_settings(place / "config.json")
         if kind == "Transformer":
-            found |= {"folder": place, **_transformer(place)}
+            settings |= {"folder": place, **_transformer(place)}
         elif kind == "Pooling":
-            found |= {"pooling": _pooling_name(config, place), "include_prompt": config.get("include_prompt", True)}
+            settings |= {"pooling": _pooling_name(config, place), "include_prompt": config.get("include_prompt", True)}
         elif kind in _AFTER:
             after.append(Module(kind, place, config))
         elif kind != "Dropout":  # which does nothing once a model is trained
@@ -91,7 +91,7 @@ def sentence_settings(path: Path) -> SentenceSettings:
             raise ModelError(f"{modules_file} has a module {kind}; kat applies {known}. {ELSEWHERE}")
     if after and after[-1].kind == "Normalize":
         after.pop()
-    return SentenceSettings(**found, after=tuple(after), **_prompts(path / "config_sentence_transformers.json"))
+    return SentenceSettings(**settings, after=tuple(after), **_prompts(path / "config_sentence_transformers.json"))
 
 
 def _kind(module: Mapping[str, Any], file: Path) -> str:

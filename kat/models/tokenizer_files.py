@@ -32,11 +32,11 @@ def unfulfilled(folder: Path, tokenizer: PreTrainedTokenizerBase, *, lowered: bo
     """
     file = folder / "tokenizer_config.json"
     said = read_settings(file)
-    found = []
+    differences = []
     if isinstance(told := said.get("do_lower_case"), bool) and not lowered and told != _lowers(tokenizer):
-        found.append(f"do_lower_case {_word(told)}, and it {'keeps capitals' if told else 'lowers its text'}")
+        differences.append(f"do_lower_case {_word(told)}, and it {'keeps capitals' if told else 'lowers its text'}")
     if said.get("strip_accents") is True and "é" in _normal(tokenizer, "é"):
-        found.append("strip_accents true, and it keeps accents")
+        differences.append("strip_accents true, and it keeps accents")
     ids = tokenizer.backend_tokenizer.encode(_PROBE, add_special_tokens=True).ids
     for key, token, place in (
         ("add_bos_token", tokenizer.bos_token_id, 0),
@@ -46,8 +46,8 @@ def unfulfilled(folder: Path, tokenizer: PreTrainedTokenizerBase, *, lowered: bo
         if not isinstance(told, bool) or token is None or not ids:
             continue
         if told != (ids[place] == token):
-            found.append(f"{key} {_word(told)}, and it {'does not add' if told else 'adds'} one")
-    return [f"{file} says {what}: the tokenizer is followed, not the file." for what in found]
+            differences.append(f"{key} {_word(told)}, and it {'does not add' if told else 'adds'} one")
+    return [f"{file} says {what}: the tokenizer is followed, not the file." for what in differences]
 
 
 def _word(told: bool) -> str:

@@ -187,18 +187,18 @@ def rank_limit(lists: Lists, p: int, k: int, rank: int) -> tuple[np.int64, np.in
 
 
 @numba.njit(**FLAGS)
-def place(best: Best, found: int, d2: float, index: int, candidate: int) -> int:
-    """Insert a candidate into the scratch lists, of which `found` places are taken; return how many are then."""
+def place(best: Best, taken: int, d2: float, index: int, candidate: int) -> int:
+    """Insert a candidate into the scratch lists, of which `taken` places are filled; return how many are then."""
     squares, indices, places = best
     k = squares.shape[0]
-    if found == k and (d2 > squares[k - 1] or (d2 == squares[k - 1] and index > indices[k - 1])):
-        return found
-    at = found if found < k else k - 1
+    if taken == k and (d2 > squares[k - 1] or (d2 == squares[k - 1] and index > indices[k - 1])):
+        return taken
+    at = taken if taken < k else k - 1
     while at > 0 and (squares[at - 1] > d2 or (squares[at - 1] == d2 and indices[at - 1] > index)):
         squares[at], indices[at], places[at] = squares[at - 1], indices[at - 1], places[at - 1]
         at -= 1
     squares[at], indices[at], places[at] = d2, index, candidate
-    return min(found + 1, k)
+    return min(taken + 1, k)
 
 
 @numba.njit(**FLAGS)
@@ -215,7 +215,7 @@ def refine(lists: Lists, p: int, search: Search, key: int, best: Best) -> int:
         if keys[c] <= key:
             keys[front], keys[c] = keys[c], keys[front]
             front += 1
-    found, limit = 0, lists.limits[p]
+    taken, limit = 0, lists.limits[p]
     for c in range(count):
         if c + 2 < count and np.int32(keys[c + 2] >> 32) <= limit:
             ahead = points.order[np.int32(keys[c + 2])]
@@ -225,7 +225,7 @@ def refine(lists: Lists, p: int, search: Search, key: int, best: Best) -> int:
             limit = min(limit, to_limit(lists, p, np.sqrt(best.squares[k - 1]) / step))
         if c < k or np.int32(keys[c] >> 32) <= limit:
             index = points.order[np.int32(keys[c])]
-            found = place(best, found, squared_distance(row, points.x[index]), index, c)
+            taken = place(best, taken, squared_distance(row, points.x[index]), index, c)
     return to_limit(lists, p, np.sqrt(best.squares[k - 1]) / step)
 
 

@@ -72,5 +72,5 @@ def _flex(
 def _compiled() -> Callable[..., torch.Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # Every pack has a length of its own, and without dynamic=True each length would be compiled anew.
+    # Every pack has a length of its own, and without dynamic=True each length would be compiled again.
     return torch.compile(flex_attention, dynamic=True)

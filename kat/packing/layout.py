@@ -43,7 +43,7 @@ class Run:
 class Layout:
     """The texts of one packed row: `lengths` [B] int64, all above 0, in the order of the row.
 
-    Every property is computed once and kept, for each layer of a model asks anew. The layout goes to the model as the
+    Every property is computed once and kept, for each layer of a model asks again. The layout goes to the model as the
     keyword argument `layout`, which transformers hands on to the attention function.
     """
 

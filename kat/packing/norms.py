@@ -20,7 +20,7 @@ def bf16_copy(x: torch.Tensor) -> torch.Tensor:
 
     The copy is kept with the tensor, and with the number of changes that torch has counted of it, so that a tensor
     changed in place is converted again. Inference mode counts no changes: nothing is kept there, and every layer
-    converts anew, which is why the engine runs under `no_grad` instead.
+    converts again, which is why the engine runs under `no_grad` instead.
     """
     if x.dtype == torch.bfloat16:
         return x

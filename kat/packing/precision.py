@@ -6,7 +6,7 @@ converts them in every call, and laid out for oneDNN's products.
 
 Autocast remains the way for models that cannot be converted: it casts at each operation, so that a model whose own
 code mixes formats ("expected scalar type Float but found BFloat16"), or that is read unpacked, runs too. The engine
-converts, compares the hidden states of a probe, and reads the model anew for autocast if they stray.
+converts, compares the hidden states of a probe, and reads the model again for autocast if they stray.
 
 This module loads torch and transformers: import it inside functions.
 """

@@ -86,7 +86,7 @@ class SketchTable:
     def near_duplicates(self, least: float = JACCARD) -> tuple[np.ndarray, np.ndarray]:
         """Return pairs of rows, [E] and [E], that have at least this share of shingles in common; both directions."""
         element, row = self._rare(least)
-        found = [np.empty(0, np.int64)]
+        near = [np.empty(0, np.int64)]
         n = len(self.ids)
         for step in range(1, WINDOW + 1):
             same = np.flatnonzero(element[step:] == element[:-step])
@@ -97,8 +97,8 @@ class SketchTable:
             small, large = np.minimum(self.size[a], self.size[b]), np.maximum(self.size[a], self.size[b])
             likely = small >= least * large
             ends = np.unique(np.minimum(a, b)[likely] * n + np.maximum(a, b)[likely])
-            found.append(ends[self.jaccard(ends // n, ends % n, least) >= least])
-        ends = np.unique(np.concatenate(found))
+            near.append(ends[self.jaccard(ends // n, ends % n, least) >= least])
+        ends = np.unique(np.concatenate(near))
         a, b = ends // n, ends % n
         return np.concatenate([a, b]), np.concatenate([b, a])
 

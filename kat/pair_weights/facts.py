@@ -70,18 +70,18 @@ def split_warnings(facts: Mapping[str, Any]) -> list[str]:
 
 def _large_group(split: Mapping[str, Any]) -> list[str]:
     """A group that chains or a loose threshold made, or a crowd of near-copies that the weights should know of."""
-    largest, openings = split["largest_group"]["openings"], split["openings"]
+    largest, openings = split["warning"]["openings"], split["openings"]
     if largest < LARGE or largest <= LARGE_SHARE * openings:
         return []
-    found = f"one group of near-duplicates holds {largest:,} of {openings:,} openings ({largest / openings:.0%})"
+    warning = f"one group of near-duplicates holds {largest:,} of {openings:,} openings ({largest / openings:.0%})"
     if split["group_cosine"] is None:
         return [
-            f"{found}: they share most of their text, a template perhaps. It stays in training if it is more than a "
+            f"{warning}: they share most of their text, a template perhaps. It stays in training if it is more than a "
             "tenth of the validation part. Read some of it (column group); deduplicate the source if they are copies, "
             "or give --split opening if they are not."
         ]
     return [
-        f"{found}: cosine {split['group_cosine']:g} is low for this encoder. Leave --group_cosine out to group by "
+        f"{warning}: cosine {split['group_cosine']:g} is low for this encoder. Leave --group_cosine out to group by "
         "what openings share of their text, or give a larger one."
     ]
 

@@ -92,16 +92,16 @@ def _check_hashes(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def _no_manifest(path: Path) -> InputError | MismatchError:
-    there = manifest_path(path).is_file()
+    has_manifest = manifest_path(path).is_file()
     if path.is_dir() and any((path / file).exists() for file in DENSITY_FILES):
-        state = "damaged" if there else "missing"
+        state = "damaged" if has_manifest else "missing"
         return MismatchError(
             f"{path}: its manifest is {state}: the run that wrote it did not finish, or somebody changed it. "
             "Run the same command again with --overwrite."
         )
     if (path / PREFIXES).is_file():
         return MismatchError(f"{path} holds prefixes and no weights: its run did not finish. Run it again.")
-    if there:
+    if has_manifest:
         return InputError(f"{path} is nothing that kat wrote: {manifest_path(path)} is damaged or somebody else's.")
     kind = f"holds no {MANIFEST}" if path.is_dir() else "has no manifest beside it"
     return InputError(f"{path} is nothing that kat wrote: it {kind}.")

@@ -55,15 +55,15 @@ def _items(buffer: bytes, stream: IO[bytes]) -> Iterator[tuple[bytes, int, str |
     start, scan, depth, line = 0, 0, 0, 1
     ended = False
     while True:
-        found = (_NEXT if depth == 1 else _NEXT_BRACKET).match(buffer, scan)
-        if found is None:  # the chunk ends first
+        bracket = (_NEXT if depth == 1 else _NEXT_BRACKET).match(buffer, scan)
+        if bracket is None:  # the chunk ends first
             if ended:
                 break
             chunk = stream.read(_CHUNK)
             ended = not chunk
             buffer, scan, start = buffer[start:] + chunk, scan - start, 0
             continue
-        scan = found.end()
+        scan = bracket.end()
         token = buffer[scan - 1 : scan]
         if token in b"[{":
             depth += 1
