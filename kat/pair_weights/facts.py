@@ -70,7 +70,7 @@ def split_warnings(facts: Mapping[str, Any]) -> list[str]:
 
 def _large_group(split: Mapping[str, Any]) -> list[str]:
     """A group that chains or a loose threshold made, or a crowd of near-copies that the weights should know of."""
-    largest, openings = split["warning"]["openings"], split["openings"]
+    largest, openings = split["largest_group"]["openings"], split["openings"]
     if largest < LARGE or largest <= LARGE_SHARE * openings:
         return []
     warning = f"one group of near-duplicates holds {largest:,} of {openings:,} openings ({largest / openings:.0%})"
