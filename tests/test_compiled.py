@@ -77,15 +77,20 @@ def test_a_private_folder_serves_a_read_only_install(read_only, temporary):
     again = python(PLACE + WORK, read_only, temporary)
     assert again.stdout == first.stdout
     assert "NUMBA_CACHE_DIR" not in again.stderr  # said as it was made
-    assert {path: path.read_bytes() for path in private.rglob("*.nb?")} == kept  # read, not compiled anew
+    assert {path: path.read_bytes() for path in private.rglob("*.nb?")} == kept  # read, not compiled again
 
 
-def test_without_any_place_it_compiles_anew(read_only, temporary):
+def _kept(folder):
+    """Folders and files of numba's; torch makes an empty one of its own there as it is imported."""
+    return [*folder.glob("kat-numba*"), *folder.rglob("*.nb?")]
+
+
+def test_without_any_place_it_compiles_again(read_only, temporary):
     temporary.chmod(0o777)  # others could put theirs in the place of a private folder
     ran = python(PLACE + WORK, read_only, temporary)
     assert ran.stdout.splitlines() == ["cache False None", "nearest True", "unit True"]
     assert ran.stderr.count("NUMBA_CACHE_DIR") == 1
-    assert not list(temporary.iterdir())
+    assert not _kept(temporary)
 
 
 def test_numba_keeps_its_own_choice(read_only, temporary, tmp_path):
@@ -98,7 +103,7 @@ def test_numba_keeps_its_own_choice(read_only, temporary, tmp_path):
     near = python(PLACE, read_only, temporary)
     assert f"cache True {read_only / 'kat' / 'neighbors' / '__pycache__'}" in near.stdout
     assert not any("NUMBA_CACHE_DIR" in ran.stderr for ran in (named, home, near))
-    assert not list(temporary.iterdir())
+    assert not _kept(temporary)
 
 
 def test_a_place_that_cannot_be_written_is_passed_over(read_only, temporary):
