@@ -11,6 +11,7 @@ from typing import Any
 
 from kat.config import ReadOptions
 from kat.data.conversations import MEDIA
+from kat.data.repeated_keys import refuse_repeated_key
 from kat.data.rows import BadRow, Row
 from kat.errors import InputError, OptionError
 from kat.inputs import Inputs, input_text
@@ -234,9 +235,10 @@ def tools_of(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     tools = value.get("tools")
     if isinstance(tools, str) and tools.strip():
         try:
-            tools = json.loads(tools)
+            text, tools = tools, json.loads(tools)
         except ValueError:
             raise BadRow("tools is no list of tools, nor its JSON") from None
+        refuse_repeated_key(text.encode(), tools, "tools")
     if tools is None or tools == [] or (isinstance(tools, str) and not tools.strip()):
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):

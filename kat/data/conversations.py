@@ -9,6 +9,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from kat.data.repeated_keys import refuse_repeated_key
 from kat.data.rows import BadRow
 from kat.records import Message, canonical_json
 
@@ -101,6 +102,7 @@ def _from_sharegpt(message: dict[str, Any]) -> dict[str, Any]:
             called = json.loads(value)
         except ValueError:
             return {"role": "assistant", "content": value, **rest}
+        refuse_repeated_key(value.encode(), called, "function_call")
         calls = [{"type": "function", "function": each} for each in (called if isinstance(called, list) else [called])]
         return {"role": "assistant", "content": None, "tool_calls": calls, **rest}
     return {"role": role, "content": value, **rest}

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from kat.data.conversations import HH_TURN, ROLES, is_message
+from kat.data.repeated_keys import refuse_repeated_key
 from kat.records import Message
 
 SHARE = 0.95
@@ -24,11 +25,15 @@ _JSON_COLUMNS = (*_SIDES, "messages", "rejected_messages", "conversations", "pre
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """One way of hiding a conversation: `shows` tells a row that does, and `rewrite` returns it with messages."""
+    """One way of hiding a conversation: `shows` tells a row that does, and `rewrite` returns it with messages.
+
+    `check` raises BadRow for a row that shows it, and that `rewrite` would take something from.
+    """
 
     name: str
     shows: Callable[[dict[str, Any]], bool]
     rewrite: Callable[[dict[str, Any]], dict[str, Any]]
+    check: Callable[[dict[str, Any]], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,12 @@ def _rewrite_json(value: dict[str, Any]) -> dict[str, Any]:
     return value | {name: messages for name, messages in conversations.items() if messages is not None}
 
 
+def _check_json(value: dict[str, Any]) -> None:
+    for name in _JSON_COLUMNS:
+        if (conversation := _from_json(value.get(name))) is not None:
+            refuse_repeated_key(value[name].encode(), conversation, name)
+
+
 def _repeats_prompt(value: dict[str, Any]) -> bool:
     prompt = value.get("prompt")
     if not isinstance(prompt, str | list) or not prompt or HH_TURN.match(str(prompt)):
@@ -144,7 +155,7 @@ def _without_prompt(value: dict[str, Any]) -> dict[str, Any]:
 
 
 WAYS = (
-    Inside("JSON inside a text", _shows_json, _rewrite_json),
+    Inside("JSON inside a text", _shows_json, _rewrite_json, _check_json),
     Inside("chosen and rejected repeat the prompt", _repeats_prompt, _without_prompt),
     *(
         Inside(f"{name} inside a text", partial(_shows_dialect, dialect), partial(_rewrite_dialect, dialect))

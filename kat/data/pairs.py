@@ -104,6 +104,8 @@ class PairReader(Iterator[Pair]):
         value = self._columns.prepare(row.value)
         for way in sniffed.ways:
             if way.shows(value):
+                if way.check:
+                    way.check(value)
                 value = way.rewrite(value)
             else:
                 self.stats.kept[f"without {way.name}"] += 1

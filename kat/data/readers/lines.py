@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from kat.data.repeated_keys import repeated_key, repeated_key_fault
 from kat.data.row import BadRow, Row
 
 
@@ -32,6 +33,8 @@ def parse_line(number: int, line: bytes) -> Row | None:
             return Row(number, body, None, fault)
     if not isinstance(value, dict):
         return Row(number, body, None, "not a JSON object")
+    if (key := repeated_key(body, value)) is not None:
+        return Row(number, body, None, repeated_key_fault(key))
     if isinstance(value.get("id"), float):
         value = json.loads(body)  # the fast parser rounds integers of over 64 bits, and an id may be one
     return Row(number, body, value)
