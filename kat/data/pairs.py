@@ -15,7 +15,7 @@ from kat.data.formats import Format, format_of, parse_row
 from kat.data.openings import unit_id
 from kat.data.repeats import Repeats, content_id, pair_parts
 from kat.data.rows import BadRow, BadRows, Row, path_text, read_rows
-from kat.data.scores import opposed
+from kat.data.scores import margin_contradicts, opposed
 from kat.data.sniff import SNIFFED as SNIFFED
 from kat.data.sniff import Sniffed, chained, check_shards, sniff
 from kat.errors import InputError
@@ -116,7 +116,7 @@ class PairReader(Iterator[Pair]):
         context = with_system(value, plan.system, preference.history) if plan.system else preference.history
         pair = self._assembled(value, row, preference, context)
         oddities = _oddities(pair)
-        if plan.scores and not self._scores_allow(value, plan, oddities):
+        if plan.scores and not self._scores_allow(value, plan, pair.margin, oddities):
             return None
         self.stats.kept.update(oddities)
         return _turned(pair) if SWAPPED in oddities else pair
@@ -142,11 +142,13 @@ class PairReader(Iterator[Pair]):
         )
         return pair if pair_id else replace(pair, id=content_id(pair_parts(pair)))
 
-    def _scores_allow(self, value: dict[str, Any], plan: Plan, oddities: list[str]) -> bool:
+    def _scores_allow(self, value: dict[str, Any], plan: Plan, margin: float | None, oddities: list[str]) -> bool:
         """Whether a row stays, by its scores; what they say goes to its oddities. Raises BadRow for a conflict."""
         against, agreed, odd = opposed(value, plan.scores)
         oddities += odd
+        contradicts = margin_contradicts(margin, bool(against), agreed)
         if not against:
+            oddities += [MARGIN_AGAINST] if contradicts else []
             return True
         choice = self._options.score_conflict
         what = f"scores against the order: {', '.join(against)}"
@@ -157,11 +159,15 @@ class PairReader(Iterator[Pair]):
         if choice == "drop":
             self.stats.dropped[what] += 1
             return False
+        if choice == "swap" and contradicts:
+            raise BadRow(f"{MARGIN_AGAINST}, so that none says which one to prefer (--drop_columns margin)")
         oddities += [what, SWAPPED] if choice == "swap" else [what]
+        oddities += [MARGIN_AGAINST] if contradicts else []
         return True
 
 
 SWAPPED = "chosen and rejected swapped, as their scores say"
+MARGIN_AGAINST = "margin has the other sign than the scores"
 
 
 def read_pairs(path: Inputs, max_bad_rows: int | str = 0, options: ReadOptions | None = None) -> PairReader:
@@ -201,7 +207,7 @@ def _turned(pair: Pair) -> Pair:
         rejected=pair.chosen,
         chosen_messages=pair.rejected_messages,
         rejected_messages=pair.chosen_messages,
-        margin=None if pair.margin is None else abs(pair.margin),
+        margin=None if pair.margin is None else 0.0 - pair.margin,  # it is a difference, and the difference turns
     )
 
 

@@ -47,6 +47,13 @@ def opposed(value: dict[str, Any], columns: Iterable[tuple[str, str]]) -> tuple[
     return against, agreed, odd
 
 
+def margin_contradicts(margin: float | None, against: bool, agreed: bool) -> bool:
+    """Tell whether a margin has the other sign than the scores, if these are of one mind."""
+    if not margin or against == agreed:
+        return False
+    return (margin < 0) == agreed
+
+
 def _number(value: Any) -> float | int | None:
     """A score: a number, a list of one, or the text of one."""
     if isinstance(value, list) and len(value) == 1:

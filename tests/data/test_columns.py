@@ -179,9 +179,37 @@ class TestScores:
         with pytest.raises(BadRowsError, match="contradict each other"):
             read(tmp_path, row, score_conflict="swap")
 
-    def test_a_margin_turns_with_its_pair(self, tmp_path):
-        [found], _ = read(tmp_path, self.scored("chosen_score", 1, 5, margin=-4.0), score_conflict="swap")
-        assert found.margin == 4.0
+    @pytest.mark.parametrize("name", PAIRS_OF_SCORES)
+    def test_a_margin_that_is_the_difference_of_scores_stays_it(self, tmp_path, name):
+        """Whatever order the rows are in, a pair's margin is what its chosen scores above its rejected."""
+        scores = [(1, 5), (5, 1), (2.5, 4), (0, -3)]
+        rows = [
+            self.scored(name, x, y, margin=x - y) | {"chosen": f"scored {x}", "rejected": f"scored {y}"}
+            for x, y in scores
+        ]
+        found, reader = read(tmp_path, *rows, score_conflict="swap")
+        assert [p.margin for p in found] == [float(p.chosen.split()[1]) - float(p.rejected.split()[1]) for p in found]
+        assert [p.margin for p in found] == [4, 4, 1.5, 3]
+        assert not any("margin" in what for what in reader.stats.kept)
+
+    def test_a_swap_leaves_a_margin_of_zero_or_none(self, tmp_path):
+        rows = [self.scored("chosen_score", 1, 5, margin=margin) for margin in (0, None)]
+        assert [str(p.margin) for p in read(tmp_path, *rows, score_conflict="swap")[0]] == ["0.0", "None"]
+
+    def test_a_margin_that_contradicts_the_scores_is_counted_and_named(self, tmp_path):
+        name = "margin has the other sign than the scores"
+        agree, against = self.scored("chosen_score", 5, 1, margin=-4), self.scored("chosen_score", 1, 5, margin=4)
+        for choice in ("error", "keep", "swap", "drop"):  # the order is as the scores say: nothing to decide
+            found, reader = read(tmp_path, agree, score_conflict=choice)
+            assert ([p.margin for p in found], reader.stats.kept[name]) == ([-4], 1)
+        found, reader = read(tmp_path, against, score_conflict="keep")
+        assert ([(p.chosen, p.margin) for p in found], reader.stats.kept[name]) == ([("a", 4)], 1)
+        with pytest.raises(BadRowsError, match=rf"{name}, so that none .*--drop_columns margin"):
+            read(tmp_path, against, score_conflict="swap")
+        [found], _ = read(tmp_path, against, score_conflict="swap", drop_columns="margin")
+        assert (found.chosen, found.margin) == ("b", None)
+        for silent in (self.scored("chosen_score", 5, 5, margin=-4), ROW | {"margin": -4}):
+            assert name not in read(tmp_path, silent)[1].stats.kept
 
 
 def test_identity_is_all_that_a_pair_says(tmp_path):
