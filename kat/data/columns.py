@@ -13,6 +13,7 @@ from kat.config import ReadOptions
 from kat.data.conversations import MEDIA
 from kat.data.repeated_keys import refuse_repeated_key
 from kat.data.rows import BadRow, Row
+from kat.data.scores import number_in_text
 from kat.errors import InputError, OptionError
 from kat.inputs import Inputs, input_text
 from kat.records import Message
@@ -81,6 +82,7 @@ class Columns:
         self._dropped_media = frozenset(MEDIA[name] for name in self._dropped if name in MEDIA)
         self._binary: tuple[str, ...] = ()
         self._plans: dict[tuple[str, ...], Plan] = {}
+        self._numeric: dict[tuple[str, ...], tuple[str, ...]] = {}  # one entry a header
         self._format_columns: frozenset[str] = frozenset()
         self._unread: Counter[str] = Counter()
 
@@ -122,6 +124,14 @@ class Columns:
         if self._dropped_media:
             value = {k: self._without_parts(v) for k, v in value.items()}
         return value
+
+    def with_numbers(self, value: dict[str, Any]) -> dict[str, Any]:
+        """Return a prepared row of texts with its margin and scores as numbers. Raises BadRow for one that is none."""
+        keys = tuple(value)
+        if keys not in self._numeric:
+            self._numeric[keys] = ("margin", *(name for pair in score_columns(keys) for name in pair))
+        texts = {name: value[name] for name in self._numeric[keys] if isinstance(value.get(name), str)}
+        return value | {name: number_in_text(name, text) for name, text in texts.items()}
 
     def plan(self, value: dict[str, Any]) -> Plan:
         """Return what a prepared row's columns are for, and count it."""

@@ -102,6 +102,8 @@ class PairReader(Iterator[Pair]):
             raise BadRow(row.fault or "not a JSON object")
         self._columns.refuse_skipped(row.skipped)
         value = self._columns.prepare(row.value)
+        if row.all_text:
+            value = self._columns.with_numbers(value)
         for way in sniffed.ways:
             if way.shows(value):
                 if way.check:

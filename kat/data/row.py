@@ -16,6 +16,10 @@ from kat.errors import BadRowsError, OptionError
 from kat.inputs import Inputs, input_files, input_text
 
 
+_SHOWN = 20
+"""Reasons that an error lists."""
+
+
 class BadRow(ValueError):
     """Why a row cannot be used: a short reason from a fixed set, so that it can be counted."""
 
@@ -31,7 +35,7 @@ class Row:
     `number` is unique over the whole input and ascends: of a single file it is the line (or the row of a table, or the
     item of a JSON array); of several it runs on. `line` is the line in the row's own `file`, where that is another
     number or the input is not that file. `skipped` names columns of the file that are not in `value`, for they hold
-    bytes and were not decoded.
+    bytes and were not decoded. `all_text` says that the file's cells are text whatever they stand for (CSV).
     """
 
     number: int
@@ -41,6 +45,7 @@ class Row:
     skipped: tuple[str, ...] = ()
     line: int | None = None
     file: Path | None = None
+    all_text: bool = False
 
     def place(self, path: Inputs) -> str:
         """Return "file:line", the file being `path` unless the row knows its own."""
@@ -82,6 +87,8 @@ class BadRows:
         if self.limit == "all" or self.total <= int(self.limit):
             return
         lines = [f"{n:,} × {reason}, first at {first}" for reason, (n, first) in self.counts.items()]
+        if len(lines) > _SHOWN:  # reasons that name a key or a value may be as many as the rows
+            lines[_SHOWN:] = [f"and {len(lines) - _SHOWN:,} other reasons"]
         rows = "row is" if self.total == 1 else "rows are"
         head = f"{self.total:,} {rows} unusable and {int(self.limit):,} allowed; nothing was written:"
         raise BadRowsError("\n  ".join([head, *lines, self._remedy(kept)]), dict(self.counts))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from kat.data.rows import BadRow
 
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_LONGEST = 1_000
+"""Characters of a number; Python refuses to read whole ones of some thousands."""
+_SHOWN = 40
 MAIN = ("score_chosen", "score_rejected")
 
 
@@ -45,6 +50,19 @@ def opposed(value: dict[str, Any], columns: Iterable[tuple[str, str]]) -> tuple[
         else:
             agreed = True
     return against, agreed, odd
+
+
+def number_in_text(name: str, text: str) -> float | int | None:
+    """Return the number that a cell of text holds, None for an empty one. Raises BadRow for any other text."""
+    text = text.strip()
+    if not text:
+        return None
+    if _NUMBER.fullmatch(text) and len(text) <= _LONGEST:
+        number = float(text) if not text.lstrip("+-").isdigit() else int(text)
+        if isinstance(number, int) or math.isfinite(number):
+            return number
+    shown = ascii(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+    raise BadRow(f"column {name} holds {shown}, which is no finite number (--drop_columns {name})")
 
 
 def margin_contradicts(margin: float | None, against: bool, agreed: bool) -> bool:

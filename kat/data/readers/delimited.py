@@ -86,4 +86,4 @@ def _record(number: int, raw: bytes, header: list[str], fields: list[str]) -> Ro
         return Row(number, raw, None, "invalid UTF-8")
     if value.get("id") == "":
         value["id"] = None  # an empty cell is no id
-    return Row(number, raw, value)
+    return Row(number, raw, value, all_text=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from kat.data.row import Row
 from kat.errors import InputError
@@ -34,7 +37,7 @@ def skipped_columns(schema: pa.Schema, mean_bytes: Callable[[str], float]) -> tu
     """
     skipped = []
     for field in schema:
-        if _holds_bytes(field.type) and (not _is_bytes(field.type) or mean_bytes(field.name) > _LARGE):
+        if _holds(field.type, _is_bytes) and (not _is_bytes(field.type) or mean_bytes(field.name) > _LARGE):
             skipped.append(field.name)
     return tuple(skipped)
 
@@ -46,16 +49,24 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests) or str(kind) == "binary_view"
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def _is_odd_number(kind: pa.DataType) -> bool:
+    """Whether a type's values come as objects of their own and not as Python's numbers."""
     import pyarrow as pa
 
-    if _is_bytes(kind):
+    return bool(pa.types.is_decimal(kind) or pa.types.is_float16(kind))  # the latter of older versions of pyarrow
+
+
+def _holds(kind: pa.DataType, test: Callable[[pa.DataType], bool]) -> bool:
+    """Whether a type, or one inside of it, passes a test."""
+    import pyarrow as pa
+
+    if test(kind):
         return True
     if pa.types.is_dictionary(kind):
-        return _holds_bytes(kind.value_type)
+        return _holds(kind.value_type, test)
     if isinstance(kind, pa.BaseExtensionType):
-        return _holds_bytes(kind.storage_type)
-    return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
+        return _holds(kind.storage_type, test)
+    return any(_holds(kind.field(i).type, test) for i in range(kind.num_fields))
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
@@ -137,6 +148,7 @@ def _batch_bytes(batch: pa.RecordBatch, name: str) -> float:
 
 
 def _batch_rows(batch: pa.RecordBatch, before: int, skipped: tuple[str, ...]) -> Iterator[Row]:
+    odd = [field.name for field in batch.schema if _holds(field.type, _is_odd_number)]
     for i in range(batch.num_rows):
         number = before + i + 1
         try:
@@ -144,5 +156,18 @@ def _batch_rows(batch: pa.RecordBatch, before: int, skipped: tuple[str, ...]) ->
         except UnicodeDecodeError:
             yield Row(number, b"", None, "invalid UTF-8", skipped)
             continue
+        value |= {name: with_plain_numbers(value[name]) for name in odd}
         raw = json.dumps(value, default=str, ensure_ascii=False).encode("utf-8", "replace")
         yield Row(number, raw, value, skipped=skipped)
+
+
+def with_plain_numbers(value: Any) -> Any:
+    """Return a value with Python's numbers in the place of decimals and of NumPy's numbers, also inside of it."""
+    if isinstance(value, Decimal):
+        exponent = value.as_tuple().exponent
+        return int(value) if isinstance(exponent, int) and exponent >= 0 else float(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {k: with_plain_numbers(v) for k, v in value.items()}
+    return [with_plain_numbers(each) for each in value] if isinstance(value, list) else value
