@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from kat.config import ReadOptions
-from kat.data.conversations import MEDIA
+from kat.data.conversations import is_message
+from kat.data.media import MEDIA, holds_media
 from kat.data.repeated_keys import refuse_repeated_key
 from kat.data.rows import BadRow, Row
 from kat.data.scores import number_in_text
@@ -99,13 +100,13 @@ class Columns:
             )
         self._binary = tuple(name for name in known if any(isinstance(value.get(name), bytes) for value in values))
 
-    def refuse_skipped(self, skipped: Iterable[str]) -> None:
+    def refuse_skipped(self, row: Row) -> None:
         """Count the columns of bytes that were not read. Raises BadRow for one that belongs to the prompt."""
-        for name in skipped:
+        for name in row.skipped:
             if name in self._dropped:
                 continue
-            if name in MEDIA:
-                raise BadRow(f"column {name} belongs to the prompt and cannot be carried (--drop_columns {name})")
+            if name in MEDIA or name in row.media:
+                raise BadRow(_cannot_be_carried(name))
             self._unread[name] += 1
 
     def use_format(self, columns: Iterable[str]) -> None:
@@ -176,7 +177,9 @@ class Columns:
         return others | named
 
     def _without_parts(self, value: Any) -> Any:
-        """A conversation without the parts of its contents that are of a dropped kind."""
+        """A conversation without what is of a dropped kind: parts of contents, keys of messages and beside them."""
+        if is_message(value) or (isinstance(value, dict) and isinstance(value.get("messages"), list)):
+            value = {k: v for k, v in value.items() if MEDIA.get(k) not in self._dropped_media}
         if isinstance(value, dict):
             return {
                 k: self._kept_parts(v) if k in ("content", "value") else self._without_parts(v)
@@ -215,10 +218,20 @@ def score_columns(keys: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 
 def refuse_media(value: dict[str, Any], plan: Plan) -> None:
-    """Raise BadRow for a row with pictures, sound or a part of the prompt in a column that cannot be carried."""
+    """Raise BadRow for a row with pictures, sound or a part of the prompt in a column that cannot be carried.
+
+    Also for pictures anywhere inside of a column that is not read.
+    """
     for name in plan.media:
         if value[name] not in (None, [], "", {}):
-            raise BadRow(f"column {name} belongs to the prompt and cannot be carried (--drop_columns {name})")
+            raise BadRow(_cannot_be_carried(name))
+    for name in plan.unread:
+        if value[name] and holds_media(value[name]):
+            raise BadRow(_cannot_be_carried(name))
+
+
+def _cannot_be_carried(name: str) -> str:
+    return f"column {name} belongs to the prompt and cannot be carried (--drop_columns {name})"
 
 
 def with_system(value: dict[str, Any], names: Iterable[str], history: list[Message]) -> list[Message]:

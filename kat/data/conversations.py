@@ -9,6 +9,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from kat.data.media import MEDIA
 from kat.data.repeated_keys import refuse_repeated_key
 from kat.data.rows import BadRow
 from kat.records import Message, canonical_json
@@ -29,13 +30,6 @@ ROLES = {name: name for name in _PLAIN_ROLES} | {
 }
 """Roles by what sources call them, in whatever case; others stay as they are."""
 _CALLS = ("tool_calls", "function_call")
-
-MEDIA = {
-    **dict.fromkeys(("image", "images", "image_url", "input_image", "pixel_values"), "images"),
-    **dict.fromkeys(("video", "videos", "video_url"), "videos"),
-    **dict.fromkeys(("audio", "audios", "audio_url", "input_audio"), "audio"),
-}
-"""Columns, and types of parts of a content, that belong to a prompt and that text cannot carry, by kind."""
 
 
 class Preference(NamedTuple):
@@ -77,6 +71,14 @@ def messages_of(value: Any, where: str) -> list[Message]:
     return messages
 
 
+def prefix_messages(prefix: dict[str, Any]) -> list[Message]:
+    """Return the messages of a prefix. Raises BadRow as `messages_of`, and for a picture or its like beside them."""
+    for name in MEDIA.keys() & prefix.keys():
+        if prefix[name]:
+            raise BadRow(f"prefix holds {name}, which text cannot carry (--drop_columns {name})")
+    return messages_of(prefix.get("messages"), "prefix")
+
+
 def _message(message: Any, where: str) -> Message:
     if isinstance(message, dict) and not isinstance(message.get("role"), str) and isinstance(message.get("from"), str):
         message = _from_sharegpt(message)
@@ -90,6 +92,9 @@ def _message(message: Any, where: str) -> Message:
     if not isinstance(content, str) and not silent:
         raise BadRow(f"{where} holds a message whose content is null or not text")
     rest = {k: v for k, v in message.items() if k not in ("role", "content") and v is not None}
+    for name in MEDIA.keys() & rest.keys():
+        if rest[name]:
+            raise BadRow(f"{where} holds a message with {name}, which text cannot carry (--drop_columns {name})")
     return {"role": role, "content": content, **rest}
 
 

@@ -100,7 +100,7 @@ class PairReader(Iterator[Pair]):
         """One row as a pair; None if an option leaves it out."""
         if row.value is None:
             raise BadRow(row.fault or "not a JSON object")
-        self._columns.refuse_skipped(row.skipped)
+        self._columns.refuse_skipped(row)
         value = self._columns.prepare(row.value)
         if row.all_text:
             value = self._columns.with_numbers(value)
@@ -113,8 +113,7 @@ class PairReader(Iterator[Pair]):
                 self.stats.kept[f"without {way.name}"] += 1
         plan = self._columns.plan(value)
         preference = _preference(value, sniffed.format)
-        if plan.media:
-            refuse_media(value, plan)
+        refuse_media(value, plan)
         context = with_system(value, plan.system, preference.history) if plan.system else preference.history
         pair = self._assembled(value, row, preference, context)
         oddities = _oddities(pair)

@@ -14,7 +14,8 @@ import numpy as np
 
 from kat.artifacts import compare_ids
 from kat.data.columns import SYSTEM, with_system
-from kat.data.conversations import is_message, messages_of, opening_of, row_id, trim
+from kat.data.conversations import is_message, messages_of, opening_of, prefix_messages, row_id, trim
+from kat.data.media import MEDIA, holds_media
 from kat.data.openings import opening_id
 from kat.data.rows import BadRow, BadRows, read_rows
 from kat.errors import DuplicateIdError, InputError, MismatchError
@@ -89,6 +90,8 @@ def read_prompts(
     return Prompts(prefixes=prefixes, bad=file.bad, made_ids=file.made_ids, ids=ids)
 
 
+_OF_TEXT = frozenset({"id", "prefix", "prompt", "tools", *SYSTEM})
+"""Columns whose pictures, if they hold any, are found where they are read, and tools that may speak of them."""
 _ROW = np.dtype([("id", "S16"), ("opening", "S8"), ("number", np.int64)])
 
 
@@ -151,8 +154,11 @@ def prompt_of(value: Any) -> Prefix:
     """Return one row's prefix; without an id it gets its opening's. Raises BadRow."""
     if not isinstance(value, dict):
         raise BadRow("not a JSON object")
+    for name, beside in value.items():
+        if beside and name not in _OF_TEXT and (name in MEDIA or holds_media(beside)):
+            raise BadRow(f"column {name} belongs to the prompt and cannot be embedded: leave it out of the file")
     if isinstance(value.get("prefix"), dict):
-        messages = messages_of(value["prefix"].get("messages"), "prefix")
+        messages = prefix_messages(value["prefix"])
     elif isinstance(prompt := value.get("prompt"), str):
         messages = with_system(value, SYSTEM, [{"role": "user", "content": prompt}])
     elif isinstance(prompt, list) or is_message(prompt):

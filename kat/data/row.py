@@ -15,7 +15,6 @@ from kat.data.kinds import seems_to_be
 from kat.errors import BadRowsError, OptionError
 from kat.inputs import Inputs, input_files, input_text
 
-
 _SHOWN = 20
 """Reasons that an error lists."""
 
@@ -35,7 +34,8 @@ class Row:
     `number` is unique over the whole input and ascends: of a single file it is the line (or the row of a table, or the
     item of a JSON array); of several it runs on. `line` is the line in the row's own `file`, where that is another
     number or the input is not that file. `skipped` names columns of the file that are not in `value`, for they hold
-    bytes and were not decoded. `all_text` says that the file's cells are text whatever they stand for (CSV).
+    bytes and were not decoded; `media` those of them that are pictures or sound by their type. `all_text` says
+    that the file's cells are text whatever they stand for (CSV).
     """
 
     number: int
@@ -46,6 +46,7 @@ class Row:
     line: int | None = None
     file: Path | None = None
     all_text: bool = False
+    media: tuple[str, ...] = ()
 
     def place(self, path: Inputs) -> str:
         """Return "file:line", the file being `path` unless the row knows its own."""

@@ -104,7 +104,7 @@ def _unknown_format(head: list[Row], path: Inputs) -> str:
     first = next((r for r in head if r.value is not None), None)
     if first is None or first.value is None:
         guess = seems_to_be(head[0].file or input_files(path)[0].path)
-        met = f"{name} holds no JSON object that can be read in its first {len(head)} rows; {_line(head[0])}: {head[0].fault}."
+        met = f"{name} holds no JSON object to read in its first {len(head)} rows; {_line(head[0])}: {head[0].fault}."
         return f"{met}\n  {guess}" if guess else met
     # ascii() so that no control character of a key reaches the terminal.
     keys = ", ".join(ascii(key)[1:-1] for key in islice(first.value, 12)) or "none"

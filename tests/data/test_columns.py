@@ -244,3 +244,108 @@ def test_a_context_goes_on_after_the_last_user_message(tmp_path):
     assert sum(n for what, n in reader.stats.kept.items() if "after the last user message" in what) == 1
     [found], _ = read(tmp_path, ROW | {"prompt": [*prompt, turn("user", "and?")]})
     assert found.prefix.text == 'q\nf({"a": "é", "b": 1})\n17\nand?'
+
+
+PICTURE = {"bytes": None, "path": "x.png"}
+INSIDE = {
+    "a key": {"caption": "c", "image": "x.png"},
+    "a file": PICTURE,
+    "bytes of a file": {"bytes": "iVBORw0K", "path": None},
+    "a list of files": [{"n": 1}, PICTURE],
+    "deep": {"a": [[{"b": {"pixel_values": [[0.5]]}}]]},
+    "a part": [{"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "image"}]}],
+    "sound": [{"audio": {"array": [0.1]}}],
+    "a data URL": "data:image/png;base64,iVBORw0K",
+    "a data URL inside": {"src": ["data:audio/wav;base64,UklGR"]},
+}
+NO_PICTURE = {
+    "none": {"image": None, "images": [], "audio": ""},
+    "a file that is none": {"bytes": None, "path": None},
+    "a flag": {"image": False, "video": 0},
+    "words about pictures": {"note": "image", "type": "note", "imagery": "x.png", "path": "x.png"},
+    "text": "an image: see data:image/png",
+    "nothing": None,
+}
+
+
+class TestPicturesInside:
+    @pytest.mark.parametrize("name", INSIDE)
+    def test_a_column_that_holds_one_is_refused_by_name(self, tmp_path, name):
+        rows = [ROW | {"extra": None}, ROW | {"extra": INSIDE[name]}]
+        with pytest.raises(BadRowsError, match=r"1 × column extra .*--drop_columns extra.*p\.jsonl:2"):
+            read(tmp_path, *rows)
+        found, reader = read(tmp_path, *rows, drop_columns="extra")
+        assert len(found) == 2
+        assert not reader.stats.unread
+
+    @pytest.mark.parametrize("name", NO_PICTURE)
+    def test_a_column_without_one_is_left_behind_and_named(self, tmp_path, name):
+        assert read(tmp_path, ROW | {"extra": NO_PICTURE[name]})[1].stats.unread == {"extra": 1}
+
+    def test_what_is_carried_may_name_pictures(self, tmp_path):
+        """A tool that takes a picture is no picture."""
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"image": {"type": "x"}}}}}
+        call = {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "f", "arguments": {"image": "i"}}}],
+        }
+        row = ROW | {"tools": [tool], "chosen": [call]}
+        for options in ({}, {"drop_columns": "images"}):
+            [found], _ = read(tmp_path, row, **options)
+            assert (found.tools, found.chosen_messages) == ([tool], [call])
+
+    @pytest.mark.parametrize("key", ["images", "audio"])
+    def test_a_picture_of_a_message(self, tmp_path, key):
+        row = ROW | {"prompt": [turn("user", "q") | {key: ["x.png"], "name": "Ann"}]}
+        with pytest.raises(BadRowsError, match=rf"prompt holds a message with {key}.*--drop_columns {key}"):
+            read(tmp_path, row)
+        [found], _ = read(tmp_path, row, drop_columns=key)
+        assert found.context == [turn("user", "q") | {"name": "Ann"}]
+        assert read(tmp_path, ROW | {"prompt": [turn("user", "q") | {key: None}]})[0][0].context == [turn("user", "q")]
+
+    def test_a_picture_beside_the_messages_of_a_prefix(self, tmp_path):
+        row = pair("q", "a", "b")
+        row["prefix"]["images"] = ["x.png"]
+        with pytest.raises(BadRowsError, match=r"prefix holds images.*--drop_columns images"):
+            read(tmp_path, row)
+        assert read(tmp_path, row, drop_columns="images")[0][0].context == [turn("user", "q")]
+
+    def test_deeper_than_python_walks(self, tmp_path):
+        line = json.dumps(ROW)[:-1] + ', "extra": ' + "[" * 1000 + '{"image": "x.png"}' + "]" * 1000 + "}"
+        with pytest.raises(BadRowsError, match="column extra"):
+            read(tmp_path, line)
+
+    @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+    @pytest.mark.parametrize("picture", [b"\x89PNG" + b"x" * 2000, None])
+    def test_columns_of_a_table(self, tmp_path, suffix, picture):
+        import pyarrow as pa
+        import pyarrow.feather
+        import pyarrow.parquet as pq
+
+        file = {"bytes": picture, "path": "x.png"}
+        binary = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        columns = {
+            "photo": (file, binary),
+            "photos": ([file], pa.list_(binary)),
+            "extra": ({"n": 1, "image": file}, pa.struct([("n", pa.int64()), ("image", binary)])),
+            "shots": ([{"image": b"x"}], pa.list_(pa.struct([("image", pa.large_binary())]))),
+            "paths": ({"image": "x.png"}, pa.struct([("image", pa.string())])),
+        }
+        for name, (value, kind) in columns.items():
+            made = pa.Table.from_pylist([ROW] * 3).append_column(name, pa.array([value] * 3, kind))
+            path = tmp_path / f"p.{suffix}"
+            (pq.write_table if suffix == "parquet" else pyarrow.feather.write_feather)(made, path)
+            with pytest.raises(BadRowsError, match=rf"3 × column {name} .*--drop_columns {name}"):
+                list(read_pairs(path))
+            assert len(list(read_pairs(path, options=ReadOptions(drop_columns=name)))) == 3
+
+    def test_bytes_that_are_no_picture_are_left_behind_and_named(self, tmp_path):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        made = pa.Table.from_pylist([ROW]).append_column("digests", pa.array([[{"sha": b"x"}]]))
+        pq.write_table(made, tmp_path / "p.parquet")
+        reader = read_pairs(tmp_path / "p.parquet")
+        assert len(list(reader)) == 1
+        assert reader.stats.unread == {"digests": 1}

@@ -113,3 +113,21 @@ def test_random_files(tmp_path, suffix):
     found = read_prompts(path)
     assert found.ids == [str(r["id"]) for r in rows]
     assert [p.opening for p in found.prefixes] == [r["prompt"] for r in rows]
+
+
+@pytest.mark.parametrize(
+    ("more", "bad"),
+    [
+        ({"images": ["x.png"]}, "images"),
+        ({"extra": {"image": "x.png"}}, "extra"),
+        ({"photo": {"bytes": None, "path": "x.png"}}, "photo"),
+        ({"images": [], "extra": {"image": None}}, None),
+        ({"tools": [{"function": {"name": "f", "parameters": {"properties": {"image": {"type": "x"}}}}}]}, None),
+    ],
+)
+def test_a_picture_beside_a_prompt_is_a_bad_row_that_names_its_column(tmp_path, more, bad):
+    path = write(tmp_path / "p.jsonl", jsonl({"id": "1", "prompt": "x"}, {"id": "2", "prompt": "y"} | more))
+    assert read_prompts(path, 1).ids == (["1"] if bad else ["1", "2"])
+    if bad:
+        with pytest.raises(BadRowsError, match=rf"column {bad} belongs to the prompt.*p\.jsonl:2"):
+            read_prompts(path)

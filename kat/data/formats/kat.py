@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kat.data.conversations import Preference, messages_of
+from kat.data.conversations import Preference, prefix_messages
 from kat.data.formats import Format
 
 
@@ -15,7 +15,7 @@ def matches(value: dict[str, Any]) -> bool:
 
 def parse(value: dict[str, Any]) -> Preference:
     """Take a row apart; see `Format`."""
-    history = messages_of(value["prefix"].get("messages"), "prefix")
+    history = prefix_messages(value["prefix"])
     return Preference(history, value.get("chosen"), value.get("rejected"))
 
 

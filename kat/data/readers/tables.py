@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kat.data.media import MEDIA, is_file
 from kat.data.row import Row
 from kat.errors import InputError
 
@@ -40,6 +41,20 @@ def skipped_columns(schema: pa.Schema, mean_bytes: Callable[[str], float]) -> tu
         if _holds(field.type, _is_bytes) and (not _is_bytes(field.type) or mean_bytes(field.name) > _LARGE):
             skipped.append(field.name)
     return tuple(skipped)
+
+
+def _media_columns(schema: pa.Schema, skipped: tuple[str, ...]) -> tuple[str, ...]:
+    """The skipped columns that are pictures or sound, or hold one inside, by the names in their type."""
+    return tuple(name for name in skipped if _holds(schema.field(name).type, _is_media))
+
+
+def _is_media(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if not pa.types.is_struct(kind):
+        return False
+    names = [kind.field(i).name for i in range(kind.num_fields)]
+    return is_file(names) or not MEDIA.keys().isdisjoint(names)
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -78,9 +93,10 @@ def read_parquet(path: Path) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path, buffer_size=1 << 20) as table:
             skipped = skipped_columns(table.schema_arrow, partial(_parquet_bytes, table))
+            media = _media_columns(table.schema_arrow, skipped)
             names = [name for name in table.schema_arrow.names if name not in skipped]
             for batch in _parquet_batches(table, names):
-                for row in _batch_rows(batch, number, skipped):
+                for row in _batch_rows(batch, number, skipped, media):
                     number = row.number
                     yield row
     except (pa.ArrowException, UnicodeDecodeError) as error:
@@ -123,7 +139,8 @@ def read_arrow(path: Path) -> Iterator[Row]:
             for batch in _arrow_batches(file):
                 skipped = skipped_columns(batch.schema, partial(_batch_bytes, batch))
                 kept = batch.select([name for name in batch.schema.names if name not in skipped])
-                for row in _batch_rows(kept, number, skipped):
+                media = _media_columns(batch.schema, skipped)
+                for row in _batch_rows(kept, number, skipped, media):
                     number = row.number
                     yield row
     except pa.ArrowException as error:
@@ -147,18 +164,18 @@ def _batch_bytes(batch: pa.RecordBatch, name: str) -> float:
     return batch.column(name).nbytes / max(batch.num_rows, 1)
 
 
-def _batch_rows(batch: pa.RecordBatch, before: int, skipped: tuple[str, ...]) -> Iterator[Row]:
+def _batch_rows(batch: pa.RecordBatch, before: int, skipped: tuple[str, ...], media: tuple[str, ...]) -> Iterator[Row]:
     odd = [field.name for field in batch.schema if _holds(field.type, _is_odd_number)]
     for i in range(batch.num_rows):
         number = before + i + 1
         try:
             value = {name: column[i].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
         except UnicodeDecodeError:
-            yield Row(number, b"", None, "invalid UTF-8", skipped)
+            yield Row(number, b"", None, "invalid UTF-8", skipped, media=media)
             continue
         value |= {name: with_plain_numbers(value[name]) for name in odd}
         raw = json.dumps(value, default=str, ensure_ascii=False).encode("utf-8", "replace")
-        yield Row(number, raw, value, skipped=skipped)
+        yield Row(number, raw, value, skipped=skipped, media=media)
 
 
 def with_plain_numbers(value: Any) -> Any:
