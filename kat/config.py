@@ -96,9 +96,12 @@ class ReadOptions:
         str | None, option("Columns to leave behind that cannot be carried, such as pictures: images,audio.")
     ] = None
     unit: Annotated[
-        Literal["opening", "context"],
-        option("What density is measured on: first user messages, or whole contexts up to the last one."),
-    ] = "opening"
+        Literal["opening", "context"] | None,
+        option(
+            "What density is measured on: first user messages, or whole contexts up to the last one "
+            "[default: opening; of weights that are there, their own]."
+        ),
+    ] = None
     score_conflict: Annotated[
         Literal["error", "keep", "swap", "drop"],
         option("A pair whose scores prefer the rejected one: a bad row, kept, turned round, or left out and counted."),
@@ -106,7 +109,12 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         one_of("score_conflict", self.score_conflict, ("error", "keep", "swap", "drop"))
-        one_of("unit", self.unit, ("opening", "context"))
+        one_of("unit", self.unit, (None, "opening", "context"))
+
+    @property
+    def density_unit(self) -> Literal["opening", "context"]:
+        """The unit that is named, or the opening."""
+        return self.unit or "opening"
 
 
 @Parameter(name="*")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -30,8 +31,17 @@ _REMEMBERED = 1_000
 
 
 def recorded_reading(options: ReadOptions) -> dict[str, Any]:
-    """Return what a manifest holds of how rows were read: what was set, so that older manifests still match."""
-    return {f.name: value for f in fields(options) if (value := getattr(options, f.name)) != f.default}
+    """Return what a manifest holds of how rows were read: what was set, so that older manifests still match.
+
+    The opening is the unit unless another is named, so that naming it changes nothing.
+    """
+    chosen = {f.name: value for f in fields(options) if (value := getattr(options, f.name)) != f.default}
+    return {name: value for name, value in chosen.items() if (name, value) != ("unit", "opening")}
+
+
+def reading_flags(options: ReadOptions) -> str:
+    """Return what to type after a command so that it reads rows in the same way; each option has a space before it."""
+    return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in recorded_reading(options).items())
 
 
 def reading_of(manifest: Mapping[str, Any]) -> ReadOptions:

@@ -130,7 +130,7 @@ class PairReader(Iterator[Pair]):
         pair_id = row_id(value)
         pair = Pair(
             id=pair_id or "",
-            prefix=Prefix(unit_id(messages, self._options.unit), messages),
+            prefix=Prefix(unit_id(messages, self._options.density_unit), messages),
             chosen=chosen,
             rejected=rejected,
             src=str(src),

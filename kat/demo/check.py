@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kat.data.openings import unit_id
 from kat.data.prompts import prompt_of
 from kat.data.rows import read_rows
 from kat.errors import InputError, MismatchError
@@ -48,7 +49,7 @@ def check_demo(pairs: Path, run: Path) -> DemoCheck:
     """
     folder = RunFolder(run)
     weights = dict(zip(load_ids(folder.density), folder.load(WEIGHTS), strict=True))
-    topics = topics_of_openings(pairs)
+    topics = topics_of_openings(pairs, folder.unit)
     if missing := topics.keys() - weights.keys():
         raise MismatchError(
             f"{run} has no weight for {len(missing):,} openings of {pairs}; was it made from this file?"
@@ -75,12 +76,12 @@ def compare_topics(topics: Mapping[str, str], weights: Mapping[str, float]) -> D
     )
 
 
-def topics_of_openings(pairs: Path) -> dict[str, str]:
-    """Read {opening id: topic} of a demo file. Raises InputError for a row without a topic, BadRow for no opening."""
+def topics_of_openings(pairs: Path, unit: str = "opening") -> dict[str, str]:
+    """Read {opening id: topic} of a demo file, or by the ids of another unit. Raises InputError for a row without a topic, BadRow for no opening."""
     topics: dict[str, str] = {}
     for row in read_rows(pairs):
         if row.value is None or "topic" not in row.value:
             raise InputError(f"{pairs}:{row.number} has no topic; expected a file of kat demo-data.")
-        # Without its id, which is the pair's, a row gets the id of its opening.
-        topics[prompt_of(row.value | {"id": None}).id] = row.value["topic"]
+        # The row's own id is the pair's.
+        topics[unit_id(prompt_of(row.value).messages, unit)] = row.value["topic"]
     return topics

@@ -31,7 +31,7 @@ def measure_contexts(
     """Write RUN/contexts.json if the run's unit is the opening, and openings have several contexts."""
     run = RunFolder(folder)
     stats = orjson.loads(stats_path(folder / PREFIXES).read_bytes())
-    if reading.unit != "opening" or embed.text != "conversation" or not stats["openings_with_several_contexts"]:
+    if reading.density_unit != "opening" or embed.text != "conversation" or not stats["openings_with_several_contexts"]:
         return
     with stage(
         "contexts",

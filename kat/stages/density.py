@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from kat.artifacts import compare_ids, json_bytes, link_or_copy, read_manifest
+from kat.artifacts import compare_ids, json_bytes, link_or_copy
 from kat.config import DensityOptions, EmbedOptions, RunOptions, recorded
 from kat.data.prompts import check_prompts, read_prompts
 from kat.density.storage import check_weight_file
@@ -34,7 +34,7 @@ from kat.run_folder import (
     named_items,
     relative,
 )
-from kat.stages.embed import embed_folder
+from kat.stages.embed import embed_folder, unit_of
 from kat.stages.neighbors import find_neighbors, load_usable
 from kat.stages.stage import say, stage
 
@@ -76,17 +76,11 @@ def weigh_openings(
             say("density", f"{source} holds no ids, and no {IDS} is beside it: ids are row numbers from 0")
         job.facts["items_path"] = relative(prompts, out)
         job.facts["items_sha256"] = inputs.get("items")
-        if (unit := unit_of(prompts)) != "opening":
+        if (unit := origin.get("unit") or unit_of(prompts)) != "opening":
             job.facts["unit"] = unit
         job.say(f"{len(weights):,} weights from {meta['k']} neighbours", weight_lines(meta))
         if meta["k"] < options.k:
             say("density", f"k is {meta['k']}, not {options.k}: there are only {len(weights):,} openings.")
-
-
-def unit_of(prompts: Path | None) -> str:
-    """Return what the prompts of a file stand for, as its manifest says: openings unless told."""
-    manifest = (read_manifest(prompts) if prompts is not None and prompts.is_file() else None) or {}
-    return str((manifest.get("options") or {}).get("unit", "opening"))
 
 
 def weights_of(embeddings: Embeddings, neighbors: Path, options: DensityOptions) -> Weights:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kat.artifacts import json_list, link_or_copy
+from kat.artifacts import json_list, link_or_copy, read_manifest
 from kat.config import EmbedOptions, RunOptions, recorded
 from kat.data.prompts import PromptFile, check_prompts, good_prompts
 from kat.embedding.boilerplate import Boilerplate, WithoutBoilerplate, find_boilerplate
@@ -66,6 +66,12 @@ def embed_folder(data: Path, out: Path, options: EmbedOptions, run_options: RunO
                 job.facts["items_path"] = relative(data, job.out)
                 job.facts["bad_rows"] = job.bad_rows
     discard(job.out, job.manifest)
+
+
+def unit_of(prompts: Path | None) -> str:
+    """Return what the prompts of a file stand for, as its manifest says: openings unless told."""
+    manifest = (read_manifest(prompts) if prompts is not None and prompts.is_file() else None) or {}
+    return str((manifest.get("options") or {}).get("unit", "opening"))
 
 
 def _boilerplate(data: Path, options: EmbedOptions) -> Boilerplate:
@@ -133,6 +139,8 @@ def _embedded(
             raise InputError(f"{data} changed while it was embedded; nothing was written. Give the same command again.")
         if unread:
             job.facts["unread"] = dict(unread)
+        if (unit := unit_of(data)) != "opening":
+            job.facts["unit"] = unit  # the prefixes may move; what their vectors are of stays known
         summary, *details = embed_lines(embedded.lengths, embedded.model, rows.made_ids)
         job.say(summary, [*details, *boilerplate_lines(boilerplate, prompts.changed), *unread_lines(unread)])
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kat.artifacts import json_bytes
+from kat.artifacts import json_bytes, read_manifest
 from kat.config import ReadOptions, RunOptions
-from kat.data.columns import recorded_reading
+from kat.data.columns import reading_of, recorded_reading
 from kat.data.openings import OpeningStats, collect_openings
 from kat.data.pairs import PairReader, PairStats
 from kat.data.prefix_file import prefix_line
+from kat.errors import OptionError
 from kat.inputs import Inputs, input_paths
 from kat.reports.console.prefixes import prefix_lines
 from kat.run_folder import relatives, stats_path
@@ -19,6 +20,8 @@ from kat.stages.stage import stage, with_progress
 
 def make_prefixes(pairs_path: Inputs, out: Path, run_options: RunOptions, reading: ReadOptions = ReadOptions()) -> None:
     """Write OUT, OUT's stats.json, and OUT.rejected.jsonl if rows were set aside."""
+    if not run_options.overwrite:
+        _check_unit(out, reading)
     with stage(
         "prefixes",
         out,
@@ -38,6 +41,19 @@ def make_prefixes(pairs_path: Inputs, out: Path, run_options: RunOptions, readin
         job.facts["pairs_path"] = relatives(pairs_path, out.parent)
         job.bad_rows = reader.stats.bad
         job.say(f"{stats['pairs']:,} pairs → {stats['openings']:,} openings", prefix_lines(stats))
+
+
+def _check_unit(out: Path, reading: ReadOptions) -> None:
+    """Raise OptionError if prefixes of another unit are there: to replace them is not what was meant."""
+    kept = read_manifest(out) if out.is_file() else None
+    if kept is None or kept.get("stage") != "prefixes":
+        return
+    unit = reading_of(kept).density_unit
+    if unit != reading.density_unit:
+        raise OptionError(
+            f"{out} holds {unit}s, and {reading.density_unit}s were asked for. Add --unit {unit} to go on with it, "
+            f"or name another output for {reading.density_unit}s (--overwrite replaces it)."
+        )
 
 
 def prefix_stats(stats: PairStats, openings: OpeningStats) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import orjson
 
 from kat.artifacts import first_damage, json_bytes, sha256_file
 from kat.config import DensityOptions, PairOptions, ReadOptions, RunOptions, recorded
-from kat.data.columns import reading_of, recorded_reading
+from kat.data.columns import reading_flags, reading_of, recorded_reading
 from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
 from kat.errors import InputError, MismatchError, OptionError
@@ -46,10 +46,10 @@ def weigh_pairs(
     run = RunFolder(folder)
     allowed: int | str = run_options.max_bad_rows
     density = run.density
-    if reading.unit == "context" != run.unit:
+    if reading.unit not in (None, run.unit):
         raise OptionError(
-            f"unit is context, and the weights of {run.path} are of openings. "
-            "Leave --unit out, or make others with: kat run PAIRS --out RUN --unit context"
+            f"unit is {reading.unit}, and the weights of {run.path} are of {run.unit}s. "
+            f"Leave --unit out, or make others with: kat run PAIRS --out OTHER --unit {reading.unit}"
         )
     if pairs is None:
         pairs, manifest = _unchanged_pairs(run)
@@ -116,7 +116,7 @@ def _unchanged_pairs(run: RunFolder) -> tuple[Inputs, dict[str, Any]]:
     if input_hash(pairs) != manifest["inputs"].get("pairs"):
         raise InputError(
             f"{input_text(pairs)} changed since {run.path} was made. "
-            f"Run again: kat run {input_text(pairs)} --out {run.path} --overwrite"
+            f"Run again: kat run {input_text(pairs)} --out {run.path} --overwrite{reading_flags(reading_of(manifest))}"
         )
     return pairs, manifest
 

@@ -103,3 +103,61 @@ def test_weights_of_openings_are_not_taken_for_those_of_contexts(kat_cli, greete
     run(kat_cli, "run", greeted, "--out", out)
     assert "are of openings" in kat_cli("weigh-pairs", out, "--split", "none", "--unit", "context").failed()
     assert not (out / "pair_weights.parquet").exists()
+
+
+@pytest.mark.parametrize(("held", "asked"), [("opening", "context"), ("context", "opening")])
+def test_a_unit_that_is_not_the_runs_is_an_error_everywhere(kat_cli, greeted, tmp_path, held, asked):
+    out = tmp_path / "run"
+    run(kat_cli, "run", greeted, "--out", out, "--unit", held)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for folder in (out, out / "density"):
+        said = kat_cli("weigh-pairs", folder, "--split", "none", "--unit", asked).failed()
+        assert f"unit is {asked}" in said
+        assert f"are of {held}s" in said
+        assert "Leave --unit out" in said
+        assert f"--unit {asked}" in said
+    for command in (("run", greeted, "--out", out), ("prefixes", greeted, "--out", out / "prefixes_all.jsonl")):
+        said = kat_cli(*command, "--unit", asked, *(("--device", "cpu") if command[0] == "run" else ())).failed()
+        assert f"holds {held}s, and {asked}s were asked for. Add --unit {held}" in said
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    # Its own unit may be named, and is the same as saying nothing.
+    run(kat_cli, "weigh-pairs", out, "--split", "none")
+    assert "skipped" in run(kat_cli, "weigh-pairs", out, "--split", "none", "--unit", held)
+    assert "prefixes       skipped" in run(kat_cli, "run", greeted, "--out", out, "--unit", held)
+
+
+def test_a_run_of_contexts_is_not_replaced_by_one_that_forgot_the_unit(kat_cli, greeted, tmp_path):
+    run(kat_cli, "prefixes", greeted, "--out", tmp_path / "p.jsonl", "--unit", "context")
+    said = kat_cli("prefixes", greeted, "--out", tmp_path / "p.jsonl").failed()
+    assert "holds contexts, and openings were asked for. Add --unit context" in said
+
+
+def test_changed_pairs_are_run_again_with_the_units_flag(kat_cli, greeted, tmp_path):
+    """The command that the message gives makes the same kind of run."""
+    out = tmp_path / "run"
+    run(kat_cli, "run", greeted, "--out", out, "--unit", "context")
+    greeted.write_bytes(greeted.read_bytes().replace(b'"good 1"', b'"good one"'))
+    said = kat_cli("weigh-pairs", out, "--split", "none").failed()
+    run(kat_cli, *said.partition("Run again: kat ")[2].split())
+    assert json.loads((out / "density" / "manifest.json").read_text())["unit"] == "context"
+
+
+@pytest.mark.parametrize("name", ["emb.pt", "embeddings"])
+def test_the_unit_outlives_the_prefixes(kat_cli, greeted, tmp_path, name):
+    prefixes, vectors, weights = tmp_path / "p.jsonl", tmp_path / name, tmp_path / "w"
+    run(kat_cli, "prefixes", greeted, "--out", prefixes, "--unit", "context")
+    run(kat_cli, "embed", prefixes, "--out", vectors)
+    prefixes.unlink()
+    run(kat_cli, "density", vectors, "--out", weights)
+    assert "are of contexts" in kat_cli(
+        "weigh-pairs", weights, "--pairs_path", greeted, "--split", "none", "--unit", "opening"
+    ).failed()
+    run(kat_cli, "weigh-pairs", weights, "--pairs_path", greeted, "--split", "none")
+    assert pq.read_table(weights / "pair_weights.parquet").num_rows == 72
+
+
+def test_the_demo_is_checked_by_the_runs_unit(kat_cli, tmp_path):
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "run"
+    assert kat_cli("demo-data", "--out", pairs, "--pairs", "600").rc == 0
+    run(kat_cli, "run", pairs, "--out", out, "--unit", "context")
+    assert "made from this file" not in kat_cli("demo-check", pairs, out).stderr
