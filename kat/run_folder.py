@@ -14,6 +14,7 @@ is a run without pairs of its own: it may name the prefixes that it was made fro
 from __future__ import annotations
 
 import os
+import shlex
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,6 +43,7 @@ CONTEXTS = "contexts.json"
 EVALUATION = "evaluation.json"
 FIGURE = "evaluation.png"
 
+_WRITTEN = (".jsonl", ".pt", ".parquet")
 _MANIFESTS = f"pair_weights*.parquet.{MANIFEST}"
 
 EMBEDDING_FILES = (VECTORS, IDS, LENGTHS)
@@ -83,6 +85,36 @@ def evaluation_path(scores: list[Path]) -> Path:
 def pair_weights_name(control: str | None = None) -> str:
     """Return the name of a run's pair weights; those of a control carry its name."""
     return "pair_weights.parquet" if control is None else f"pair_weights.{control}.parquet"
+
+
+def control_of(pair_weights: Path) -> str | None:
+    """Return the control that a file of pair weights is named after, if it is named as `pair_weights_name` does."""
+    name = pair_weights.name.removeprefix("pair_weights.").removesuffix(".parquet").rstrip(".")
+    return name if name and pair_weights.name == pair_weights_name(name) else None
+
+
+def weigh_again(pair_weights: Path) -> str:
+    """Return the command that makes a file of pair weights, under its own name and of its own control."""
+    kept = read_manifest(pair_weights)
+    control = kept["options"].get("control") if kept else control_of(pair_weights)
+    named = pair_weights.name == pair_weights_name(control)
+    run, out = ("RUN", pair_weights) if not named else (shlex.quote(str(pair_weights.parent)), None)
+    return (
+        f"kat weigh-pairs {run}"
+        + (f" --out {shlex.quote(str(out))}" if out else "")
+        + (f" --control {control}" if control else "")
+    )
+
+
+def next_to(path: Path, usual: str, name: str) -> Path:
+    """Return where to suggest that something made of `path` goes: beside it, as `name`.
+
+    Of anything but what is `usual` there, its own name stands in it, so that no two of one folder share a place.
+    """
+    stem = path.name.removesuffix(path.suffix) if path.suffix in _WRITTEN else path.name
+    if stem == usual:
+        return path.with_name(name)
+    return path.with_name(f"{name}.{stem.removeprefix(f'{usual}.')}")
 
 
 def relative(path: Path | None, folder: Path) -> str | None:

@@ -24,6 +24,7 @@ from kat.config import (
     SelftestOptions,
 )
 from kat.errors import MismatchError, OptionError
+from kat.run_folder import next_to
 
 PairsFiles = Annotated[
     list[Path],
@@ -68,7 +69,7 @@ def prefixes(
     from kat.stages.prefixes import make_prefixes
 
     make_prefixes(pairs, out, run_options, reading=reading)
-    _next(f"kat embed {quoted(out)} --out {quoted(out.with_name('embeddings'))}")
+    _next(f"kat embed {quoted(out)} --out {quoted(next_to(out, 'prefixes_all', 'embeddings'))}")
 
 
 @app.command
@@ -83,7 +84,7 @@ def embed(
     from kat.stages.embed import embed as embed_texts
 
     embed_texts(data, out, embed, run_options)
-    _next(f"kat density {quoted(out)} --out {quoted(out.with_name('density'))}")
+    _next(f"kat density {quoted(out)} --out {quoted(next_to(out, 'embeddings', 'density'))}")
 
 
 @app.command
@@ -143,7 +144,7 @@ def weigh_pairs(
     from kat.stages.weigh_pairs import weigh_pairs as weigh
 
     written = weigh(run, out, pairs_path, pairs, run_options, reading=reading)
-    _next(f"kat export-weights {quoted(written)} --to trl --out {quoted(written.with_name('trl'))}")
+    _next(f"kat export-weights {quoted(written)} --to trl --out {quoted(next_to(written, 'pair_weights', 'trl'))}")
 
 
 @app.command
@@ -245,7 +246,7 @@ def demo_data(
     from kat.stages.demo_data import write_demo
 
     write_demo(out, demo, overwrite)
-    _next(f"kat run {quoted(out)} --out {quoted(out.with_name('run'))}")
+    _next(f"kat run {quoted(out)} --out {quoted(next_to(out, 'pairs_all', 'run'))}")
 
 
 @app.command

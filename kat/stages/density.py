@@ -16,10 +16,11 @@ from kat.density.storage import check_weight_file
 from kat.density.summary import heaviest_ids, weight_metadata
 from kat.embedding.elsewhere import NUMBERED
 from kat.embedding.storage import check_embeddings, load_embeddings, vectors_path
-from kat.errors import InputError, MismatchError
+from kat.errors import InputError, MismatchError, OutputError
 from kat.neighbors.storage import check_neighbors
 from kat.reports.console.density import explanation_lines, weight_lines
 from kat.run_folder import (
+    DENSITY,
     DENSITY_FILES,
     EMBEDDINGS,
     IDS,
@@ -50,6 +51,7 @@ def weigh_openings(
 
     `prompts`, the file that was embedded, gives the heaviest openings their text; an embeddings folder knows its own.
     """
+    _check_container(source, out)
     prompts = _checked_prompts(source, prompts, run_options)
     find_neighbors(source, out / NEIGHBORS, options, run_options)
     with stage(
@@ -81,6 +83,27 @@ def weigh_openings(
         job.say(f"{len(weights):,} weights from {meta['k']} neighbours", weight_lines(meta))
         if meta["k"] < options.k:
             say("density", f"k is {meta['k']}, not {options.k}: there are only {len(weights):,} openings.")
+
+
+def _check_container(source: Path, out: Path) -> None:
+    """Raise OutputError for a folder that other commands would go on reading as something else than these weights.
+
+    A folder with embeddings/ inside may be one of weights, as the origin's is; not one whose weights are in density/,
+    for those are read, nor one that is itself an output of another command, whose manifest would be replaced.
+    """
+    run = RunFolder(out)
+    inside = out / DENSITY
+    if run.manifest(inside) is not None or (inside / WEIGHTS).is_file():
+        raise OutputError(
+            f"{out} has its weights in {inside}, and others beside them would never be read. "
+            f"Replace those: kat density {source} --out {inside} --overwrite, or name another output."
+        )
+    other = (run.manifest(out) or {}).get("stage")
+    if other not in (None, "density"):
+        raise OutputError(
+            f"{out} is an output of kat {other}, which weights would replace. "
+            f"Name a folder of their own: kat density {source} --out {out / DENSITY}"
+        )
 
 
 def weights_of(embeddings: Embeddings, neighbors: Path, options: DensityOptions) -> Weights:

@@ -16,7 +16,7 @@ from kat.integrations.exports import Export
 from kat.integrations.rows import PARTS, WeighedPair, weighed_pairs
 from kat.pair_weights.storage import read_pair_weights
 from kat.plugins import EXPORTS, load
-from kat.run_folder import RunFolder, named_inputs
+from kat.run_folder import RunFolder, named_inputs, weigh_again
 from kat.stages.stage import labelled, stage
 
 
@@ -31,7 +31,7 @@ def export_weights(
     run = RunFolder(folder)
     path = run.pair_weights()
     if not path.is_file():
-        raise InputError(f"{path} does not exist. Make it with: kat weigh-pairs {folder}")
+        raise InputError(f"{path} does not exist. Make it with: {weigh_again(path)}")
     source, digest = _source(run, path, pairs)
     with stage(
         "export-weights",
@@ -80,7 +80,7 @@ def _source(run: RunFolder, path: Path, pairs: Inputs | None) -> tuple[Inputs, s
     """The pairs that the weights were made from, and their hash. Raises InputError if they are others."""
     manifest = run.manifest(path)
     if manifest is None:
-        raise InputError(f"{path} has no manifest: the run that wrote it did not finish. Run kat weigh-pairs again.")
+        raise InputError(f"{path} has no manifest: the run that wrote it did not finish. Make it again: {weigh_again(path)}")
     if pairs is None and "pairs_path" not in manifest:
         raise InputError(f"{path} does not say which pairs it was made from; name them with --pairs_path.")
     source = pairs or named_inputs(path.parent, manifest["pairs_path"])
@@ -90,5 +90,8 @@ def _source(run: RunFolder, path: Path, pairs: Inputs | None) -> tuple[Inputs, s
         )
     digest = input_hash(source)
     if digest != manifest["inputs"].get("pairs"):
-        raise InputError(f"{input_text(source)} is not the file that {path} was made from. Run kat weigh-pairs again.")
+        raise InputError(
+            f"{input_text(source)} is not the file that {path} was made from. "
+            f"Make it again: {weigh_again(path)} --overwrite"
+        )
     return source, digest

@@ -13,7 +13,7 @@ from typing import Any
 from kat.artifacts import MANIFEST, first_damage, manifest_path, sha256_file
 from kat.errors import InputError, MismatchError
 from kat.plugins import names
-from kat.run_folder import DENSITY, DENSITY_FILES, EMBEDDINGS, PREFIXES, VECTORS, RunFolder
+from kat.run_folder import DENSITY, DENSITY_FILES, EMBEDDINGS, PREFIXES, VECTORS, RunFolder, weigh_again
 
 
 def verify(path: Path, prompts: Path | None = None) -> list[str]:
@@ -46,12 +46,12 @@ def _verify_run(run: RunFolder) -> list[str]:
     for path in run.all_pair_weights():
         if not path.is_file():
             raise MismatchError(
-                f"{path} is not there, and its manifest is. Make it again: kat weigh-pairs RUN --overwrite"
+                f"{path} is not there, and its manifest is. Make it again: {weigh_again(path)} --overwrite"
             )
         if run.manifest(path) is None:
             raise MismatchError(
                 f"{path} has no manifest: the run that wrote it did not finish. "
-                "Make it again: kat weigh-pairs RUN --overwrite"
+                f"Make it again: {weigh_again(path)} --overwrite"
             )
         _stage_manifest(path, run, "weigh-pairs")
         lines += [f"{path}", *_prove(path, run, prompts=None)]

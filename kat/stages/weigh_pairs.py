@@ -23,7 +23,7 @@ from kat.pair_weights.storage import check_pair_weights, read_pair_weights, writ
 from kat.pair_weights.table import OpeningWeights, pair_table
 from kat.records import Pair
 from kat.reports.console.weigh_pairs import SHOWN, pair_weight_lines
-from kat.run_folder import LOG_DENSITY, WEIGHTS, RunFolder, relatives, stats_path
+from kat.run_folder import LOG_DENSITY, WEIGHTS, RunFolder, relatives, stats_path, weigh_again
 from kat.stages.density import density_options
 from kat.stages.stage import stage, with_progress
 
@@ -130,7 +130,7 @@ def _openings(pairs: Iterable[Pair], shown: set[int]) -> dict[str, str]:
 def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:
     """Check a file of pair weights: mean and multiplicity, a split that no group crosses, the weights of its run."""
     table, manifest = read_pair_weights(output), run.manifest(output) or {}
-    remedy = "Make it again: kat weigh-pairs RUN --overwrite"
+    remedy = f"Make it again: {weigh_again(output)} --overwrite"
     if run.is_run and manifest["inputs"].get("weights") != sha256_file(run.density / WEIGHTS):
         raise MismatchError(f"{output} was made from other weights than those of {run.density}. {remedy}")
     line = check_pair_weights(table, output, by_group=manifest["options"].get("split") == "group")
