@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kat.data.headings import Heading
 from kat.density.weights import Weights
 from kat.records import Embeddings
 from kat.statistics import mean_pair_cosine, quantiles, spearman
@@ -15,7 +16,7 @@ from kat.statistics import mean_pair_cosine, quantiles, spearman
 HEAVIEST = 20
 
 
-def weight_metadata(embeddings: Embeddings, weights: Weights, openings: Mapping[str, str] | None) -> dict[str, Any]:
+def weight_metadata(embeddings: Embeddings, weights: Weights, openings: Mapping[str, Heading] | None) -> dict[str, Any]:
     """Summarise weights as plain values; `openings` maps the heaviest ids to their text."""
     density = weights.density
     assert density is not None, "weights made from a Density"
@@ -63,13 +64,15 @@ def heaviest_ids(weights: Weights) -> list[str]:
     return [weights.ids[i] for i in order]
 
 
-def _heaviest(weights: Weights, openings: Mapping[str, str] | None) -> list[dict[str, Any]]:
+def _heaviest(weights: Weights, openings: Mapping[str, Heading] | None) -> list[dict[str, Any]]:
     by_id = weights.mapping()
     rows: list[dict[str, Any]] = []
     for i in heaviest_ids(weights):
         row: dict[str, Any] = {"id": i, "weight": by_id[i]}
         if openings is not None:
-            row["opening"] = openings[i][:200]
+            row["opening"] = openings[i].opening[:200]
+            if openings[i].later:
+                row["later"] = openings[i].later[:200]
         rows.append(row)
     return rows
 

@@ -11,6 +11,7 @@ import orjson
 
 from kat.artifacts import compare_ids, json_bytes, link_or_copy
 from kat.config import DensityOptions, EmbedOptions, RunOptions, recorded
+from kat.data.headings import Heading, headings
 from kat.data.prompts import check_prompts, read_prompts
 from kat.density.storage import check_weight_file
 from kat.density.summary import heaviest_ids, weight_metadata
@@ -181,12 +182,12 @@ def _checked_prompts(source: Path, prompts: Path | None, run_options: RunOptions
     return prompts
 
 
-def _openings(prompts: Path | None, ids: Iterable[str]) -> dict[str, str] | None:
-    """The openings of some ids; None if the file is not known."""
+def _openings(prompts: Path | None, ids: Iterable[str]) -> dict[str, Heading] | None:
+    """What to show of some ids; None if the file is not known."""
     if prompts is None:
         return None
     shown = set(ids)
-    return {p.id: p.opening for p in read_prompts(prompts, "all").prefixes if p.id in shown}
+    return headings(p for p in read_prompts(prompts, "all").prefixes if p.id in shown)
 
 
 def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:

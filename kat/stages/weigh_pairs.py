@@ -14,6 +14,7 @@ import orjson
 from kat.artifacts import first_damage, json_bytes, sha256_file
 from kat.config import DensityOptions, PairOptions, ReadOptions, RunOptions, recorded
 from kat.data.columns import reading_flags, reading_of, recorded_reading
+from kat.data.headings import Heading, headings
 from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
 from kat.errors import InputError, MismatchError, OptionError
@@ -82,7 +83,7 @@ def weigh_pairs(
         write_pair_weights(table, job.file, orjson.dumps(facts).decode())
         job.beside("stats").write(json_bytes(facts))
         job.facts["pairs_path"] = relatives(pairs, out.parent)
-        heaviest = _openings(
+        heaviest = _headings(
             PairReader(pairs, "all", options=reading), {one["row"] for one in facts["heaviest"][:SHOWN]}
         )
         summary = f"{len(table):,} pairs, {facts['weights']['pairs']:,} of them weighed"
@@ -121,10 +122,10 @@ def _unchanged_pairs(run: RunFolder) -> tuple[Inputs, dict[str, Any]]:
     return pairs, manifest
 
 
-def _openings(pairs: Iterable[Pair], shown: set[int]) -> dict[str, str]:
-    """The openings of some rows, by id."""
+def _headings(pairs: Iterable[Pair], shown: set[int]) -> dict[str, Heading]:
+    """What to show of some rows, by id."""
     pairs_shown = (pair for pair in pairs if pair.row in shown)
-    return {pair.prefix.id: pair.prefix.opening for pair in islice(pairs_shown, len(shown))}
+    return headings(pair.prefix for pair in islice(pairs_shown, len(shown)))
 
 
 def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:

@@ -161,3 +161,17 @@ def test_the_demo_is_checked_by_the_runs_unit(kat_cli, tmp_path):
     assert kat_cli("demo-data", "--out", pairs, "--pairs", "600").rc == 0
     run(kat_cli, "run", pairs, "--out", out, "--unit", "context")
     assert "made from this file" not in kat_cli("demo-check", pairs, out).stderr
+
+
+def test_lists_show_what_tells_contexts_apart(kat_cli, greeted, tmp_path):
+    out = tmp_path / "run"
+    said = run(kat_cli, "run", greeted, "--out", out, "--unit", "context")
+    lists = said.partition("heaviest openings\n")[2] + run(kat_cli, "weigh-pairs", out, "--split", "none")
+    meta = json.loads((out / "density" / "embeddings_metadata.json").read_text())
+    greeted_ones = [one for one in meta["heaviest"] if one["opening"] == "Hi"]
+    assert len({one["later"] for one in greeted_ones}) == len(greeted_ones) > 1
+    assert all("later" not in one for one in meta["heaviest"] if one["opening"] != "Hi")
+    shown = [line.split("  ")[-1] for line in lists.splitlines() if "Hi … Why does object" in line]
+    assert len(set(shown)) >= len(greeted_ones)
+    explained = kat_cli("density", out, "--explain", greeted_ones[0]["id"]).stdout
+    assert explained.splitlines()[0].endswith(f"Hi … {greeted_ones[0]['later']}")

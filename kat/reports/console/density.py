@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kat.reports.console.text import printable
+from kat.data.headings import Heading
+from kat.reports.console.text import heading_text
 
 
 def weight_lines(meta: Mapping[str, Any]) -> list[str]:
@@ -31,7 +32,10 @@ def weight_lines(meta: Mapping[str, Any]) -> list[str]:
     if meta.get("truncated"):
         lines.append(f"  texts cut               {meta['truncated']:,}, {meta['tokens_lost']:,} tokens lost")
     lines.append(f"  the {len(meta['heaviest'])} heaviest openings")
-    lines += [f"    {h['weight']:7.3f}  {h['id']}  {printable(h.get('opening', ''), 70)}" for h in meta["heaviest"]]
+    lines += [
+        f"    {h['weight']:7.3f}  {h['id']}  {heading_text(h.get('opening', ''), h.get('later', ''), 70)}"
+        for h in meta["heaviest"]
+    ]
     return lines
 
 
@@ -50,17 +54,22 @@ def _temperature_line(meta: Mapping[str, Any]) -> str:
     return line if r is None else f"{line} (reliability {r:.3f}, from two halves of the data)"
 
 
-def explanation_lines(why: Mapping[str, Any], openings: Mapping[str, str]) -> list[str]:
+def explanation_lines(why: Mapping[str, Any], openings: Mapping[str, Heading]) -> list[str]:
     """`Weights.explain` for people."""
+
+    def shown(opening: str, width: int) -> str:
+        heading = openings.get(opening, Heading(""))
+        return heading_text(heading.opening, heading.later, width)
+
     lines = [
-        f"{why['id']}  {printable(openings.get(why['id'], ''), 90)}",
+        f"{why['id']}  {shown(why['id'], 90)}",
         f"  weight              {why['weight']:.3f}, above {why['weight_percentile']:.1f} % of the openings",
         f"  density             above {why['density_percentile']:.1f} % of the openings (k = {why['k']})",
     ]
     if why["same_vector"]:
         lines.append(f"  same vector         {why['same_vector']:,} other openings")
     lines.append("  nearest others")
-    lines += [f"    {d:8.4f}  {i}  {printable(openings.get(i, ''), 70)}" for i, d in why["nearest"]]
+    lines += [f"    {d:8.4f}  {i}  {shown(i, 70)}" for i, d in why["nearest"]]
     at = ", ".join(f"{w:.3f} at k = {k}" for k, w in why["weight_at_k"].items())
     lines.append(f"  weight at other k   {at or 'not known: too few neighbours'}")
     if why["tokens"] is not None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kat.reports.console.text import printable
+from kat.data.headings import Heading
+from kat.reports.console.text import heading_text
 
 SHOWN = 10
 
 
-def pair_weight_lines(facts: Mapping[str, Any], openings: Mapping[str, str]) -> list[str]:
+def pair_weight_lines(facts: Mapping[str, Any], openings: Mapping[str, Heading]) -> list[str]:
     """For people. `facts` are those of `kat.pair_weights.table`; `openings` the texts of the heaviest."""
     return [
         *_source_lines(facts),
@@ -89,10 +90,12 @@ def _bin_lines(facts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _heaviest_lines(heaviest: list[Mapping[str, Any]], openings: Mapping[str, str]) -> list[str]:
+def _heaviest_lines(heaviest: list[Mapping[str, Any]], openings: Mapping[str, Heading]) -> list[str]:
     lines = ["", f"  the {min(SHOWN, len(heaviest))} openings whose pairs weigh most (of {len(heaviest)} in the JSON)"]
     for one in heaviest[:SHOWN]:
-        lines.append(f"    {one['v']:7.3f}  m {one['m']:>4}  {one['id']}  {printable(openings.get(one['id'], ''), 60)}")
+        heading = openings.get(one["id"], Heading(""))
+        text = heading_text(heading.opening, heading.later, 60)
+        lines.append(f"    {one['v']:7.3f}  m {one['m']:>4}  {one['id']}  {text}")
     return lines
 
 
