@@ -67,6 +67,10 @@ Boilerplate = Annotated[
     Literal["drop", "keep"],
     option("Whether a system prompt or passage that most conversations of the file share is left out."),
 ]
+InsideText = Annotated[
+    Literal["read", "keep"],
+    option("Whether a conversation that nearly all prompts hold inside their text (ChatML, JSON) becomes messages."),
+]
 Overwrite = Annotated[bool, option("Replace an output made from other input or options.", negative="")]
 
 
@@ -147,6 +151,7 @@ class EmbedOptions:
     boilerplate_of: Annotated[
         Path | None, option("Leave out what was left out of these embeddings, instead of looking for it.")
     ] = field(default=None, metadata=NOT_RECORDED)
+    inside_text: InsideText = field(default="read", metadata=NOT_RECORDED)  # what is read so is recorded
     prompt_name: Annotated[
         str | None,
         option("Which of the model's prompts goes before each text, or none [default: the model's own default]."),
@@ -178,6 +183,7 @@ class EmbedOptions:
         one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         one_of("render", self.render, ("plain", "chat"))
         one_of("text", self.text, ("conversation", "opening", "last"))
+        one_of("inside_text", self.inside_text, ("read", "keep"))
         one_of("boilerplate", self.boilerplate, ("drop", "keep"))
         if self.render == "chat" and self.prompt_name not in (None, NO_PROMPT):
             raise OptionError(f"prompt_name is {self.prompt_name!r} and render is chat; a prompt needs render plain.")

@@ -231,7 +231,8 @@ class RunFolder:
         """The file that was embedded: the run's own, or the one that the weights name; None if it is not there."""
         if (self.root / PREFIXES).is_file():
             return self.root / PREFIXES
-        return named_items(self.density, self.manifest(self.density) or {})
+        items = named_items(self.density, self.manifest(self.density) or {})
+        return items if isinstance(items, Path) else None
 
     def pair_weights(self, control: str | None = None) -> Path:
         """Return the file of pair weights: the one that was named, or the run's."""
@@ -263,7 +264,7 @@ class RunFolder:
         return pairs, manifest
 
 
-def named_items(folder: Path, manifest: dict[str, Any]) -> Path | None:
-    """Return the file of prefixes or prompts that a folder's manifest names, if it is still there."""
+def named_items(folder: Path, manifest: dict[str, Any]) -> Inputs | None:
+    """Return the prefixes or prompts that a folder's manifest names, if they are still there."""
     where = manifest.get("items_path")
-    return folder / where if where and is_there(folder / where) else None
+    return items if where and is_there(items := named_inputs(folder, where)) else None

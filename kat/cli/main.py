@@ -30,7 +30,10 @@ PairsFiles = Annotated[
     list[Path],
     Parameter(help="Preference pairs: files of JSON, CSV, parquet or Arrow, a folder of shards, or 'a glob'."),
 ]
-PromptsPath = Annotated[Path | None, Parameter(help="The file that was embedded [default: the one the folder names].")]
+PromptsPath = Annotated[
+    list[Path] | None,
+    Parameter(help="What was embedded, once for each path [default: what the folder names]."),
+]
 
 app = App(
     name="kat",
@@ -74,7 +77,10 @@ def prefixes(
 
 @app.command
 def embed(
-    data: Annotated[Path, Parameter(help="JSON lines with an id and either a prefix or a prompt.")],
+    data: Annotated[
+        list[Path],
+        Parameter(help="Rows with an id and either a prefix or a prompt: files, a folder of shards, or 'a glob'."),
+    ],
     *,
     out: Annotated[Path, Parameter(help="A folder to write, or one file NAME.pt.")],
     embed: EmbedOptions = EmbedOptions(),
@@ -83,7 +89,7 @@ def embed(
     """Prefixes or prompts to unit vectors."""
     from kat.stages.embed import embed as embed_texts
 
-    embed_texts(data, out, embed, run_options)
+    embed_texts(data[0] if len(data) == 1 else data, out, embed, run_options)
     _next(f"kat density {quoted(out)} --out {quoted(next_to(out, 'embeddings', 'density'))}")
 
 

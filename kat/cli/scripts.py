@@ -14,6 +14,7 @@ from kat.config import (
     Boilerplate,
     DensityOptions,
     EmbedOptions,
+    InsideText,
     ModelName,
     ReadOptions,
     RunOptions,
@@ -28,6 +29,7 @@ class _SftOptions(EmbedOptions):
     model: ModelName = "sft"
     batch_size: BatchSize = 32
     boilerplate: Boilerplate = field(default="keep", metadata=NOT_RECORDED)
+    inside_text: InsideText = field(default="keep", metadata=NOT_RECORDED)
 
 
 @Parameter(name="*")
@@ -36,6 +38,7 @@ class _BaseOptions(EmbedOptions):
     model: ModelName = "base"
     batch_size: BatchSize = 16
     boilerplate: Boilerplate = field(default="keep", metadata=NOT_RECORDED)
+    inside_text: InsideText = field(default="keep", metadata=NOT_RECORDED)
 
 
 def _path(text: str, default: str) -> Parameter:

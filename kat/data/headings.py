@@ -1,4 +1,4 @@
-"""What to show of conversations in a list: their opening, and where that is not what they are, what tells them apart."""
+"""What to show of conversations in a list: their opening, and of contexts what tells them apart."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -165,10 +165,12 @@ WAYS = (
 """In the order in which they are looked for: what one takes off may show the next."""
 
 
-def recognise(rows: list[dict[str, Any]]) -> tuple[list[Inside], list[dict[str, Any]], dict[str, int], dict[str, int]]:
+def recognise(
+    rows: list[dict[str, Any]], known: Sequence[Inside] = WAYS
+) -> tuple[list[Inside], list[dict[str, Any]], dict[str, int], dict[str, int]]:
     """Return the ways that nearly all rows show, the rows rewritten, and how many showed each way, taken and left."""
     ways, taken, left = [], {}, {}
-    for way in WAYS:
+    for way in known:
         shown = [way.shows(row) for row in rows]
         count = sum(shown)
         if count and count >= SHARE * len(rows):
@@ -178,3 +180,11 @@ def recognise(rows: list[dict[str, Any]]) -> tuple[list[Inside], list[dict[str, 
         elif count:
             left[way.name] = count
     return ways, rows, taken, left
+
+
+def notes_of(taken: Mapping[str, int], left: Mapping[str, int], rows: int) -> list[str]:
+    """Return in words which ways were found in the first rows, and whether they are read as messages."""
+    notes = []
+    for counts, verdict in ((taken, "read as messages"), (left, "left as it is")):
+        notes += [f"{name}: {verdict} ({n:,} of the first {rows:,} rows)" for name, n in counts.items()]
+    return notes

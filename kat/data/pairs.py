@@ -12,6 +12,7 @@ from kat.config import ReadOptions
 from kat.data.columns import Columns, Plan, margin_of, refuse_media, tools_of, with_system
 from kat.data.conversations import Preference, row_id, trim
 from kat.data.formats import Format, format_of, parse_row
+from kat.data.inside_text import notes_of
 from kat.data.openings import unit_id
 from kat.data.repeats import Repeats, content_id, pair_parts
 from kat.data.rows import BadRow, BadRows, Row, path_text, read_rows
@@ -74,7 +75,7 @@ class PairReader(Iterator[Pair]):
         sniffed = sniff(rows, self.path, self._columns)
         check_shards(self._files, sniffed.format, self._options)
         self.stats.format = sniffed.format.name
-        self.stats.inside_text = inside_text_notes(sniffed)
+        self.stats.inside_text = notes_of(sniffed.taken, sniffed.left, sniffed.rows)
         repeats = Repeats()
         for row in chained(sniffed.head, rows):
             try:
@@ -179,14 +180,6 @@ def read_pairs(path: Inputs, max_bad_rows: int | str = 0, options: ReadOptions |
     The reader's `stats` and `bad_rows` say what was met.
     """
     return PairReader(path, max_bad_rows, options=options)
-
-
-def inside_text_notes(sniffed: Sniffed) -> list[str]:
-    """Return in words which conversations inside a text were found, and whether they are read as messages."""
-    notes = []
-    for counts, verdict in ((sniffed.taken, "read as messages"), (sniffed.left, "left as it is")):
-        notes += [f"{name}: {verdict} ({n:,} of the first {sniffed.rows:,} rows)" for name, n in counts.items()]
-    return notes
 
 
 def _preference(value: dict[str, Any], file_format: Format) -> Preference:

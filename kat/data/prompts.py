@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -15,17 +16,22 @@ import numpy as np
 from kat.artifacts import compare_ids
 from kat.data.columns import SYSTEM, with_system
 from kat.data.conversations import is_message, messages_of, opening_of, prefix_messages, row_id, trim
+from kat.data.inside_text import Inside
 from kat.data.media import MEDIA, holds_media
 from kat.data.openings import opening_id
+from kat.data.prompt_texts import inside_of, ways_named, with_messages
 from kat.data.rows import BadRow, BadRows, read_rows
 from kat.errors import DuplicateIdError, InputError, MismatchError
-from kat.inputs import input_hash, is_there
+from kat.inputs import Inputs, input_hash, input_text, is_there
 from kat.records import Prefix
-from kat.run_folder import IDS
+from kat.run_folder import IDS, named_inputs
 
 
 class PromptFile:
-    """The prompts of a file, checked once and then streamed in its order, as often as asked; their ids are unique.
+    """The prompts of an input, checked once and then streamed in its order, as often as asked; their ids are unique.
+
+    `inside` names the ways by which conversations inside a text are read (`kat.data.prompt_texts`); `without` counts
+    the prompts that do not show them.
 
     Holds 34 bytes a row, however long the texts. `bad` counts the rows left out, `made_ids` the prompts whose id was
     computed.
@@ -35,11 +41,17 @@ class PromptFile:
     """
 
     def __init__(
-        self, path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None
+        self,
+        path: Inputs,
+        max_bad_rows: int | str = 0,
+        sink: Callable[[bytes], object] | None = None,
+        inside: Sequence[str] = (),
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(path) if isinstance(path, str) else path
+        self._ways = ways_named(inside)
         bad = BadRows(self.path, max_bad_rows, sink)
-        rows, without_id = _scan(self.path, bad)
+        self.without: Counter[str] = Counter()
+        rows, without_id = _scan(self.path, bad, self._ways, self.without)
         repeats = _repeats(self.path, rows)
         for row in read_rows(self.path) if repeats else ():
             if row.number in repeats:
@@ -47,7 +59,9 @@ class PromptFile:
         bad.check(len(rows))
         self._numbers = np.asarray([n for n in rows["number"].tolist() if n not in repeats], np.int64)
         if not len(self):
-            raise InputError(f'{self.path} holds no rows; expected lines of {{"id", "prefix"}} or {{"id", "prompt"}}.')
+            raise InputError(
+                f'{input_text(self.path)} holds no rows; expected lines of {{"id", "prefix"}} or {{"id", "prompt"}}.'
+            )
         self.bad, self.made_ids = bad.total, len(set(without_id) - repeats)
 
     def __len__(self) -> int:
@@ -59,12 +73,15 @@ class PromptFile:
         for row in read_rows(self.path):
             if row.number == number:
                 try:
-                    yield prompt_of(row.value)
+                    yield _prompt(row.value, self._ways)[0]
                 except BadRow:
                     break
                 number = next(numbers, None)
         if number is not None:
-            raise InputError(f"{self.path}:{number} changed while the file was read. Start again.")
+            raise InputError(f"{self._place(number)} changed while the file was read. Start again.")
+
+    def _place(self, number: int) -> str:
+        return next((row.place(self.path) for row in read_rows(self.path) if row.number == number), str(self.path))
 
 
 @dataclass(frozen=True)
@@ -81,10 +98,13 @@ class Prompts:
 
 
 def read_prompts(
-    path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None
+    path: Inputs,
+    max_bad_rows: int | str = 0,
+    sink: Callable[[bytes], object] | None = None,
+    inside: Sequence[str] = (),
 ) -> Prompts:
-    """Read all prompts of a file into memory. Raises what `PromptFile` raises, which streams them."""
-    file = PromptFile(path, max_bad_rows, sink)
+    """Read all prompts of an input into memory. Raises what `PromptFile` raises, which streams them."""
+    file = PromptFile(path, max_bad_rows, sink, inside)
     prefixes = list(file)
     ids = [prefix.id for prefix in prefixes]
     return Prompts(prefixes=prefixes, bad=file.bad, made_ids=file.made_ids, ids=ids)
@@ -95,17 +115,18 @@ _OF_TEXT = frozenset({"id", "prefix", "prompt", "tools", *SYSTEM})
 _ROW = np.dtype([("id", "S16"), ("opening", "S8"), ("number", np.int64)])
 
 
-def _scan(path: Path, bad: BadRows) -> tuple[np.ndarray, array[int]]:
+def _scan(path: Inputs, bad: BadRows, ways: Sequence[Inside], without: Counter[str]) -> tuple[np.ndarray, array[int]]:
     """Good rows as hashes of their ids and openings, and the numbers of those whose id was computed."""
     ids, openings, numbers, without_id = bytearray(), bytearray(), array("q"), array("q")
     for row in read_rows(path):
         try:
             if row.value is None:
                 raise BadRow(row.fault or "not a JSON object")
-            prompt = prompt_of(row.value)
+            prompt, lacking = _prompt(row.value, ways)
         except BadRow as fault:
             bad.add(row, fault.reason)
             continue
+        without.update(lacking)
         ids += blake2b(prompt.id.encode("utf-8"), digest_size=16).digest()
         openings += bytes.fromhex(opening_id(prompt.opening))
         numbers.append(row.number)
@@ -117,7 +138,7 @@ def _scan(path: Path, bad: BadRows) -> tuple[np.ndarray, array[int]]:
     return rows, without_id
 
 
-def _repeats(path: Path, rows: np.ndarray) -> set[int]:
+def _repeats(path: Inputs, rows: np.ndarray) -> set[int]:
     """The numbers of the rows that repeat the id of an earlier one. Raises DuplicateIdError for another opening."""
     order = np.argsort(rows["id"], kind="stable")
     ids, openings = rows["id"][order], rows["opening"][order]
@@ -134,20 +155,29 @@ def _repeats(path: Path, rows: np.ndarray) -> set[int]:
     return set(rows["number"][order[repeats]].tolist())
 
 
-def _raise_two_openings(path: Path, first: int, second: int) -> NoReturn:
-    shared = next(prompt_of(row.value).id for row in read_rows(path) if row.number == first)
+def _raise_two_openings(path: Inputs, first: int, second: int) -> NoReturn:
+    one, other = (row for row in read_rows(path) if row.number in (first, second))
+    shared = row_id(one.value or {})  # an id that was computed is that of one opening
+    where = f"{path}: lines {first} and {second}" if one.file is None else f"{one.place(path)} and {other.place(path)}"
     raise DuplicateIdError(
-        f"{path}: lines {first} and {second} share the id {shared} but not the opening. "
+        f"{where} share the id {shared} but not the opening. "
         "Give one of them another id, or leave ids out to have them computed."
     )
 
 
-def good_prompts(path: str | Path) -> Iterator[Prefix]:
-    """Yield the prefixes of a file's good rows, whatever their ids; bad ones are passed over."""
+def good_prompts(path: Inputs, inside: Sequence[str] = ()) -> Iterator[Prefix]:
+    """Yield the prefixes of an input's good rows, whatever their ids; bad ones are passed over."""
+    ways = ways_named(inside)
     for row in read_rows(path):
         if row.value is not None:
             with contextlib.suppress(BadRow):
-                yield prompt_of(row.value)
+                yield _prompt(row.value, ways)[0]
+
+
+def _prompt(value: Any, ways: Sequence[Inside]) -> tuple[Prefix, list[str]]:
+    """One row's prefix, and the ways that its text does not show. Raises BadRow."""
+    value, lacking = with_messages(value, ways) if ways and isinstance(value, dict) else (value, [])
+    return prompt_of(value), lacking
 
 
 def prompt_of(value: Any) -> Prefix:
@@ -170,23 +200,29 @@ def prompt_of(value: Any) -> Prefix:
     return Prefix(row_id(value) or opening_id(opening), messages)
 
 
-def check_prompts(folder: Path, ids: list[str], manifest: Mapping[str, Any], prompts: Path | None) -> list[str]:
+def check_prompts(folder: Path, ids: list[str], manifest: Mapping[str, Any], prompts: Inputs | None) -> list[str]:
     """Check that a folder's ids stand in the order of the file that was embedded; return what was proved, in lines.
 
     `prompts` is that file, by default the one that the manifest names. Raises MismatchError.
     """
     named = manifest.get("items_path")
-    path = prompts or (folder / named if named else None)
+    path = prompts or (named_inputs(folder, named) if named else None)
     if path is None:
         return ["  no file of prompts is named here; the order of the ids was not compared (name it: --prompts_path)"]
     if not is_there(path):
-        raise MismatchError(f"{folder} was made from {path}, which is gone. If it moved, name it: --prompts_path FILE")
+        raise MismatchError(
+            f"{folder} was made from {input_text(path)}, which is gone. If it moved, name it: --prompts_path FILE"
+        )
     left_out = manifest.get("left_out") or {}
-    theirs = [prompt_id for prompt_id in read_prompts(path, "all").ids if prompt_id not in left_out]
-    compare_ids(ids, theirs, str(folder / IDS if folder.is_dir() else folder), str(path))
+    theirs = [
+        prompt_id
+        for prompt_id in read_prompts(path, "all", inside=inside_of(manifest)).ids
+        if prompt_id not in left_out
+    ]
+    compare_ids(ids, theirs, str(folder / IDS if folder.is_dir() else folder), input_text(path))
     digest = (manifest.get("inputs") or {}).get("items") or manifest.get("items_sha256")
     if digest and input_hash(path) != digest:
         raise MismatchError(
-            f"{path} has the same ids but is not the file that {folder} was made from: its text changed."
+            f"{input_text(path)} has the same ids but is not the file that {folder} was made from: its text changed."
         )
-    return [f"  ids in the order of {path}"]
+    return [f"  ids in the order of {input_text(path)}"]

@@ -77,7 +77,10 @@ def compare_topics(topics: Mapping[str, str], weights: Mapping[str, float]) -> D
 
 
 def topics_of_openings(pairs: Path, unit: str = "opening") -> dict[str, str]:
-    """Read {opening id: topic} of a demo file, or by the ids of another unit. Raises InputError for a row without a topic, BadRow for no opening."""
+    """Read {opening id: topic} of a demo file, or by the ids of another unit.
+
+    Raises InputError for a row without a topic, BadRow for no opening.
+    """
     topics: dict[str, str] = {}
     for row in read_rows(pairs):
         if row.value is None or "topic" not in row.value:

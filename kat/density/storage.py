@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from kat.artifacts import check_array, compare_ids, load_array
+from kat.artifacts import check_array, compare_ids, load_array, read_manifest
 from kat.errors import MismatchError
+from kat.inputs import Inputs, input_text
 from kat.run_folder import IDS, WEIGHTS, load_ids
 
 
-def load_density_mapping(prompts_path: str | Path, weights_path: str | Path) -> dict[str, float]:
+def load_density_mapping(prompts_path: Inputs, weights_path: str | Path) -> dict[str, float]:
     """Read {id: weight} from `density_weights.npy`, checked by id against `ids.json` beside it and the prompts file.
 
     Raises MismatchError naming the first id that is missing, left over, or in another place.
     """
+    from kat.data.prompt_texts import inside_of
     from kat.data.prompts import read_prompts
 
     weights_path = Path(weights_path)
@@ -23,9 +25,9 @@ def load_density_mapping(prompts_path: str | Path, weights_path: str | Path) -> 
     ids = load_ids(weights_path.parent)
     if values.shape != (len(ids),):
         raise MismatchError(f"{weights_path} has shape {values.shape}, and ids.json beside it {len(ids):,} ids.")
-    prompts = read_prompts(prompts_path, "all")
+    prompts = read_prompts(prompts_path, "all", inside=inside_of(read_manifest(weights_path.parent) or {}))
     check_weights(values, ids, weights_path)
-    compare_ids(ids, prompts.ids, f"{weights_path.parent / IDS}", str(prompts_path))
+    compare_ids(ids, prompts.ids, f"{weights_path.parent / IDS}", input_text(prompts_path))
     return dict(zip(ids, values.tolist(), strict=True))
 
 

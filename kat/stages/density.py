@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,14 @@ import orjson
 from kat.artifacts import compare_ids, json_bytes, link_or_copy
 from kat.config import DensityOptions, EmbedOptions, RunOptions, recorded
 from kat.data.headings import Heading, headings
+from kat.data.prompt_texts import inside_of
 from kat.data.prompts import check_prompts, read_prompts
 from kat.density.storage import check_weight_file
 from kat.density.summary import heaviest_ids, weight_metadata
 from kat.embedding.elsewhere import NUMBERED
 from kat.embedding.storage import check_embeddings, load_embeddings, vectors_path
 from kat.errors import InputError, MismatchError, OutputError
+from kat.inputs import Inputs, input_text
 from kat.neighbors.storage import check_neighbors
 from kat.reports.console.density import explanation_lines, weight_lines
 from kat.run_folder import (
@@ -34,7 +36,7 @@ from kat.run_folder import (
     RunFolder,
     load_ids,
     named_items,
-    relative,
+    relatives,
 )
 from kat.stages.embed import embed_folder, unit_of
 from kat.stages.neighbors import find_neighbors, load_usable
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 
 def weigh_openings(
-    source: Path, out: Path, options: DensityOptions, run_options: RunOptions, prompts: Path | None = None
+    source: Path, out: Path, options: DensityOptions, run_options: RunOptions, prompts: Inputs | None = None
 ) -> None:
     """Write the weights of embeddings (a folder or a file), and what they were made from, to a folder.
 
@@ -67,9 +69,9 @@ def weigh_openings(
             return
         embeddings, origin = load_usable(source, options, run_options)
         weights = weights_of(embeddings, out / NEIGHBORS, options)
-        meta = weight_metadata(embeddings, weights, _openings(prompts, heaviest_ids(weights)))
+        meta = weight_metadata(embeddings, weights, _openings(prompts, heaviest_ids(weights), inside_of(origin)))
         inputs = origin.get("inputs", {})
-        meta |= {"input": {"path": relative(prompts, out), **inputs}, "kat_version": job.manifest["kat_version"]}
+        meta |= {"input": {"path": _relatives(prompts, out), **inputs}, "kat_version": job.manifest["kat_version"]}
         left_out: dict[str, str] = origin.get("left_out", {})
         _write(job.folder, None if left_out else source, embeddings, weights, meta)
         if left_out:
@@ -77,8 +79,10 @@ def weigh_openings(
             say("density", f"left out {len(left_out):,} vectors, named in the manifest: {', '.join([*left_out][:5])}")
         if origin.get("ids") == NUMBERED:
             say("density", f"{source} holds no ids, and no {IDS} is beside it: ids are row numbers from 0")
-        job.facts["items_path"] = relative(prompts, out)
+        job.facts["items_path"] = _relatives(prompts, out)
         job.facts["items_sha256"] = inputs.get("items")
+        if inside := inside_of(origin):
+            job.facts["inside_text"] = list(inside)
         if (unit := origin.get("unit") or unit_of(prompts)) != "opening":
             job.facts["unit"] = unit
         job.say(f"{len(weights):,} weights from {meta['k']} neighbours", weight_lines(meta))
@@ -136,7 +140,8 @@ def explain(folder: Path, opening: str) -> list[str]:
     except KeyError as error:
         raise InputError(error.args[0]) from None
     shown = [opening, *(i for i, _ in evidence["nearest"])]
-    return explanation_lines(evidence, _openings(named_items(run.density, run.density_manifest), shown) or {})
+    prompts, inside = named_items(run.density, run.density_manifest), inside_of(run.density_manifest)
+    return explanation_lines(evidence, _openings(prompts, shown, inside) or {})
 
 
 def compute_offline(
@@ -172,25 +177,29 @@ def _lengths(embeddings: Embeddings) -> np.ndarray:
     return np.stack([embeddings.tokens, embeddings.lost], 1)
 
 
-def _checked_prompts(source: Path, prompts: Path | None, run_options: RunOptions) -> Path | None:
+def _checked_prompts(source: Path, prompts: Inputs | None, run_options: RunOptions) -> Inputs | None:
     """The file that was embedded: the one given, which must have the same ids, or the one that the folder names."""
     embeddings, origin = load_embeddings(source)
     if prompts is None:
         return named_items(source, origin)
-    ids = read_prompts(prompts, run_options.max_bad_rows).ids
-    compare_ids(list(embeddings.ids), ids, str(source), str(prompts))
+    ids = read_prompts(prompts, run_options.max_bad_rows, inside=inside_of(origin)).ids
+    compare_ids(list(embeddings.ids), ids, str(source), input_text(prompts))
     return prompts
 
 
-def _openings(prompts: Path | None, ids: Iterable[str]) -> dict[str, Heading] | None:
+def _relatives(prompts: Inputs | None, folder: Path) -> str | list[str] | None:
+    return None if prompts is None else relatives(prompts, folder)
+
+
+def _openings(prompts: Inputs | None, ids: Iterable[str], inside: Sequence[str]) -> dict[str, Heading] | None:
     """What to show of some ids; None if the file is not known."""
     if prompts is None:
         return None
     shown = set(ids)
-    return headings(p for p in read_prompts(prompts, "all").prefixes if p.id in shown)
+    return headings(p for p in read_prompts(prompts, "all", inside=inside).prefixes if p.id in shown)
 
 
-def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:
+def prove(output: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:
     """Check a folder of weights: what embeddings promise, weights of mean 1, and the neighbours inside."""
     manifest = run.manifest(output) or {}
     ids = load_ids(output)

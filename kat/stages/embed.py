@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from kat.artifacts import json_list, link_or_copy, read_manifest
 from kat.config import EmbedOptions, RunOptions, recorded
+from kat.data.prompt_texts import InsidePrompts, look_inside
 from kat.data.prompts import PromptFile, check_prompts, good_prompts
 from kat.embedding.boilerplate import Boilerplate, WithoutBoilerplate, find_boilerplate
 from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_manifest, checkpoint_path, discard, remove
 from kat.embedding.storage import check_embeddings, check_vectors, load_embeddings
 from kat.errors import InputError
-from kat.reports.console.embed import boilerplate_lines, embed_lines, unread_lines
-from kat.run_folder import EMBEDDING_FILES, IDS, LENGTHS, VECTORS, RunFolder, load_ids, relative
+from kat.inputs import Inputs, input_files, input_paths, input_text
+from kat.reports.console.embed import boilerplate_lines, embed_lines, inside_lines, unread_lines
+from kat.run_folder import EMBEDDING_FILES, IDS, LENGTHS, VECTORS, RunFolder, load_ids, relatives
 from kat.stages.stage import Job, input_hash, say, stage
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class _Embedded:
         return self.checkpoint.lengths
 
 
-def embed(data: Path, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
+def embed(data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
     """Write OUT: one .pt file if that is its suffix, else a folder."""
     if out.suffix == ".pt":
         embed_file(data, out, options, run_options)
@@ -46,48 +48,55 @@ def embed(data: Path, out: Path, options: EmbedOptions, run_options: RunOptions)
         embed_folder(data, out, options, run_options)
 
 
-def embed_file(data: Path, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
+def embed_file(data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
     """Write one .pt file {"ids": [str], "emb": float32 [N, D]}."""
-    boilerplate = _boilerplate(data, options)
-    with _stage(data, out, options, run_options, boilerplate) as job:
+    inside = look_inside(data) if options.inside_text == "read" else InsidePrompts()
+    boilerplate = _boilerplate(data, options, inside)
+    with _stage(data, out, options, run_options, boilerplate, inside=inside) as job:
         if not job.done:
-            with _embedded(data, job, options, run_options, boilerplate) as embedded:
+            with _embedded(data, job, options, run_options, boilerplate, inside=inside) as embedded:
                 _write_file(job, embedded)
     discard(job.out, job.manifest)
 
 
-def embed_folder(data: Path, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
+def embed_folder(data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
     """Write a folder of embeddings.npy, ids.json and lengths.npy ([N, 2]: tokens of the text, tokens lost)."""
-    boilerplate = _boilerplate(data, options)
-    with _stage(data, out, options, run_options, boilerplate, files=EMBEDDING_FILES) as job:
+    inside = look_inside(data) if options.inside_text == "read" else InsidePrompts()
+    boilerplate = _boilerplate(data, options, inside)
+    with _stage(data, out, options, run_options, boilerplate, inside=inside, files=EMBEDDING_FILES) as job:
         if not job.done:
-            with _embedded(data, job, options, run_options, boilerplate) as embedded:
+            with _embedded(data, job, options, run_options, boilerplate, inside=inside) as embedded:
                 _write_folder(job, embedded)
-                job.facts["items_path"] = relative(data, job.out)
+                job.facts["items_path"] = relatives(data, job.out)
                 job.facts["bad_rows"] = job.bad_rows
     discard(job.out, job.manifest)
 
 
-def unit_of(prompts: Path | None) -> str:
-    """Return what the prompts of a file stand for, as its manifest says: openings unless told."""
-    manifest = (read_manifest(prompts) if prompts is not None and prompts.is_file() else None) or {}
-    return str((manifest.get("options") or {}).get("unit", "opening"))
+def unit_of(prompts: Inputs | None) -> str:
+    """Return what prompts stand for, as the manifests of their files say: openings unless told."""
+    files = [file.path for file in input_files(prompts)] if prompts is not None else []
+    manifests = [read_manifest(file) or {} for file in files]
+    units = {str((manifest.get("options") or {}).get("unit", "opening")) for manifest in manifests}
+    if len(units) > 1:
+        raise InputError(f"{input_text(prompts or ())} holds openings and contexts. Embed those of one unit together.")
+    return units.pop() if units else "opening"
 
 
-def _boilerplate(data: Path, options: EmbedOptions) -> Boilerplate:
+def _boilerplate(data: Inputs, options: EmbedOptions, inside: InsidePrompts) -> Boilerplate:
     """What is left out of the texts: what most of them share, or what was left out of other embeddings."""
     if options.boilerplate_of is not None:
         manifest = RunFolder(options.boilerplate_of).embeddings_manifest
         return Boilerplate.from_dict((manifest.get("options") or {}).get("boilerplate") or {})
-    return Boilerplate() if options.boilerplate == "keep" else find_boilerplate(good_prompts(data))
+    return Boilerplate() if options.boilerplate == "keep" else find_boilerplate(good_prompts(data, inside.names))
 
 
 def _stage(
-    data: Path,
+    data: Inputs,
     out: Path,
     options: EmbedOptions,
     run_options: RunOptions,
     boilerplate: Boilerplate,
+    inside: InsidePrompts,
     files: tuple[str, ...] = (),
 ) -> contextlib.AbstractContextManager[Job]:
     from kat.models.digests import settings_digest, weights_digest
@@ -100,10 +109,11 @@ def _stage(
     return stage(
         "embed",
         out,
-        inputs={"items": data, "model": weights_digest(source), "model_settings": settings_digest(source)},
+        inputs={"items": input_paths(data), "model": weights_digest(source), "model_settings": settings_digest(source)},
         options=recorded(options, run_options)
         | {"model": options.source}
         | ({"boilerplate": boilerplate.as_dict()} if boilerplate else {})
+        | ({"inside_text": list(inside.names)} if inside.names else {})
         | ({"reading": reading} if reading else {}),
         files=files,
         rejects=True,
@@ -113,13 +123,18 @@ def _stage(
 
 @contextlib.contextmanager
 def _embedded(
-    data: Path, job: Job, options: EmbedOptions, run_options: RunOptions, boilerplate: Boilerplate
+    data: Inputs,
+    job: Job,
+    options: EmbedOptions,
+    run_options: RunOptions,
+    boilerplate: Boilerplate,
+    inside: InsidePrompts,
 ) -> Iterator[_Embedded]:
     """Compute what the checkpoint lacks; it holds the vectors and lengths of all prompts then."""
     from kat.embedding.encoder import cached_encoder
     from kat.embedding.self_check import self_check
 
-    rows = PromptFile(data, run_options.max_bad_rows, job.rejected.write)
+    rows = PromptFile(data, run_options.max_bad_rows, job.rejected.write, inside.names)
     prompts = WithoutBoilerplate(rows, boilerplate)
     job.rejected.flush()  # a full disk is noticed before the long work, not after
     self_check(options)
@@ -136,13 +151,16 @@ def _embedded(
         yield embedded
         if job.changed_input():
             remove(folder)  # its work cannot be trusted
-            raise InputError(f"{data} changed while it was embedded; nothing was written. Give the same command again.")
+            raise InputError(
+                f"{input_text(data)} changed while it was embedded; nothing was written. Give the same command again."
+            )
         if unread:
             job.facts["unread"] = dict(unread)
         if (unit := unit_of(data)) != "opening":
             job.facts["unit"] = unit  # the prefixes may move; what their vectors are of stays known
         summary, *details = embed_lines(embedded.lengths, embedded.model, rows.made_ids)
-        job.say(summary, [*details, *boilerplate_lines(boilerplate, prompts.changed), *unread_lines(unread)])
+        texts = inside_lines(inside.notes, rows.without)
+        job.say(summary, [*details, *texts, *boilerplate_lines(boilerplate, prompts.changed), *unread_lines(unread)])
 
 
 def _write_file(job: Job, embedded: _Embedded) -> None:
@@ -162,7 +180,7 @@ def _write_folder(job: Job, embedded: _Embedded) -> None:
     job.facts["model"] = embedded.model
 
 
-def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:
+def prove(output: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:
     """Check a folder of embeddings or a .pt file: ids, unit length, and the order of the file that was embedded."""
     if output.is_dir():
         ids = load_ids(output)

@@ -80,7 +80,9 @@ def _source(run: RunFolder, path: Path, pairs: Inputs | None) -> tuple[Inputs, s
     """The pairs that the weights were made from, and their hash. Raises InputError if they are others."""
     manifest = run.manifest(path)
     if manifest is None:
-        raise InputError(f"{path} has no manifest: the run that wrote it did not finish. Make it again: {weigh_again(path)}")
+        raise InputError(
+            f"{path} has no manifest: the run that wrote it did not finish. Make it again: {weigh_again(path)}"
+        )
     if pairs is None and "pairs_path" not in manifest:
         raise InputError(f"{path} does not say which pairs it was made from; name them with --pairs_path.")
     source = pairs or named_inputs(path.parent, manifest["pairs_path"])

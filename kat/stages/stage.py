@@ -124,7 +124,7 @@ def stage(
     for other in [*others.values(), *([rejected_path(out)] if rejects else [])]:
         check_output(other, guarded)
     for value in paths.values():
-        if not names and would_hold(value, out):
+        if would_hold(value, out) if not names else _would_disturb(value, out):
             raise OutputError(f"{out} would become a part of its own input, {input_text(value)}. Write it elsewhere.")
     hashes = {name: value if isinstance(value, str) else input_hash(value) for name, value in inputs.items()}
     job = Job(name, out, manifest(name, hashes, options), _inputs=paths)
@@ -176,6 +176,11 @@ def _guarded(named: Inputs) -> list[Path]:
         if all(not path.exists() or path.is_file() for path in paths)
         else [file.path for file in input_files(named)]
     )
+
+
+def _would_disturb(named: Inputs, out: Path) -> bool:
+    """Whether a folder written to `out` would stand among the shards of a folder that is read."""
+    return any(path.is_dir() and out.resolve().parent == path.resolve() for path in input_paths(named))
 
 
 def _check_places(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 from kat.artifacts import MANIFEST, first_damage, manifest_path, sha256_file
 from kat.errors import InputError, MismatchError
+from kat.inputs import Inputs
 from kat.plugins import names
 from kat.run_folder import DENSITY, DENSITY_FILES, EMBEDDINGS, PREFIXES, VECTORS, RunFolder, weigh_again
 
 
-def verify(path: Path, prompts: Path | None = None) -> list[str]:
+def verify(path: Path, prompts: Inputs | None = None) -> list[str]:
     """Check a folder of `kat run`, or whatever one stage wrote; return what was proved, a line each.
 
     `prompts` is the file that was embedded; by default the one that the folder names.
@@ -66,7 +67,7 @@ def _stage_manifest(output: Path, run: RunFolder, name: str) -> dict[str, Any]:
     return manifest
 
 
-def _verify_output(path: Path, run: RunFolder, prompts: Path | None) -> list[str]:
+def _verify_output(path: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:
     manifest = run.manifest(path)
     if manifest is None:
         raise _no_manifest(path)
@@ -76,7 +77,7 @@ def _verify_output(path: Path, run: RunFolder, prompts: Path | None) -> list[str
     return [*lines, f"  {len(manifest['outputs'])} files hash to what the manifest says"]
 
 
-def _prove(path: Path, run: RunFolder, prompts: Path | None) -> list[str]:
+def _prove(path: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:
     """What the stage that wrote an output promises beyond its hashes."""
     stage = (run.manifest(path) or {})["stage"]
     name = "export_model" if stage == "export" else stage.replace("-", "_")

@@ -128,7 +128,7 @@ def _headings(pairs: Iterable[Pair], shown: set[int]) -> dict[str, Heading]:
     return headings(pair.prefix for pair in islice(pairs_shown, len(shown)))
 
 
-def prove(output: Path, run: RunFolder, prompts: Path | None) -> list[str]:
+def prove(output: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:
     """Check a file of pair weights: mean and multiplicity, a split that no group crosses, the weights of its run."""
     table, manifest = read_pair_weights(output), run.manifest(output) or {}
     remedy = f"Make it again: {weigh_again(output)} --overwrite"

@@ -149,9 +149,10 @@ def test_the_unit_outlives_the_prefixes(kat_cli, greeted, tmp_path, name):
     run(kat_cli, "embed", prefixes, "--out", vectors)
     prefixes.unlink()
     run(kat_cli, "density", vectors, "--out", weights)
-    assert "are of contexts" in kat_cli(
-        "weigh-pairs", weights, "--pairs_path", greeted, "--split", "none", "--unit", "opening"
-    ).failed()
+    assert (
+        "are of contexts"
+        in kat_cli("weigh-pairs", weights, "--pairs_path", greeted, "--split", "none", "--unit", "opening").failed()
+    )
     run(kat_cli, "weigh-pairs", weights, "--pairs_path", greeted, "--split", "none")
     assert pq.read_table(weights / "pair_weights.parquet").num_rows == 72
 

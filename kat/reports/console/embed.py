@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,11 @@ def embed_lines(lengths: np.ndarray, meta: Mapping[str, Any], made_ids: int) -> 
     if made_ids:
         lines.append(f"  {made_ids:,} rows had no id; it was computed from the opening")
     return lines
+
+
+def inside_lines(notes: Sequence[str], without: Mapping[str, int]) -> list[str]:
+    """Say which conversations inside a text were met, and how many texts do not show what the others do."""
+    return [*(f"  {note}" for note in notes), *(f"  {n:,} texts without {name}" for name, n in without.items())]
 
 
 def boilerplate_lines(boilerplate: Boilerplate, changed: int) -> list[str]:
