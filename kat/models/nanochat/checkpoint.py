@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from kat.artifacts import atomic_folder, first_difference, manifest, read_manifest, sha256_file, write_folder_manifest
 from kat.config import base_directory
 from kat.errors import ModelError
-from kat.models.nanochat.layout import MODEL_TYPE, ORIGIN, format_version_of, is_of_vocabulary, renamed
+from kat.models.nanochat.layout import KNOWN, LATEST, MODEL_TYPE, ORIGIN, format_version_of, is_of_vocabulary, renamed
 from kat.models.nanochat.rotations import ROUNDED
 from kat.models.nanochat.rotations import round_rotations as round_rotations
 from kat.models.nanochat.tokenizer import SPECIAL, TEMPLATE, fast_tokenizer, read_encoding
@@ -138,7 +138,7 @@ def _digest(path: Path, size: int, changed: int) -> str:
 def read_config(path: Path) -> dict[str, Any]:
     """Return the six numbers of a meta's model_config, and its window_pattern, "L" where it has none.
 
-    Raises ModelError.
+    Raises ModelError, for an entry that is not known too: one may change the model and leave its weights' shapes.
     """
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))["model_config"]
@@ -147,10 +147,25 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is no meta of a nanochat model: {type(error).__name__} {error}.") from error
     if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in config.values()):
         raise ModelError(f"{path}: {config} are not all whole numbers above 0.")
+    _refuse_unknown(set(meta) - {*_FIELDS, "window_pattern"}, path)
     pattern = meta.get("window_pattern", "L")
     if not isinstance(pattern, str) or not re.fullmatch("[SLsl]+", pattern):
         raise ModelError(f"{path}: window_pattern is {pattern!r}; expected letters S and L.")
     return config | {"window_pattern": pattern}
+
+
+def _refuse_unknown(entries: set[str], path: Path) -> None:
+    """Raise ModelError for entries of a model_config that no format version has which is read."""
+    if "short_seq_len" in entries:
+        raise ModelError(
+            f"{path} is of nanochat of {LATEST}: its model_config has short_seq_len, short windows of a length of "
+            f"their own. {KNOWN}"
+        )
+    if entries:
+        raise ModelError(
+            f"{path}: its model_config has {', '.join(sorted(entries))}, which no nanochat has that kat knows. "
+            f"{KNOWN} If it changes nothing in what the model computes, take it out of {path.name}."
+        )
 
 
 def peeked_format_version(path: Path, config: dict[str, Any]) -> str:

@@ -2,6 +2,11 @@
 
 The architecture changed under the same file names, and the meta says so only in part: a state dict's keys and shapes
 tell its format version. Needs no torch.
+
+Dates are those of nanochat's commits and of its dev/LOG.md: 2025-10-13 the origin; 2026-01-11 `resid_lambdas`,
+`x0_lambdas` and windows, a short one being half of the context; later in 2026-01 value embeddings with gates of 32
+inputs, for a day with bigram embeddings too; 2026-03-09 (6ed7d1d82c) gates of 12 inputs; 2026-03-14 (a825e63f81) smear,
+backout and short windows of a quarter. In August 2026 the smear is gone and short windows are `short_seq_len` tokens.
 """
 
 from __future__ import annotations
@@ -18,12 +23,19 @@ if TYPE_CHECKING:
 
 ORIGIN, NEXT = "2025-10", "2026-03"
 """The format version of the project's origin, and the one of `kat.models.nanochat.modeling`."""
+LATEST = "2026-08"
+"""One that kat does not read: no smear, and short windows of a length of their own."""
 MODEL_TYPE = "kat_nanochat"
 """What the config.json of a converted model of NEXT says."""
 GATE, SMEAR = 12, 24
 """Channels that the gates of value embeddings and of the smear look at."""
+KNOWN = (
+    f"kat reads {ORIGIN} (neither resid_lambdas nor ve_gate) and {NEXT} (ve_gate of {GATE} inputs, smear_gate, "
+    "backout_lambda)."
+)
+"""What a refusal ends with."""
 _EARLY_GATE = 32
-"""What the gates of value embeddings looked at before NEXT."""
+"""What the gates of value embeddings looked at until 2026-03-09."""
 _VOCABULARY = ("transformer.wte.weight", "lm_head.weight")
 _NEWER = ("resid_lambdas", "x0_lambdas", "value_embeds", "smear_gate", "smear_lambda", "backout_lambda")
 _LAYER = {
@@ -48,9 +60,15 @@ def format_version_of(state: Mapping[str, torch.Tensor], config: Mapping[str, An
     Raises ModelError for any other than the format versions known, naming keys that are strange, missing or of a
     wrong shape.
     """
-    _refuse_between(state, path)
+    _refuse_others(state, path)
     newer = any(name.split(".")[0] in _NEWER or ".ve_gate." in name for name in state)
     version, shapes = (NEXT, _shapes(config) | _more_shapes(config)) if newer else (ORIGIN, _shapes(config))
+    if version == ORIGIN and "S" in config.get("window_pattern", "L").upper():
+        # Windows came with resid_lambdas: read without them, the model would be another one.
+        raise ModelError(
+            f"{path} has the weights of nanochat of {ORIGIN}, and its meta a window_pattern of "
+            f"{config['window_pattern']!r}, which came with resid_lambdas; is it the meta of another model?"
+        )
     if strange := sorted(set(state) - set(shapes)):
         raise ModelError(
             f"{path} is of no format version that kat knows: nearest to {version}, with {len(strange)} unknown keys, "
@@ -71,26 +89,26 @@ def format_version_of(state: Mapping[str, torch.Tensor], config: Mapping[str, An
     return version
 
 
-def _refuse_between(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Raise ModelError for the format versions between the two known ones, by what tells them."""
+def _refuse_others(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise ModelError for nanochat's format versions that are not read, by what tells them."""
     stems = {name.split(".")[0] for name in state}
     gates = {name: list(tensor.shape) for name, tensor in state.items() if ".ve_gate." in name}
     wide = next((name for name, shape in gates.items() if shape[-1] == _EARLY_GATE), None)
+    narrow = bool(gates) and all(shape[-1] == GATE for shape in gates.values())
     if wide:
-        version, telling = "2026-01", f"{wide} is {gates[wide]}, a gate of {_EARLY_GATE} inputs"
-    elif gates and "smear_gate" not in stems and all(shape[-1] == GATE for shape in gates.values()):
+        version, telling = "2026-01 to early 2026-03", f"{wide} is {gates[wide]}, a gate of {_EARLY_GATE} inputs"
+    elif narrow and not stems & {"smear_gate", "smear_lambda", "backout_lambda"}:
         version, telling = (
             "early 2026-03",
             f"ve_gate has {GATE} inputs, and there is no smear_gate and no backout_lambda",
         )
+    elif narrow and not stems & {"smear_gate", "smear_lambda"}:
+        version, telling = LATEST, "there is a backout_lambda, and no smear_gate"
     elif "resid_lambdas" in stems and not stems & {"value_embeds", "smear_gate", "backout_lambda"} and not gates:
         version, telling = "early 2026-01", "there are resid_lambdas, and no value_embeds"
     else:
         return
-    raise ModelError(
-        f"{path} is nanochat of {version}: {telling}. kat reads {ORIGIN} (neither resid_lambdas nor ve_gate) and "
-        f"{NEXT} (ve_gate of {GATE} inputs, smear_gate, backout_lambda)."
-    )
+    raise ModelError(f"{path} is nanochat of {version}: {telling}. {KNOWN}")
 
 
 def is_of_vocabulary(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""nanochat as it is since 2026-03, for transformers: what it adds to the origin's, on top of transformers' NanoChat.
+"""nanochat of 2026-03-14 and after, for transformers: what it adds to the origin's, on top of transformers' NanoChat.
 
 - Smear: a gate mixes the previous token's embedding into a token's; the first token of a text has none.
 - Every layer mixes the residual and the first embedding: x ← r·x + s·x₀.

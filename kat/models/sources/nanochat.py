@@ -15,6 +15,7 @@ from kat.models.nanochat.checkpoint import (
     steps_of,
     tags_of,
 )
+from kat.models.nanochat.layout import KNOWN, LATEST
 from kat.models.sources import Found, ModelSource, Source
 
 FOLDERS = {
@@ -33,8 +34,13 @@ FOLDERS = {
 def _find(name: str, allow_network: bool) -> ModelSource:
     base = base_directory()
     family, tag, step = _parts(name)
+    folder = base / FOLDERS[family]
     try:
-        return ModelSource(name, converted(find_checkpoint(base / FOLDERS[family], _tokenizer(base), tag, step)))
+        if not folder.is_dir() and (base / "experiments").is_dir():
+            raise ModelError(
+                f"{folder} does not exist, and {base / 'experiments'} is where nanochat of {LATEST} saves. {KNOWN}"
+            )
+        return ModelSource(name, converted(find_checkpoint(folder, _tokenizer(base), tag, step)))
     except ModelError as error:
         raise ModelError(f"The nanochat model {name}: {error} Or use the bundled one: --ckpt_source minilm.") from error
 

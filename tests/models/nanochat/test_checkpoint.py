@@ -256,10 +256,38 @@ def test_format_versions_between_are_called_by_their_names(base_dir):
     )
     wide = {n: torch.ones(2, 32) if "ve_gate" in n else t for n, t in early.items()}
     save(base_dir, wide, CONFIG)
-    refused(r"is nanochat of 2026-01: transformer.h.0.attn.ve_gate.weight is \[2, 32\], a gate of 32 inputs")
+    refused(
+        r"is nanochat of 2026-01 to early 2026-03: transformer.h.0.attn.ve_gate.weight is \[2, 32\], a gate of 32 input"
+    )
     scalars = {n: t for n, t in early.items() if "ve_gate" not in n and not n.startswith("value_embeds")}
     save(base_dir, scalars, CONFIG)
     refused("is nanochat of early 2026-01: there are resid_lambdas, and no value_embeds")
+    # nanochat's GPT.forward of 2026-08 has a backout and no smear: it is not the model of early 2026-03.
+    smearless = {n: t for n, t in later.items() if not n.startswith("smear")}
+    save(base_dir, smearless, CONFIG)
+    refused("is nanochat of 2026-08: there is a backout_lambda, and no smear_gate.*kat reads 2025-10.*2026-03")
+    # With one half of the smear it is of no format version, but a model that lacks a weight.
+    save(base_dir, smearless | {"smear_lambda": torch.ones(1)}, CONFIG)
+    refused("nearest to nanochat of 2026-03, lacks 1 of its weights, first smear_gate.weight")
+
+
+def test_what_a_meta_says_and_no_weight_shows_is_refused(base_dir):
+    # The same tensors with another window are another model, which no key and no shape tells.
+    save(base_dir, later_state(LATER), LATER | {"short_seq_len": 512})
+    refused("is of nanochat of 2026-08: its model_config has short_seq_len.*kat reads 2025-10.*2026-03")
+    save(base_dir, random_state(), CONFIG | {"softcap": 20, "rope_base": 10_000})
+    refused("model_config has rope_base, softcap, which no nanochat .*take it out of meta_000010.json")
+    save(base_dir, random_state(), CONFIG | {"window_pattern": "SSSL"})
+    refused("has the weights of nanochat of 2025-10, and its meta a window_pattern of 'SSSL', which came with resid_")
+    save(base_dir, random_state(), CONFIG | {"window_pattern": "L"})
+    assert load_model("sft", device="cpu").meta["age"] == "2025-10"
+
+
+def test_where_later_nanochats_save_is_said(base_dir):
+    (base_dir / "experiments" / "default" / "d12" / "chat").mkdir(parents=True)
+    refused("chatsft_checkpoints does not exist, and .*experiments is where nanochat of 2026-08 saves. kat reads 2025")
+    save(base_dir, random_state())
+    assert load_model("sft", device="cpu").meta["age"] == "2025-10"
 
 
 def test_the_next_format_version_embeds_rewards_and_saves(base_dir, tmp_path):
@@ -396,7 +424,7 @@ def test_what_is_wrong_is_named(base_dir):
     refused("nearest to nanochat of 2026-03, lacks .* first backout_lambda; is it of another format version")
     between = later_state() | {"transformer.h.0.attn.ve_gate.weight": torch.ones(2, 32)}
     save(base_dir, between, CONFIG)
-    refused(r"is nanochat of 2026-01: .*ve_gate\.weight is \[2, 32\], a gate of 32 inputs")
+    refused(r"is nanochat of 2026-01 to early 2026-03: .*ve_gate\.weight is \[2, 32\], a gate of 32 inputs")
     save(base_dir, later_state() | {"transformer.h.0.attn.ve_gate.weight": torch.ones(2, 16)}, CONFIG)
     refused(r"ve_gate\.weight is \[2, 16\], and nanochat of 2026-03 with its meta has \[2, 12\]")
     save(base_dir, later_state() | {"mtp_heads.0.mlp.c_fc.weight": torch.ones(2, 2)}, CONFIG)
