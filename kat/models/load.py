@@ -30,7 +30,7 @@ KINDS = {
     "causal": "AutoModelForCausalLM",
     "reward": "AutoModelForSequenceClassification",
 }
-OLDEST_TRANSFORMERS = (4, 56)
+OLDEST_TRANSFORMERS = (5, 7)
 """Older ones take other arguments; pyproject.toml says the same, and a test compares."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _HEADS = ("score", "classifier")

@@ -124,8 +124,8 @@ def test_it_is_a_public_name():
 def test_an_old_transformers_is_named(monkeypatch):
     import transformers
 
-    monkeypatch.setattr(transformers, "__version__", "4.55.4")
-    with pytest.raises(ModelError, match=r"transformers 4\.55\.4 is installed; kat needs 4\.56 or newer"):
+    monkeypatch.setattr(transformers, "__version__", "5.6.2")
+    with pytest.raises(ModelError, match=r"transformers 5\.6\.2 is installed; kat needs 5\.7 or newer"):
         kat.load_model("minilm")
 
 
