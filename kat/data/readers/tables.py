@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kat.data.media import MEDIA, is_file
 from kat.data.row import Row
 from kat.errors import InputError
@@ -183,7 +181,7 @@ def with_plain_numbers(value: Any) -> Any:
     if isinstance(value, Decimal):
         exponent = value.as_tuple().exponent
         return int(value) if isinstance(exponent, int) and exponent >= 0 else float(value)
-    if isinstance(value, np.generic):
+    if hasattr(value, "dtype"):  # NumPy's, which is not loaded to find that out
         return value.item()
     if isinstance(value, dict):
         return {k: with_plain_numbers(v) for k, v in value.items()}
