@@ -41,6 +41,10 @@ LOG_DENSITY = "log_density.npy"
 METADATA = "embeddings_metadata.json"
 CONTEXTS = "contexts.json"
 EVALUATION = "evaluation.json"
+TRAINING = "training.json"
+TRAINING_LOG = "training_log.jsonl"
+VALIDATION_SCORES = "validation_scores.jsonl"
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 FIGURE = "evaluation.png"
 
 _WRITTEN = (".jsonl", ".pt", ".parquet")

@@ -29,6 +29,7 @@ FLOORS = {
     "kat.models": 3,
     "kat.packing": 3,
     "kat.run_folder": 2,
+    "kat.training_config": 3,
     "kat.embedding": 4,
     "kat.evaluation": 4,
     "kat.neighbors": 4,

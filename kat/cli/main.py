@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from kat import __version__
 from kat.cli.runner import quoted, run_app
 from kat.cli.scripts import SCRIPTS, script_app
+from kat.cli.training import add_training
 from kat.config import (
     DemoOptions,
     DensityOptions,
@@ -265,6 +266,9 @@ def demo_check(
 
     if not check(pairs, run):
         raise SystemExit(1)
+
+
+add_training(app)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MARK = "\u2402kat\u2403"
+_SAID = {"role", "content"}
+Tools = list[dict[str, Any]] | None
+"""The functions that a conversation may call, as its source describes them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +48,55 @@ class Chat:
         """ "template", or "plain" for a tokenizer without one."""
         return "template" if getattr(self.tokenizer, "chat_template", None) else "plain"
 
-    def render(self, messages: Sequence[Message]) -> list[int]:
+    def render(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
         """Return the token ids of a conversation, ending where the assistant's next words begin.
 
-        The same ids as of `text`, but for text of control tokens in a message, which stays text. Raises InputError for
-        no messages, ModelError if the template refuses the conversation in any form.
+        The same ids as of `text`, but for text of control tokens in a message, which stays text. A last turn of the
+        assistant that says something is the beginning of its words, and stays open, as TRL reads such prompts
+        (`continue_final_message`). `tools` go to a template that knows them. Raises InputError for no messages,
+        ModelError if the template refuses the conversation in any form.
         """
         if not messages:
             raise InputError("There is nothing to render: the conversation has no messages.")
-        ids = self._conversation_ids(self._accepted(messages))
+        before, begun = _begun(messages)
+        ids = self._with_bos(self._conversation_ids(self._accepted(before), tools=tools))
+        return [*ids, *self.encode((" " if self.kind == "plain" else "") + begun)] if begun else ids
+
+    def render_turns(
+        self, context: Sequence[Message], turns: Sequence[Message], tools: Tools = None
+    ) -> tuple[int, list[int]]:
+        """Return how many tokens of `render(context, tools)` a completion goes on from, and its own token ids.
+
+        One turn that only says something goes on from all of them: `render_completion`. Others (calls, their results,
+        several turns) are read off the whole conversation as the template writes it, up to the end of the last turn;
+        where it writes the context otherwise with them behind it, their common beginning is what they share.
+        """
+        trunk = self.render(context, tools)
+        if len(turns) == 1 and set(turns[0]) <= _SAID and turns[0]["content"]:
+            before = " " if self.kind == "plain" and not _begun(context)[1] else ""
+            content = turns[0]["content"]
+            if isinstance(content, str):
+                return len(trunk), [*self.encode(before + content), *self.end]
+            return len(trunk), self.render_completion(content)
+        whole = self._with_bos(
+            self._conversation_ids(self._accepted([*context, *turns]), open_ended=False, tools=tools)
+        )
+        if self.kind == "plain":
+            whole += self.end
+        elif self.end and self.end[-1] in whole:
+            whole = whole[: len(whole) - whole[::-1].index(self.end[-1])]
+        shared = next((i for i, (a, b) in enumerate(zip(trunk, whole, strict=False)) if a != b), None)
+        shared = min(len(trunk), len(whole)) if shared is None else shared
+        return shared, whole[shared:]
+
+    def _with_bos(self, ids: list[int]) -> list[int]:
         bos = self.tokenizer.bos_token_id
         return [bos, *ids] if self.kind == "plain" and bos is not None and ids[:1] != [bos] else ids
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template writes the tools that a conversation may call."""
+        return "tools" in self._template
 
     def render_completion(self, text: str | list[dict[str, Any]]) -> list[int]:
         """Return the token ids of what the assistant says, with the end of the turn.
@@ -107,17 +148,17 @@ class Chat:
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _conversation_ids(self, messages: list[Message], *, open_ended: bool = True) -> list[int]:
+    def _conversation_ids(self, messages: list[Message], *, open_ended: bool = True, tools: Tools = None) -> list[int]:
         """Token ids of accepted messages; by the tokenizer itself where no content could be taken for control."""
         content = content_tokenizer(self.tokenizer)
         parts = self._is_nanochat and any(isinstance(m["content"], list) for m in messages)
-        if not parts and not content.is_suspect(messages):
-            return self._ids(self._text(messages, open_ended=open_ended))
-        mark, cut = free_letters(2, messages, self._template)
-        marked = content.marked(messages, mark)
+        if not parts and not content.is_suspect([messages, tools]):
+            return self._ids(self._text(messages, open_ended=open_ended, tools=tools))
+        mark, cut = free_letters(2, [messages, tools], self._template)
+        marked, tools = content.marked(messages, mark), content.marked(tools, mark)
         if parts:  # nanochat tokenises each part by itself
             marked = [m | {"content": _with_cuts(m["content"], cut)} for m in marked]
-        return content.ids(self._text(marked, open_ended=open_ended), mark, cut)
+        return content.ids(self._text(marked, open_ended=open_ended, tools=tools), mark, cut)
 
     def _accepted(self, messages: Sequence[Message]) -> list[Message]:
         """The messages with what the template does not know written as text."""
@@ -153,7 +194,7 @@ class Chat:
             return False
         return _MARK in written and repr(_MARK) not in written and f'"{_MARK}"' not in written
 
-    def _text(self, messages: list[Message], *, open_ended: bool) -> str:
+    def _text(self, messages: list[Message], *, open_ended: bool, tools: Tools = None) -> str:
         """The template's words; a conversation that it refuses is tried again in the form that all accept."""
         from jinja2.exceptions import TemplateError
 
@@ -161,16 +202,27 @@ class Chat:
             turns = [plain_turn(m) for m in messages]
             return "\n\n".join([*turns, "Assistant:"] if open_ended else turns)
         try:
-            return self._templated(messages, open_ended=open_ended)
+            return self._templated(messages, open_ended=open_ended, tools=tools)
         except TemplateError as refused:
             try:
-                return self._templated(alternating(messages), open_ended=open_ended)
+                return self._templated(alternating(messages), open_ended=open_ended, tools=tools)
             except TemplateError:
                 raise ModelError(f"The tokenizer's chat template refuses a conversation: {refused}.") from refused
 
-    def _templated(self, messages: list[Message], *, open_ended: bool) -> str:
+    def _templated(self, messages: list[Message], *, open_ended: bool, tools: Tools = None) -> str:
         options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": open_ended}
+        if tools and self.takes_tools:
+            options["tools"] = tools
         return str(self.tokenizer.apply_chat_template(messages, **options))
+
+
+def _begun(messages: Sequence[Message]) -> tuple[Sequence[Message], str]:
+    """Return a conversation without the words that the assistant has begun its next turn with, and those words."""
+    last = messages[-1]
+    content = last.get("content")
+    if len(messages) > 1 and last["role"] == "assistant" and isinstance(content, str) and set(last) <= _SAID:
+        return messages[:-1], content
+    return messages, ""
 
 
 def _with_cuts(content: Any, cut: str) -> Any:

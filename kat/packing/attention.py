@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kat.packing.layout import AttentionRule, Layout, Run
+from kat.packing.trunks import TrunkLayout
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,7 @@ def packed_attention(
     scaling: float | None = None,
     is_causal: bool | None = None,
     sliding_window: int | None = None,
-    layout: Layout | None = None,
+    layout: Layout | TrunkLayout | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return attention [1, T, H, D'] of queries [1, H, T, D], keys and values [1, H', T, D'], every text for itself.
@@ -72,16 +73,19 @@ def packed_attention(
         window=sliding_window if sliding_window and sliding_window < layout.longest else None,
     )
     # Rotary positions leave queries and keys in float32 beside values in bfloat16.
-    return _dispatch(query.to(value.dtype), key.to(value.dtype), value, layout, rule), None
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if isinstance(layout, TrunkLayout):
+        return _dispatch_trunks(query, key, value, layout, rule), None
+    return _dispatch(query, key, value, layout, rule), None
 
 
 def _check(
     query: torch.Tensor,
     key: torch.Tensor,
-    layout: Layout | None,
+    layout: Layout | TrunkLayout | None,
     mask: torch.Tensor | None,
     options: dict[str, Any],
-) -> Layout:
+) -> Layout | TrunkLayout:
     """Return the layout, or raise NotPackedError where the row does not fit it, or the attention is of another kind."""
     if layout is None:
         raise NotPackedError("the model does not hand the layout on to its attention")
@@ -113,6 +117,20 @@ def _dispatch(
         if layout.longest <= LONGEST:
             return attend_by_products(query, key, value, layout, rule).unsqueeze(0)
     return attend_by_runs(query, key, value, layout, rule)
+
+
+def _dispatch_trunks(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: TrunkLayout, rule: AttentionRule
+) -> torch.Tensor:
+    if not rule.causal:
+        raise NotPackedError("a trunk is shared by causal attention alone: other attention looks ahead")
+    if query.is_cuda:
+        from kat.packing.attention_cuda import attend_on_trunks_on_cuda
+
+        return attend_on_trunks_on_cuda(query, key, value, layout, rule)
+    from kat.packing.attention_trunks import attend_on_trunks
+
+    return attend_on_trunks(query, key, value, layout, rule)
 
 
 def attend_by_runs(

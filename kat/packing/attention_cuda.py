@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 
 from kat.packing.layout import AttentionRule, Layout
+from kat.packing.trunks import TrunkLayout
 
 
 def attend_on_cuda(
@@ -61,6 +62,25 @@ def _flex(
         if window is not None:
             near = near & ((asking - seen).abs() < window)
         return near
+
+    mask = create_block_mask(sees, None, None, layout.total, layout.total, device=query.device)
+    grouped = query.shape[1] != key.shape[1]
+    heads = _compiled()(query, key, value, block_mask=mask, scale=rule.scale, enable_gqa=grouped)
+    return heads.transpose(1, 2)
+
+
+def attend_on_trunks_on_cuda(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: TrunkLayout, rule: AttentionRule
+) -> torch.Tensor:
+    """Return causal attention [1, T, H, D'] over trunks and branches, with gradients, by FlexAttention."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    until, positions = layout.on(query.device)
+    window = rule.window
+
+    def sees(batch: torch.Tensor, head: torch.Tensor, asking: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        near = (asking >= seen) & (asking < until[seen])
+        return near if window is None else near & (positions[asking] - positions[seen] < window)
 
     mask = create_block_mask(sees, None, None, layout.total, layout.total, device=query.device)
     grouped = query.shape[1] != key.shape[1]

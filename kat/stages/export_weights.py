@@ -32,7 +32,7 @@ def export_weights(
     path = run.pair_weights()
     if not path.is_file():
         raise InputError(f"{path} does not exist. Make it with: {weigh_again(path)}")
-    source, digest = _source(run, path, pairs)
+    source, digest = source_of_weights(run, path, pairs)
     with stage(
         "export-weights",
         out,
@@ -76,8 +76,8 @@ def _met(export: Export, contents: Contents | None) -> Iterator[str]:
         yield f"  {contents.prefill:,} contexts end on an assistant's turn, kept as it is; {note}"
 
 
-def _source(run: RunFolder, path: Path, pairs: Inputs | None) -> tuple[Inputs, str]:
-    """The pairs that the weights were made from, and their hash. Raises InputError if they are others."""
+def source_of_weights(run: RunFolder, path: Path, pairs: Inputs | None) -> tuple[Inputs, str]:
+    """Return the pairs that the weights were made from, and their hash. Raises InputError if they are others."""
     manifest = run.manifest(path)
     if manifest is None:
         raise InputError(

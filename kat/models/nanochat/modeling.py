@@ -172,7 +172,8 @@ class KatNanoChatModel(KatNanoChatPreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
-        x = self._smeared(self.norm(embedded), position_ids, attention_mask, past_key_values)
+        row = getattr(more.get("layout"), "previous", None)
+        x = self._smeared(self.norm(embedded), position_ids, attention_mask, past_key_values, row)
         rotations = self.rotary_emb(x, position_ids=position_ids)
         shared = {"position_embeddings": rotations, "masks": masks, "past_key_values": past_key_values} | more
         return BaseModelOutputWithPast(
@@ -204,11 +205,19 @@ class KatNanoChatModel(KatNanoChatPreTrainedModel):
         position_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         past_key_values: Any,
+        previous_tokens: Any = None,
     ) -> torch.Tensor:
-        """x with the previous token's mixed in; none for a text's first, whatever stands before it in a row."""
+        """x with the previous token's mixed in; none for a text's first, whatever stands before it in a row.
+
+        `previous_tokens` [T] says where in the row it stands, if that is not one to the left: before a branch.
+        """
         before = getattr(past_key_values, "kat_last", None)
         before = torch.zeros_like(x[:, :1]) if before is None else before
-        previous = torch.cat([before, x[:, :-1]], 1) * (position_ids != 0).unsqueeze(-1)
+        if previous_tokens is None:
+            previous = torch.cat([before, x[:, :-1]], 1)
+        else:
+            previous = x[:, torch.from_numpy(previous_tokens).clamp_min(0).to(x.device)]
+        previous = previous * (position_ids != 0).unsqueeze(-1)
         if attention_mask is not None and attention_mask.dim() == 2:
             seen = attention_mask[:, -x.shape[1] - 1 : -1].to(x.dtype)
             if seen.shape[1] < x.shape[1]:  # nothing before the first

@@ -60,12 +60,13 @@ def _row(title: str, pairs: int, openings: int, estimates: Mapping[str, Any]) ->
     longer = estimates.get("longer_wins")
     margin, loss, ece = (estimates[name]["value"] for name in ("margin", "log_loss", "ece"))
     return (
-        f"  {title:<22}{pairs:>8,}{openings:>9,}  {_percent(estimates['accuracy']):<22}{margin:>8.3f}{loss:>10.3f}"
+        f"  {title:<22}{pairs:>8,}{openings:>9,}  {percent(estimates['accuracy']):<22}{margin:>8.3f}{loss:>10.3f}"
         f"{ece:>7.3f}{'' if longer is None else format(longer['value'], '.1%'):>13}"
     )
 
 
-def _percent(estimate: Mapping[str, Any]) -> str:
+def percent(estimate: Mapping[str, Any]) -> str:
+    """Return a share in per cent, with its interval if it has one."""
     interval = estimate["interval"]
     between = "" if interval is None else f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
     return f"{100 * estimate['value']:.1f} %{between}"

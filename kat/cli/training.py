@@ -1,0 +1,55 @@
+"""The commands that train and reward. Functions here only name options and call a stage of kat/stages."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from kat.cli.runner import quoted
+from kat.config import ReadOptions, RunOptions
+from kat.training_config import RewardOptions, ScoreOptions
+
+
+def train_rm(
+    run: Annotated[Path, Parameter(help="A folder with pair_weights.parquet (kat weigh-pairs).")],
+    *,
+    out: Annotated[Path | None, Parameter(help="Folder to write [default: RUN/rm, or RUN/rm.uniform].")] = None,
+    pair_weights: Annotated[
+        str | None, Parameter(help="Another file of kat weigh-pairs, or uniform: the same split, all weights 1.")
+    ] = None,
+    reward: RewardOptions = RewardOptions(),
+    run_options: RunOptions = RunOptions(),
+) -> None:
+    """Train a reward model on weighed pairs, every prompt's trunk computed once, and measure it on the others."""
+    from kat.run_folder import VALIDATION_SCORES, RunFolder
+    from kat.stages.stage import say_next
+    from kat.stages.train_rm import train_rm as train
+
+    written = train(run, out, pair_weights, reward, run_options)
+    scores = written / VALIDATION_SCORES
+    if scores.is_file():
+        table = RunFolder(run if pair_weights in (None, "uniform") else Path(pair_weights)).pair_weights()
+        say_next(f"kat evaluate-rm {quoted(scores)} --pair_weights {quoted(table)}")
+
+
+def score(
+    model: Annotated[str, Parameter(help="A reward model: a folder of kat train-rm, or any other source.")],
+    pairs: Annotated[list[Path], Parameter(help="A run with pair weights, or preference pairs as for kat run.")],
+    *,
+    out: Annotated[Path, Parameter(help="JSON lines to write, a row a pair.")],
+    score: ScoreOptions = ScoreOptions(),
+    reading: ReadOptions = ReadOptions(),
+    run_options: RunOptions = RunOptions(),
+) -> None:
+    """Reward both completions of every pair, as kat evaluate-rm reads it."""
+    from kat.stages.score import score as reward
+    from kat.stages.stage import say_next
+
+    reward(model, pairs, out, score, run_options, reading=reading)
+    say_next(f"kat evaluate-rm {quoted(out)}")
+
+
+def add_training(app: App) -> None:
+    """Add these commands to `kat`."""
+    for command in (train_rm, score):
+        app.command(command)

@@ -1,0 +1,59 @@
+"""What `kat train-rm` did, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kat.reports.console.evaluate_rm import bin_title, percent
+
+
+def training_lines(report: Mapping[str, Any]) -> list[str]:
+    """For people: what trained on what, what was left out, and the accuracy on the validation pairs."""
+    return [*_data_lines(report), *_training_lines(report["training"]), *_validation_lines(report)]
+
+
+def _data_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    train, ess = report["train_pairs"], report["ess_pairs"]
+    yield f"  pairs                      {train:,} train, {report['validation_pairs']:,} validate"
+    share = f"effective sample size {ess:,.0f} pairs ({ess / train:.0%})"
+    yield f"  weights                    {report['weights']}; {share}"
+    for reason, bins in report["dropped_by_bin"].items():
+        places = ", ".join(f"{'no bin' if b == '-1' else f'bin {b}'}: {n:,}" for b, n in bins.items())
+        yield f"  left out                   {sum(bins.values()):,}: {reason} ({places})"
+    if report["prompts_cut"]:
+        yield f"  prompts cut at their start {report['prompts_cut']:,}"
+    if report["prompts_whose_tools_are_not_written"]:
+        count = report["prompts_whose_tools_are_not_written"]
+        yield f"  WARNING  the chat template does not write the tools of {count:,} prompts"
+
+
+def _training_lines(training: Mapping[str, Any]) -> Iterator[str]:
+    trained = training["pairs_trained"]
+    yield f"  trained                    {training['steps']:,} steps, {trained:,} pairs, {training['seconds']:.0f} s"
+    tokens = training["tokens"]
+    if tokens["separate"]:
+        yield (
+            f"  tokens a pair              {tokens['tokens'] / trained:,.0f}; each sequence by itself "
+            f"{tokens['separate'] / trained:,.0f}"
+        )
+    if training["pairs_never_seen"]:
+        yield f"  pairs never seen           {training['pairs_never_seen']:,}"
+    if training["clipped_steps"]:
+        lost = training["weight_lost_to_clipping_by_weight_decile"]
+        yield (
+            f"  clipped                    {training['clipped_steps']:.0%} of the steps; weight lost: lightest tenth "
+            f"{lost[0]:.0%}, heaviest {lost[-1]:.0%}"
+        )
+
+
+def _validation_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    evaluation = report.get("validation")
+    if evaluation is None:
+        yield "  no validation pairs"
+        return
+    rows = [("accuracy, every pair", evaluation["all"]["unweighted"], evaluation["all"])]
+    rows += [("accuracy, every opening", evaluation["all"]["balanced"], evaluation["all"])]
+    rows += [(bin_title(b).strip(), part["unweighted"], part) for b, part in evaluation["bins"].items()]
+    for title, estimates, part in rows:
+        yield f"  {title:<26} {percent(estimates['accuracy']):<22} of {part['pairs']:,} pairs"

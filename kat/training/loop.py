@@ -1,0 +1,278 @@
+"""The loop that steps an optimiser through pairs: schedule, clipping, ranks, what is logged, and how it goes on after
+a stop.
+
+Which pairs make which step follows from the pairs, the options and the seed (`kat.training.steps`), so that all there
+is to keep for resuming is the number of the step and the states of parameters and optimiser.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from kat.errors import InputError
+from kat.training.losses import bradley_terry
+from kat.training.steps import steps_of_pass, systematic_counts
+from kat.training.tokens import TokenPairs
+from kat.training_config import RewardOptions
+
+DECILES = 10
+
+
+class Rewarder(Protocol):
+    """What turns the pairs of a step into rewards, a part of the step at a time. `separate` says that no tokens are
+    shared."""
+
+    separate: bool
+
+    def parts(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, Callable[[], tuple[torch.Tensor, torch.Tensor]]]]:
+        """Yield some of the pairs [p], and what computes their chosen and rejected rewards [p], until all were there.
+        With several ranks, those of this one."""
+
+
+class Ranks(Protocol):
+    """The processes that train together: this one's number, and the sum over all of them."""
+
+    rank: int
+    count: int
+
+    def sum(self, tensors: list[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over all ranks."""
+
+
+class OneRank:
+    """This process alone."""
+
+    rank, count = 0, 1
+
+    def sum(self, tensors: list[torch.Tensor]) -> None:
+        """Leave them as they are."""
+
+
+@dataclass
+class Progress:
+    """How far training is, and what is counted on the way: sums over pairs by name, and what clipping took."""
+
+    step: int = 0
+    pairs: int = 0
+    clipped: int = 0
+    weight: np.ndarray = field(default_factory=lambda: np.zeros(DECILES))
+    lost: np.ndarray = field(default_factory=lambda: np.zeros(DECILES))
+    seen: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values and tensors, for a checkpoint."""
+        arrays = {name: torch.from_numpy(getattr(self, name).copy()) for name in ("weight", "lost", "seen")}
+        return {"step": self.step, "pairs": self.pairs, "clipped": self.clipped} | arrays
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Progress:
+        """Return the progress of a checkpoint's `state`."""
+        arrays = {name: state[name].numpy() for name in ("weight", "lost", "seen")}
+        return cls(state["step"], state["pairs"], state["clipped"], **arrays)
+
+
+class NotFiniteError(InputError):
+    """A loss or gradient that is not a finite number; the message names the pairs of the step."""
+
+
+class Trainer:
+    """The training of a reward model on weighed pairs; `run` yields after every step.
+
+    `weights` [P] are the pair weights v, of mean 1. The loss of a step is Σ v · softplus(…) / B, B the batch size
+    (`kat.training.losses`); the smallest step is the last of its pass and divides by its own count.
+    """
+
+    def __init__(
+        self,
+        rewarder: Rewarder,
+        groups: list[dict[str, Any]],
+        data: TokenPairs,
+        weights: np.ndarray,
+        options: RewardOptions,
+        ranks: Ranks | None = None,
+    ) -> None:
+        if len(weights) != len(data):
+            raise InputError(f"There are {len(data):,} pairs and {len(weights):,} weights.")
+        if not len(data):
+            raise InputError("No pair is left to train.")
+        self.rewarder, self.data, self.options = rewarder, data, options
+        self.ranks: Ranks = ranks or OneRank()
+        self.weights = np.asarray(weights, np.float32)
+        self.parameters = [p for group in groups for p in group["params"]]
+        device = self.parameters[0].device
+        self.optimizer = torch.optim.AdamW(
+            groups,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=options.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )
+        self._rates = [group["lr"] for group in groups]
+        self.progress = Progress(seen=np.zeros(len(data), bool))
+        self._decile = _deciles(self.weights)
+        self._repeated: dict[int, int] = {}
+        self._passes: dict[int, list[np.ndarray]] = {}
+        self.total = self._total()
+
+    def pass_steps(self, epoch: int) -> list[np.ndarray]:
+        """Return the pairs of each step of a pass."""
+        if epoch not in self._passes:
+            draw = np.random.default_rng([self.options.seed, epoch])
+            counts = systematic_counts(self.weights, draw) if self.options.weight_by == "sampling" else None
+            steps = steps_of_pass(self.data.prompt, self.options.batch_size, draw, counts)
+            smallest = min(range(len(steps)), key=lambda s: len(steps.pairs[s]))
+            self._passes = {epoch: [*steps.pairs[:smallest], *steps.pairs[smallest + 1 :], steps.pairs[smallest]]}
+            self._repeated[epoch] = steps.repeated_trunks
+        return self._passes[epoch]
+
+    def _total(self) -> int:
+        """Return the steps of the whole training."""
+        limit = math.inf if self.options.max_steps is None else self.options.max_steps
+        total = 0
+        for epoch in range(self.options.epochs):
+            total += len(self.pass_steps(epoch))
+            if total >= limit:
+                break
+        return int(min(total, limit))
+
+    def run(self) -> Iterator[dict[str, Any]]:
+        """Step through what is left, and yield each step's numbers."""
+        first = 0
+        for epoch in range(self.options.epochs):
+            steps = self.pass_steps(epoch)
+            for place, pairs in enumerate(steps, first):
+                if place >= self.total:
+                    return
+                if place < self.progress.step:
+                    continue  # done before a stop
+                is_last = place == first + len(steps) - 1
+                yield self.step(pairs, len(pairs) if is_last else self.options.batch_size) | {"epoch": epoch}
+            first += len(steps)
+
+    def taken_steps(self) -> list[np.ndarray]:
+        """Return the pairs of the steps that were taken."""
+        steps: list[np.ndarray] = []
+        for epoch in range(self.options.epochs):
+            if len(steps) < self.progress.step:
+                steps += self.pass_steps(epoch)
+        return steps[: self.progress.step]
+
+    def step(self, pairs: np.ndarray, nominal: int) -> dict[str, Any]:
+        """Take one step by these pairs; return what it was like. Raises NotFiniteError, with nothing changed."""
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        by_loss = self.options.weight_by == "loss"
+        for some, rewards in self.rewarder.parts(pairs):
+            chosen, rejected = rewards()
+            v = torch.from_numpy(self.weights[some] if by_loss else np.ones(len(some), np.float32)).to(chosen.device)
+            margins = torch.from_numpy(self.data.margins[some]).to(chosen.device)
+            loss, part = bradley_terry(
+                chosen, rejected, v, margins, nominal=nominal, center=self.options.center_rewards
+            )
+            loss.backward()
+            sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
+        sums = self._over_ranks(sums)
+        norm = self._norm()
+        if not math.isfinite(norm) or not math.isfinite(sums["loss"]):
+            ids = ", ".join(self.data.ids[pair] for pair in pairs[:5].tolist())
+            raise NotFiniteError(
+                f"Step {self.progress.step + 1:,}: the loss is {sums['loss']:g} and the gradient's norm {norm:g}. Its "
+                f"{len(pairs):,} pairs begin with {ids}. Try --precision float32, or a lower --backbone_lr."
+            )
+        factor = min(1.0, self.options.grad_clip / (norm + 1e-6)) if self.options.grad_clip else 1.0
+        if factor < 1:
+            torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], factor)
+        share = self._schedule(self.progress.step)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * share
+        self.optimizer.step()
+        self._count(pairs, factor)
+        numbers = {name: value / len(pairs) for name, value in sums.items() if name != "weight"}
+        return {
+            "step": self.progress.step,
+            "pairs": len(pairs),
+            "loss": numbers["loss"],
+            "weighted_loss": numbers["weighted_loss"],
+            "accuracy": numbers["correct"],
+            "margin": numbers["margin"],
+            "gradient_norm": norm,
+            "clipped_to": factor,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+
+    def _over_ranks(self, sums: dict[str, float]) -> dict[str, float]:
+        """Sum gradients and numbers over the ranks; a rank without a part of this step adds zeros."""
+        if self.ranks.count == 1:
+            return sums
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        names = ("loss", "weighted_loss", "weight", "correct", "margin")
+        numbers = torch.tensor([sums.get(name, 0.0) for name in names], dtype=torch.float64)
+        self.ranks.sum([p.grad for p in self.parameters if p.grad is not None])
+        self.ranks.sum([numbers])
+        return dict(zip(names, numbers.tolist(), strict=True))
+
+    def _norm(self) -> float:
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        return float(torch.linalg.vector_norm(torch.stack([n.float() for n in torch._foreach_norm(grads)])))
+
+    def _count(self, pairs: np.ndarray, factor: float) -> None:
+        progress, v = self.progress, self.weights[pairs].astype(np.float64)
+        progress.step += 1
+        progress.pairs += len(pairs)
+        progress.clipped += factor < 1
+        progress.seen[pairs] = True
+        np.add.at(progress.weight, self._decile[pairs], v)
+        np.add.at(progress.lost, self._decile[pairs], v * (1 - factor))
+
+    def _schedule(self, step: int) -> float:
+        """Return the share of the learning rate at a step: a linear rise over the warm-up, then as told."""
+        warm = round(self.options.warmup * self.total)
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        left = (self.total - step) / max(self.total - warm, 1)
+        if self.options.schedule == "linear":
+            return left
+        return 0.5 * (1 - math.cos(math.pi * left)) if self.options.schedule == "cosine" else 1.0
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds: plain values and tensors."""
+        return {
+            "progress": self.progress.state(),
+            "optimizer": self.optimizer.state_dict(),
+            "parameters": [p.detach() for p in self.parameters],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        self.progress = Progress.of(state["progress"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for parameter, kept in zip(self.parameters, state["parameters"], strict=True):
+                parameter.copy_(kept)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest says of the training so far."""
+        progress = self.progress
+        lost = np.divide(progress.lost, progress.weight, out=np.zeros(DECILES), where=progress.weight > 0)
+        return {
+            "steps": progress.step,
+            "pairs_trained": progress.pairs,
+            "pairs_never_seen": int((~progress.seen).sum()),
+            "repeated_trunks": sum(self._repeated.values()),
+            "clipped_steps": progress.clipped / max(progress.step, 1),
+            "weight_lost_to_clipping_by_weight_decile": [round(float(share), 6) for share in lost],
+        }
+
+
+def _deciles(weights: np.ndarray) -> np.ndarray:
+    """Return the tenth of the pairs, by weight, that each pair is in; equal weights are in one."""
+    edges = np.quantile(weights, np.linspace(0, 1, DECILES + 1)[1:-1])
+    return np.searchsorted(edges, weights, side="left")

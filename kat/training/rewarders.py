@@ -1,0 +1,100 @@
+"""The ways to compute the rewards of a step's pairs: through the whole model, or from kept features by the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from kat.packing.trunks import Prompt, Row, plant
+from kat.training.loop import OneRank, Ranks
+from kat.training.reward import RewardModel
+from kat.training.steps import PairRow, rows_of_step
+from kat.training.tokens import TokenPairs
+
+Rewards = tuple[torch.Tensor, torch.Tensor]
+
+
+class WholeModel:
+    """Rewards through the model, a row of at most `budget` tokens at a time; ranks take rows in turn."""
+
+    def __init__(self, model: RewardModel, data: TokenPairs, budget: int, ranks: Ranks | None = None) -> None:
+        self.model, self.data, self.budget = model, data, budget
+        self.separate = model.unshared is not None
+        self.ranks: Ranks = ranks or OneRank()
+
+    def parts(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, Callable[[], Rewards]]]:
+        """Yield the pairs of each row, and what computes their rewards."""
+        for number, part in enumerate(rows_of_step(self.data, pairs, self.budget)):
+            if number % self.ranks.count == self.ranks.rank:
+                yield part.pairs, partial(self._rewards, part)
+
+    def _rewards(self, part: PairRow) -> Rewards:
+        ends, place = np.unique(np.concatenate([part.chosen, part.rejected]), return_inverse=True)
+        rewards = self.model.rewards(part.row, ends)[torch.from_numpy(place).to(self.model.device)]
+        chosen, rejected = rewards.chunk(2)
+        return chosen, rejected
+
+
+class KeptFeatures:
+    """Rewards by the head alone, from features that were computed once: `features` [E, D] float32, of every branch,
+    those of prompt p from `first[p]` on."""
+
+    def __init__(
+        self, model: RewardModel, data: TokenPairs, features: torch.Tensor, ranks: Ranks | None = None
+    ) -> None:
+        self.model, self.features, self.separate = model, features, False
+        self.ranks: Ranks = ranks or OneRank()
+        first = first_branches(data.prompts)
+        self._chosen, self._rejected = (first[data.prompt] + side for side in (data.chosen, data.rejected))
+
+    def parts(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, Callable[[], Rewards]]]:
+        """Yield all pairs at once; one rank computes them."""
+        if self.ranks.rank == 0:
+            yield pairs, lambda: self._rewards(pairs)
+
+    def _rewards(self, pairs: np.ndarray) -> Rewards:
+        both = torch.from_numpy(np.concatenate([self._chosen[pairs], self._rejected[pairs]]))
+        chosen, rejected = self.model.from_features(self.features[both]).chunk(2)
+        return chosen, rejected
+
+
+def first_branches(prompts: Iterable[Prompt]) -> np.ndarray:
+    """Return the number [N + 1] of each prompt's first branch among all, and how many there are."""
+    return np.concatenate([[0], np.cumsum([len(p.branches) for p in prompts])]).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class BranchRow:
+    """Prompts in one row with all their branches: the numbers [B] of these among all branches, and the tokens [B] of
+    the row that they end with."""
+
+    row: Row
+    branches: np.ndarray
+    ends: np.ndarray
+
+
+def branch_rows(prompts: Sequence[Prompt], budget: int) -> Iterator[BranchRow]:
+    """Yield all prompts that have branches, in their order, a row of at most `budget` tokens or of one prompt."""
+    first = first_branches(prompts)
+    held = [n for n, prompt in enumerate(prompts) if prompt.branches]
+    for places in rows_in_order([prompts[n].tokens for n in held], budget):
+        numbers = [held[place] for place in places]
+        row = plant([prompts[n] for n in numbers])
+        branches = np.concatenate([np.arange(first[n], first[n + 1]) for n in numbers])
+        yield BranchRow(row, branches, np.concatenate(row.ends))
+
+
+def rows_in_order(tokens: list[int], budget: int) -> Iterator[range]:
+    """Yield consecutive items that hold at most `budget` tokens together; one that holds more is alone."""
+    start, held = 0, 0
+    for i, count in enumerate(tokens):
+        if i > start and held + count > budget:
+            yield range(start, i)
+            start, held = i, 0
+        held += count
+    if start < len(tokens):
+        yield range(start, len(tokens))

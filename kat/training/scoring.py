@@ -1,0 +1,111 @@
+"""Rewards of many pairs: every prompt's trunk once, every distinct completion once, what is done kept on disk.
+
+Beside the output stands a folder OUT.unfinished with the rewards of all branches, rewards.npy [E] float32, and a
+journal with a line and a checksum for each row that is computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kat import artifacts
+from kat.devices import torch_threads
+from kat.errors import OutputError
+from kat.journal import Journal, checksum
+from kat.training.reward import RewardModel
+from kat.training.rewarders import branch_rows, first_branches
+from kat.training.tokens import TokenPairs
+
+_REWARDS, _JOURNAL = "rewards.npy", "journal"
+
+
+def rewards_of(
+    model: RewardModel, data: TokenPairs, budget: int, *, kept: ScoreCheckpoint | None = None, progress: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rewards [P] float32 of the chosen and of the rejected completions, `budget` tokens at a time.
+
+    With `kept`, rows that an earlier run computed are not computed again.
+    """
+    from tqdm import tqdm
+
+    first = first_branches(data.prompts)
+    rewards = np.empty(int(first[-1]), np.float32) if kept is None else kept.begin(int(first[-1]))
+    total = sum(prompt.tokens for prompt in data.prompts if prompt.branches)
+    bar = tqdm(total=total, unit="token", unit_scale=True, desc="score", disable=None if progress else True, delay=2)
+    with torch.no_grad(), torch_threads(), bar:
+        for number, row in enumerate(branch_rows(data.prompts, budget)):
+            if kept is None or not kept.is_done(number, row.branches):
+                rewards[row.branches] = model.rewards(row.row, row.ends).cpu().numpy()
+                if kept is not None:
+                    kept.done(number, row.branches)
+            bar.update(row.row.layout.total)
+    return rewards[first[data.prompt] + data.chosen], rewards[first[data.prompt] + data.rejected]
+
+
+class ScoreCheckpoint:
+    """The folder of unfinished scores; a context manager that keeps it from other processes.
+
+    Raises OutputError where another process is at work, or the folder holds work on something else (`overwrite` off).
+    """
+
+    def __init__(self, folder: Path, asked: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        self.folder = folder
+        self._rewards = np.empty(0, np.float32)
+        with artifacts.as_output_error(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._journal = Journal(folder / _JOURNAL)
+            try:
+                begun = artifacts.read_manifest(folder)
+                difference = None if begun is None else artifacts.first_difference(begun, asked)
+                if difference and not overwrite:
+                    raise OutputError(
+                        f"{folder} holds unfinished scores that {difference}. Give the same again to finish them, or "
+                        "add --overwrite to start over."
+                    )
+                if begun is None or difference:
+                    self._journal.clear()
+                    with artifacts.atomic_file(folder / artifacts.MANIFEST) as file:
+                        file.write(artifacts.json_bytes(asked))
+                self._checksums = self._journal.read()
+            except BaseException:
+                self._journal.close()
+                raise
+
+    def __enter__(self) -> ScoreCheckpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._journal.close()
+
+    def begin(self, branches: int) -> np.ndarray:
+        """Return where the rewards [E] go, mapped from the file."""
+        path, array = self.folder / _REWARDS, None
+        with contextlib.suppress(OSError, ValueError):
+            array = np.lib.format.open_memmap(path, "r+")
+        if array is None or array.shape != (branches,) or array.dtype != np.float32:
+            array = np.lib.format.open_memmap(path, "w+", np.float32, (branches,))
+        self._rewards = array
+        return array
+
+    def is_done(self, number: int, branches: np.ndarray) -> bool:
+        """Return whether an earlier run computed a row, its rewards unharmed."""
+        return self._checksums.get(("row", str(number))) == checksum(self._rewards[branches])
+
+    def done(self, number: int, branches: np.ndarray) -> None:
+        """Note that a row's rewards are in place."""
+        with artifacts.as_output_error(self.folder):
+            self._journal.add("row", number, checksum(self._rewards[branches]))
+
+    def remove(self) -> None:
+        """Remove the folder, but nothing of anybody else's in it."""
+        with contextlib.suppress(OSError):
+            for name in (_REWARDS, _JOURNAL, artifacts.MANIFEST):
+                (self.folder / name).unlink(missing_ok=True)
+            os.rmdir(os.path.realpath(self.folder))

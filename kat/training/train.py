@@ -1,0 +1,256 @@
+"""Train a reward model in memory: from pairs, or tokens, and weights to a model that scores."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from kat.devices import multiplies_bfloat16, torch_threads
+from kat.errors import InputError, MismatchError
+from kat.models.load import load_model
+from kat.records import Pair
+from kat.training.loop import Rewarder, Trainer
+from kat.training.reward import RewardModel, choose_trainable
+from kat.training.rewarders import KeptFeatures, WholeModel, branch_rows, first_branches
+from kat.training.scoring import rewards_of
+from kat.training.steps import token_counts
+from kat.training.tokens import TokenPairs, tokenize_pairs
+from kat.training_config import RewardOptions
+
+
+class Checkpoint(Protocol):
+    """Where a training's state is kept: see `kat.training.checkpoint`."""
+
+    def load(self, device: Any) -> dict[str, Any] | None:
+        """Return the state, None if there is none."""
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the state."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Rewards [P] of the chosen and rejected completions of pairs, and the pairs' ids."""
+
+    ids: Sequence[str]
+    chosen: np.ndarray
+    rejected: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Return the share of pairs whose chosen completion has the higher reward, ties ½."""
+        margin = self.chosen - self.rejected
+        return float(((margin > 0) + 0.5 * (margin == 0)).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRewardModel:
+    """A reward model, what its training was like (`facts`), and the numbers of every step (`log`)."""
+
+    model: RewardModel
+    facts: dict[str, Any]
+    log: list[dict[str, Any]] = field(default_factory=list)
+    options: RewardOptions = RewardOptions()
+
+    def score(self, pairs: Iterable[Pair]) -> Scored:
+        """Return the rewards of pairs (`kat.read_pairs`), cut to the model's length as in training.
+
+        Pairs with a completion that is too long have no reward, and are left out.
+        """
+        options = replace(self.options, long_completions="drop")
+        data = tokens_of(self.model, pairs, options, identical="keep")
+        return score_tokens(self.model, data, options.row_tokens)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model and its tokenizer as a Hugging Face folder."""
+        save_model(self.model, Path(folder))
+
+
+def train_reward_model(
+    pairs: Iterable[Pair],
+    weights: Mapping[str, float] | Sequence[float] | None = None,
+    model: str = RewardOptions.model,
+    *,
+    device: str = "auto",
+    progress: bool = False,
+    **options: Any,
+) -> TrainedRewardModel:
+    """Train a reward model on pairs (`kat.read_pairs`) with weights: {pair id: v}, one a pair, or none.
+
+    `options` are the fields of `kat.training_config.RewardOptions`. Weights are made mean 1 over the pairs that train;
+    with a mapping, pairs that it does not name do not train.
+
+    Raises InputError for no pairs or weights of another number, MismatchError for a mapping that names none of the
+    pairs, ModelError for a model that cannot be loaded, OptionError for an option out of range.
+    """
+    chosen = replace(RewardOptions(), model=model, **options)
+    listed = list(pairs)
+    if isinstance(weights, Mapping):
+        listed = [pair for pair in listed if pair.id in weights]
+        if not listed:
+            raise MismatchError("The weights name none of the pairs. They are joined by pair id.")
+        given: Sequence[float] = [float(weights[pair.id]) for pair in listed]
+    else:
+        given = [1.0] * len(listed) if weights is None else weights
+    if len(given) != len(listed):
+        raise InputError(f"There are {len(listed):,} pairs and {len(given):,} weights.")
+    values: dict[str, float] = {}
+    loaded = load_reward_model(chosen, device)
+    # Pairs are told in their order, so that the next one's weight is that of the number of those before it.
+    data = tokens_of(loaded, listed, chosen, seen=lambda name, _: values.update({name: float(given[len(values)])}))
+    log: list[dict[str, Any]] = []
+    facts = fit(loaded, data, np.asarray([values[i] for i in data.ids]), chosen, on_step=log.append, progress=progress)
+    return TrainedRewardModel(loaded, facts, log, chosen)
+
+
+def load_reward_model(options: RewardOptions, device: str) -> RewardModel:
+    """Load the model that training starts from, in float32, and let gradients through what trains."""
+    loaded = load_model(
+        options.model, kind="reward", device=device, dtype="float32", allow_network=options.allow_network
+    )
+    fast = options.precision == "auto" and multiplies_bfloat16(str(loaded.device))
+    model = RewardModel(loaded, autocast=fast or options.precision == "bfloat16")
+    if model.unshared is not None and model.causal:
+        print(
+            f"train-rm  each completion is computed with its prompt, which is slower: {model.unshared}", file=sys.stderr
+        )
+    return model
+
+
+def tokens_of(
+    model: RewardModel,
+    pairs: Iterable[Pair],
+    options: RewardOptions,
+    *,
+    identical: str = "drop",
+    seen: Callable[[str, Pair], object] | None = None,
+) -> TokenPairs:
+    """Return pairs as tokens of a model, cut to the options' limits, and the model's own if that is smaller."""
+    most = model.loaded.most
+    max_len = min(options.max_len, most) if most else options.max_len
+    return tokenize_pairs(
+        pairs,
+        model.loaded.chat,
+        max_len=max_len,
+        min_prompt=min(options.min_prompt, max_len - 1),
+        long_completions=options.long_completions,
+        identical=identical,
+        seen=seen,
+    )
+
+
+def normalised(weights: np.ndarray) -> np.ndarray:
+    """Return weights [P] with mean 1. Raises InputError for weights that are negative, not finite, or all 0."""
+    weights = np.asarray(weights, np.float64)
+    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
+        raise InputError("Pair weights must be finite numbers from 0 up, and not all 0.")
+    mean = float(weights.mean())
+    return weights if abs(mean - 1) < 1e-9 else weights / mean
+
+
+def fit(
+    model: RewardModel,
+    data: TokenPairs,
+    weights: np.ndarray,
+    options: RewardOptions,
+    *,
+    checkpoint: Checkpoint | None = None,
+    on_step: Callable[[dict[str, Any]], object] | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Train the model on pairs with weights [P], made mean 1, and return what the training was like.
+
+    With a `checkpoint` the state is kept there every `save_every` steps, and a state that is there is gone on from.
+    `on_step` gets the numbers of every step that is taken now, and may add to them.
+    """
+    from tqdm import tqdm
+
+    names = choose_trainable(model, options.train)
+    named = dict(model.model.named_parameters())
+    head = [name for name in names if name.startswith(f"{model.head_name}.")]
+    groups = [{"params": [named[name] for name in head], "lr": options.learning_rate}]
+    if below := [name for name in names if name not in head]:
+        groups.append({"params": [named[name] for name in below], "lr": options.backbone_lr})
+    began = time.monotonic()
+    rewarder: Rewarder = WholeModel(model, data, options.row_tokens)
+    if not below:
+        rewarder = KeptFeatures(model, data, branch_features(model, data, options.row_tokens, progress=progress))
+    trainer = Trainer(rewarder, groups, data, normalised(weights), options)
+    if checkpoint is not None and (state := checkpoint.load(model.device)) is not None:
+        trainer.load_state(state)
+        print(f"train-rm  goes on at step {trainer.progress.step:,} of {trainer.total:,}", file=sys.stderr)
+    with (
+        torch_threads(),
+        tqdm(
+            total=trainer.total,
+            initial=trainer.progress.step,
+            unit="step",
+            desc="train-rm",
+            disable=None if progress else True,
+            delay=2,
+        ) as bar,
+    ):
+        for numbers in trainer.run():
+            bar.update()
+            bar.set_postfix(loss=f"{numbers['loss']:.3f}", accuracy=f"{numbers['accuracy']:.2f}", refresh=False)
+            if on_step is not None:
+                on_step(numbers)
+            if checkpoint is not None and numbers["step"] % options.save_every == 0 and numbers["step"] < trainer.total:
+                checkpoint.save(trainer.state())
+    return trainer.facts() | {
+        "trained_parameters": sum(named[name].numel() for name in names),
+        "parameters": sum(parameter.numel() for parameter in named.values()),
+        "tokens": _tokens(trainer, kept_features=not below),
+        "seconds": time.monotonic() - began,
+        "precision": "bfloat16" if model.autocast else "float32",
+        "unshared": model.unshared,
+    }
+
+
+def _tokens(trainer: Trainer, *, kept_features: bool) -> dict[str, int]:
+    """Return the tokens of the training: with features kept, each branch once, whatever the steps."""
+    counts = token_counts(trainer.data, trainer.taken_steps())
+    if kept_features:
+        counts["tokens"] = sum(prompt.tokens for prompt in trainer.data.prompts if prompt.branches)
+    elif trainer.rewarder.separate:
+        counts["tokens"] = counts["separate"]
+    return counts
+
+
+def branch_features(model: RewardModel, data: TokenPairs, budget: int, *, progress: bool = False) -> torch.Tensor:
+    """Return what the head reads of every branch of every prompt, [E, D] float32, in the prompts' order."""
+    from tqdm import tqdm
+
+    table: torch.Tensor | None = None
+    total = sum(prompt.tokens for prompt in data.prompts if prompt.branches)
+    bar = tqdm(total=total, unit="token", unit_scale=True, desc="features", disable=None if progress else True, delay=2)
+    with torch.no_grad(), torch_threads(), bar:
+        for row in branch_rows(data.prompts, budget):
+            features = model.features(row.row, row.ends)
+            if table is None:
+                count = int(first_branches(data.prompts)[-1])
+                table = torch.empty((count, *features.shape[1:]), device=features.device)
+            table[torch.from_numpy(row.branches).to(table.device)] = features
+            bar.update(row.row.layout.total)
+    assert table is not None, "training has pairs, and they have branches"
+    return table
+
+
+def score_tokens(model: RewardModel, data: TokenPairs, budget: int = RewardOptions.row_tokens) -> Scored:
+    """Return the rewards of pairs as tokens, every branch of every prompt computed once."""
+    return Scored(data.ids, *rewards_of(model, data, budget))
+
+
+def save_model(model: RewardModel, folder: Path) -> None:
+    """Write a model and its tokenizer as a Hugging Face folder that `AutoModelForSequenceClassification` loads."""
+    module = model.model
+    module.config.num_labels = 1
+    module.save_pretrained(folder)
+    model.loaded.tokenizer.save_pretrained(folder)

@@ -1,0 +1,108 @@
+"""What can be set of training: as in `kat.config`, whose file is full."""
+
+import math
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from kat.config import NOT_RECORDED, ModelName
+from kat.errors import OptionError
+from kat.parameters import integer, one_of, option, whole_number
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class RewardOptions:
+    """How a reward model is trained."""
+
+    model: ModelName = "smollm2"
+    train: Annotated[str, option("What trains beside the head: head (nothing else), last:N blocks, lora, or all.")] = (
+        "last:2"
+    )
+    epochs: Annotated[int, integer("Passes over the pairs, at most.")] = 1
+    max_steps: Annotated[int | None, integer("Steps at most [default: no limit].")] = None
+    batch_size: Annotated[int, integer("Pairs of a step at most; whole prompts are kept together.")] = 64
+    learning_rate: Annotated[float, option("Of the head.")] = 5e-4
+    backbone_lr: Annotated[float, option("Of everything below the head.")] = 5e-5
+    weight_decay: Annotated[float, option("Of AdamW.")] = 0.0
+    grad_clip: Annotated[float, option("Largest norm of a step's gradient; 0 for no limit.")] = 1.0
+    schedule: Annotated[Literal["linear", "cosine", "constant"], option("Of both rates, after the warm-up.")] = "linear"
+    warmup: Annotated[float, option("Share of the steps over which the rates rise.")] = 0.03
+    max_len: Annotated[int, integer("Tokens of prompt and completion at most; prompts lose their beginning.")] = 512
+    min_prompt: Annotated[int, integer("Tokens that a completion leaves for its prompt.")] = 128
+    long_completions: Annotated[
+        Literal["error", "drop"], option("A pair with a completion over max_len - min_prompt tokens.")
+    ] = "error"
+    weight_by: Annotated[
+        Literal["loss", "sampling"], option("Weights scale a pair's loss, or say how often it stands in a pass.")
+    ] = "loss"
+    center_rewards: Annotated[
+        float, option("Factor of (chosen + rejected)² in the loss, which keeps rewards near 0.")
+    ] = 0.0
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], option("Of matrix products; auto takes bfloat16 where it is faster.")
+    ] = "auto"
+    seed: Annotated[int, integer("Of the order of the pairs.")] = 0
+    row_tokens: Annotated[int, integer("Tokens that are computed at a time.")] = field(
+        default=4096, metadata=NOT_RECORDED
+    )
+    log_every: Annotated[int, integer("Steps between lines of progress.")] = field(default=25, metadata=NOT_RECORDED)
+    eval_every: Annotated[int, integer("Steps between measurements on the validation pairs; 0 for none.")] = field(
+        default=100, metadata=NOT_RECORDED
+    )
+    save_every: Annotated[int, integer("Steps between checkpoints.")] = field(default=100, metadata=NOT_RECORDED)
+    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
+        default=False, metadata=NOT_RECORDED
+    )
+
+    def __post_init__(self) -> None:
+        one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
+        one_of("long_completions", self.long_completions, ("error", "drop"))
+        one_of("weight_by", self.weight_by, ("loss", "sampling"))
+        one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+        for name in ("epochs", "batch_size", "max_len", "row_tokens", "log_every", "save_every"):
+            whole_number(name, getattr(self, name))
+        for name in ("min_prompt", "seed", "eval_every"):
+            whole_number(name, getattr(self, name), least=0)
+        if self.max_steps is not None:
+            whole_number("max_steps", self.max_steps)
+        for name in ("learning_rate", "backbone_lr", "weight_decay", "grad_clip", "warmup", "center_rewards"):
+            value = getattr(self, name)
+            most = 1.0 if name == "warmup" else math.inf
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= most:
+                raise OptionError(f"{name} is {value!r}; expected a number from 0 to {most:g}.")
+        if self.min_prompt >= self.max_len:
+            raise OptionError(f"min_prompt is {self.min_prompt} and max_len {self.max_len}; expected less.")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How pairs are rewarded."""
+
+    max_len: Annotated[
+        int | None, integer("Tokens of prompt and completion at most [default: what the model was trained with].")
+    ] = None
+    min_prompt: Annotated[int | None, integer("Tokens that a completion leaves for its prompt.")] = None
+    long_completions: Annotated[
+        Literal["error", "drop"], option("A pair with a completion over max_len - min_prompt tokens.")
+    ] = "error"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], option("Of matrix products; auto takes bfloat16 where it is faster.")
+    ] = "auto"
+    row_tokens: Annotated[int, integer("Tokens that are computed at a time.")] = field(
+        default=4096, metadata=NOT_RECORDED
+    )
+    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
+        default=False, metadata=NOT_RECORDED
+    )
+
+    def __post_init__(self) -> None:
+        one_of("long_completions", self.long_completions, ("error", "drop"))
+        one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+        whole_number("row_tokens", self.row_tokens)
+        for name in ("max_len", "min_prompt"):
+            if (value := getattr(self, name)) is not None:
+                whole_number(name, value, least=int(name == "max_len"))
