@@ -106,3 +106,38 @@ class ScoreOptions:
         for name in ("max_len", "min_prompt"):
             if (value := getattr(self, name)) is not None:
                 whole_number(name, value, least=int(name == "max_len"))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class OriginOptions:
+    """How the origin's command weighs and splits pairs."""
+
+    rm_source: Annotated[
+        Literal["rm", "rm_density"], option("rm trains with all weights 1, rm_density with density weights.")
+    ]
+    weight_mode: Annotated[
+        Literal["mean", "sum", "none"],
+        option("mean (or sum): capped, mean 1 over the pairs that train; none: as they are, clipped at the cap."),
+    ] = "mean"
+    weight_cap: Annotated[float, option("Largest pair weight.")] = 10.0
+    missing_weight: Annotated[
+        Literal["error", "one"], option("What a pair gets whose opening has no density weight.")
+    ] = "error"
+    val_ratio: Annotated[float, option("Share of the openings that validate, about.")] = 0.05
+    val_seed: Annotated[int, integer("Of the split.")] = 123
+
+    def __post_init__(self) -> None:
+        one_of("rm_source", self.rm_source, ("rm", "rm_density"))
+        one_of("weight_mode", self.weight_mode, ("mean", "sum", "none"))
+        one_of("missing_weight", self.missing_weight, ("error", "one"))
+        for name, low, high in (("weight_cap", 1.0, math.inf), ("val_ratio", 0.0, 1.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
+                raise OptionError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}.")
+        whole_number("val_seed", self.val_seed, least=0)
+
+    @property
+    def density(self) -> bool:
+        """Whether pairs are weighed."""
+        return self.rm_source == "rm_density"

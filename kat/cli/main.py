@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_script(name: str) -> None:
     """Run one of the origin's five commands with the process's arguments."""
     tokens = sys.argv[1:]
-    if name.startswith("kat_train") and not {"-h", "--help"} & set(tokens):
+    if name == "kat_train_grpo" and not {"-h", "--help"} & set(tokens):
         tokens = []  # options of what does not work yet are not looked at
     run_app(script_app(name), tokens, tables=_tables(), own_table=name)
 

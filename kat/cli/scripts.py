@@ -1,8 +1,8 @@
 """The five commands fixed by the project's origin, run as `python -m scripts.NAME`: same work, their own names."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -18,9 +18,12 @@ from kat.config import (
     ModelName,
     ReadOptions,
     RunOptions,
+    base_directory,
     data_path,
 )
-from kat.errors import KatError
+from kat.errors import KatError, OptionError
+from kat.parameters import integer, option
+from kat.training_config import OriginOptions, RewardOptions
 
 
 @Parameter(name="*")
@@ -39,6 +42,18 @@ class _BaseOptions(EmbedOptions):
     batch_size: BatchSize = 16
     boilerplate: Boilerplate = field(default="keep", metadata=NOT_RECORDED)
     inside_text: InsideText = field(default="keep", metadata=NOT_RECORDED)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class _OriginReward(RewardOptions):
+    model: Annotated[
+        str, option("The model to start from [default: sft where it exists, else smollm2].", alias=["--ckpt-source"])
+    ] = ""
+    max_steps: Annotated[int | None, integer("Steps at most.")] = 1000
+    long_completions: Annotated[
+        Literal["error", "drop"], option("A pair with a completion over max_len - min_prompt tokens.")
+    ] = "drop"
 
 
 def _path(text: str, default: str) -> Parameter:
@@ -94,9 +109,56 @@ def kat_compute_embeddings_offline(
     say_next(f"prove that it is whole: kat verify {quoted(output_dir)}")
 
 
-def kat_train_rm() -> None:
-    """Not there yet: will train a reward model with density weights."""
-    raise KatError(_NOT_YET.format("a weighted reward model"))
+def kat_train_rm(
+    *,
+    origin: OriginOptions,
+    pairs_path: Annotated[Path | None, _path("Preference pairs.", "pairs_all.jsonl")] = None,
+    prompts_path: Annotated[Path | None, _path("The prefixes that were weighed.", "prefixes_all.jsonl")] = None,
+    density_weights_path: Annotated[
+        Path | None, _path("Weights, with ids.json beside them.", "embeddings_offline/density_weights.npy")
+    ] = None,
+    run: Annotated[str | None, Parameter(help="A name for the run; it is recorded.")] = None,
+    device_type: Annotated[str | None, Parameter(help="As --device.")] = None,
+    likert_token: Annotated[str | None, Parameter(show=False)] = None,
+    likert_tokens: Annotated[str | None, Parameter(show=False)] = None,
+    reward: _OriginReward = _OriginReward(),
+    reading: ReadOptions = ReadOptions(),
+    run_options: RunOptions = RunOptions(),
+) -> None:
+    """Train a reward model; it lies where the model sources rm and rm_density find it (rm_checkpoints/…)."""
+    from kat.models.sources.nanochat import FOLDERS
+    from kat.stages.stage import say, say_next
+    from kat.stages.train_rm import train_rm_origin
+
+    if likert_token or likert_tokens:
+        raise OptionError("--likert_token means nothing here: the reward is a head's number, no token's. Leave it out.")
+    model = reward.model or _default_model()
+    say("model", f"{model} (--model names another)")
+    out = base_directory() / FOLDERS[origin.rm_source]
+    train_rm_origin(
+        pairs_path or data_path("pairs_all.jsonl"),
+        prompts_path or data_path("prefixes_all.jsonl"),
+        density_weights_path or data_path("embeddings_offline") / "density_weights.npy",
+        out,
+        replace(reward, model=model),
+        origin=origin,
+        run_options=run_options if device_type is None else replace(run_options, device=device_type),
+        reading=reading,
+        name=run,
+    )
+    say_next(f"kat score {origin.rm_source} PAIRS --out SCORES.jsonl, or --ckpt_source {origin.rm_source} to embed")
+
+
+def _default_model() -> str:
+    """Return sft where there is one, else the bundled smollm2."""
+    from kat.errors import ModelError
+    from kat.models.sources import resolve
+
+    try:
+        resolve("sft")
+    except ModelError:
+        return "smollm2"
+    return "sft"
 
 
 def kat_train_grpo() -> None:

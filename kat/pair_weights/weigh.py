@@ -116,3 +116,12 @@ def weigh_pairs(
 
 def _finite(number: float) -> float | None:
     return float(number) if np.isfinite(number) else None
+
+
+def normalised(weights: np.ndarray) -> np.ndarray:
+    """Return weights [P] with mean 1. Raises InputError for weights that are negative, not finite, or all 0."""
+    weights = np.asarray(weights, np.float64)
+    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
+        raise InputError("Pair weights must be finite numbers from 0 up, and not all 0.")
+    mean = float(weights.mean())
+    return weights if abs(mean - 1) < 1e-9 else weights / mean

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from kat.artifacts import json_bytes
-from kat.config import RunOptions, recorded
-from kat.data.columns import reading_of
+from kat.artifacts import json_bytes, read_manifest
+from kat.config import ReadOptions, RunOptions, recorded
+from kat.data.columns import reading_of, recorded_reading
 from kat.data.pairs import PairReader
-from kat.errors import InputError
+from kat.errors import InputError, MismatchError, OptionError
 from kat.inputs import input_text
 from kat.integrations.rows import WeighedPair, weighed_pairs
 from kat.models.digests import settings_digest, weights_digest
 from kat.models.sources import resolve
+from kat.pair_weights.origin import origin_weights, validates
 from kat.pair_weights.storage import PairWeights, read_pair_weights
+from kat.pair_weights.weigh import normalised
 from kat.reports.console.train_rm import training_lines
 from kat.run_folder import (
+    IDS,
     MODEL_FILES,
     TRAINING,
     TRAINING_LOG,
@@ -36,7 +39,7 @@ from kat.run_folder import (
 from kat.stages.export_weights import source_of_weights
 from kat.stages.stage import Job, stage, with_progress
 from kat.statistics import effective_sample_size
-from kat.training_config import RewardOptions
+from kat.training_config import OriginOptions, RewardOptions
 
 if TYPE_CHECKING:
     from kat.training.tokens import TokenPairs
@@ -89,7 +92,7 @@ def train_rm(
 
 
 def train_weighed(
-    weighed: Any,
+    weighed: Callable[[], Iterable[WeighedPair]],
     bins: Mapping[str, int],
     out: Path,
     inputs: Mapping[str, Path | str],
@@ -98,9 +101,11 @@ def train_weighed(
     run_options: RunOptions,
     facts: Mapping[str, Any],
     more: Mapping[str, Any] | None = None,
+    weigh: Callable[[np.ndarray], np.ndarray] = normalised,
 ) -> None:
     """Train on what `weighed()` yields, and write OUT. `bins` are density bins by pair id, `facts` go into the
-    manifest, and `more` are options to record."""
+    manifest, `more` are options to record, and `weigh` makes pair weights of the values v of the pairs that train,
+    after all drops."""
     model = resolve(options.model, allow_network=options.allow_network)
     digests = {"model": weights_digest(model), "model_settings": settings_digest(model)}
     with stage(
@@ -117,9 +122,72 @@ def train_weighed(
 
         kept = TrainingCheckpoint(checkpoint_path(out), job.manifest, overwrite=run_options.overwrite)
         with kept:
-            _train(job, weighed(), bins, options, run_options, checkpoint=kept, facts=facts)
+            _train(job, weighed(), bins, options, run_options, weigh=weigh, checkpoint=kept, facts=facts)
     if not job.done:
         kept.remove()
+
+
+def train_rm_origin(
+    pairs_path: Path,
+    prompts_path: Path,
+    weights_path: Path,
+    out: Path,
+    options: RewardOptions,
+    *,
+    origin: OriginOptions,
+    run_options: RunOptions,
+    reading: ReadOptions = ReadOptions(),
+    name: str | None = None,
+) -> None:
+    """Train as the origin's command does: weights joined by opening id, its own split, uniform unless `density`.
+
+    Raises MismatchError for a pair whose opening has no weight, unless `missing_weight` is "one", and OptionError for
+    weights that are of contexts: the origin's ids are of openings.
+    """
+    from kat.density.storage import load_density_mapping
+
+    for path in (prompts_path, weights_path.parent):
+        if ((read_manifest(path) or {}).get("options") or {}).get("unit") == "context":
+            raise OptionError(
+                f"{path} was made with --unit context, and ids of contexts are no ids of openings, which this command "
+                "joins by. Use kat weigh-pairs and kat train-rm."
+            )
+    w = load_density_mapping(prompts_path, weights_path) if origin.density else {}
+    missing = 0
+
+    def weighed() -> Iterator[WeighedPair]:
+        nonlocal missing
+        reader = PairReader(pairs_path, run_options.max_bad_rows, options=reading)
+        for pair in with_progress(reader, "pairs"):
+            value = w.get(pair.prefix.id) if origin.density else 1.0
+            if value is None:
+                if origin.missing_weight != "one":
+                    raise MismatchError(
+                        f"{pairs_path}: row {pair.row:,}: opening {pair.prefix.id} has no weight in {weights_path}. "
+                        "Make the weights of these pairs, or add --missing_weight one."
+                    )
+                missing, value = missing + 1, 1.0
+            part = "validation" if validates(pair.prefix.id, origin.val_ratio, origin.val_seed) else "train"
+            yield WeighedPair(pair, pair.id, part, value, value)
+
+    def weigh(values: np.ndarray) -> np.ndarray:
+        print(f"train-rm  {missing:,} pairs without a weight get 1; every other one has its own", file=sys.stderr)
+        return origin_weights(values, origin.weight_mode, origin.weight_cap) if origin.density else np.ones(len(values))
+
+    inputs: dict[str, Path | str] = {"pairs": pairs_path}
+    if origin.density:
+        inputs |= {"weights": weights_path, "ids": weights_path.parent / IDS, "prompts": prompts_path}
+    train_weighed(
+        weighed,
+        {},
+        out,
+        inputs,
+        options,
+        run_options=run_options,
+        facts={"pairs": str(pairs_path), "weights": "density" if origin.density else "uniform", "run": name},
+        more=recorded(origin) | {"max_bad_rows": run_options.max_bad_rows} | recorded_reading(reading),
+        weigh=weigh,
+    )
 
 
 def _train(
@@ -129,6 +197,7 @@ def _train(
     options: RewardOptions,
     run_options: RunOptions,
     *,
+    weigh: Callable[[np.ndarray], np.ndarray],
     checkpoint: Any,
     facts: Mapping[str, Any],
 ) -> None:
@@ -141,7 +210,7 @@ def _train(
     train, validation = tokens.select(np.flatnonzero(part)), tokens.select(np.flatnonzero(~part))
     if not len(train):
         raise InputError("No pair is left to train: all validate or were left out.")
-    weights = np.asarray([marks[pair_id].v for pair_id in train.ids])
+    weights = weigh(np.asarray([marks[pair_id].v for pair_id in train.ids]))
 
     def on_step(numbers: dict[str, Any]) -> None:
         if options.eval_every and numbers["step"] % options.eval_every == 0 and len(validation):

@@ -155,13 +155,13 @@ class Trainer:
                 yield self.step(pairs, len(pairs) if is_last else self.options.batch_size) | {"epoch": epoch}
             first += len(steps)
 
-    def taken_steps(self) -> list[np.ndarray]:
-        """Return the pairs of the steps that were taken."""
+    def planned_steps(self) -> list[np.ndarray]:
+        """Return the pairs of all steps of the training."""
         steps: list[np.ndarray] = []
         for epoch in range(self.options.epochs):
-            if len(steps) < self.progress.step:
+            if len(steps) < self.total:
                 steps += self.pass_steps(epoch)
-        return steps[: self.progress.step]
+        return steps[: self.total]
 
     def step(self, pairs: np.ndarray, nominal: int) -> dict[str, Any]:
         """Take one step by these pairs; return what it was like. Raises NotFiniteError, with nothing changed."""

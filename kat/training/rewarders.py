@@ -40,16 +40,22 @@ class WholeModel:
 
 
 class KeptFeatures:
-    """Rewards by the head alone, from features that were computed once: `features` [E, D] float32, of every branch,
-    those of prompt p from `first[p]` on."""
+    """Rewards by the head alone, from features that were computed once: `features` [E, D] float32 of the branches
+    `numbers` [E], ascending."""
 
     def __init__(
-        self, model: RewardModel, data: TokenPairs, features: torch.Tensor, ranks: Ranks | None = None
+        self,
+        model: RewardModel,
+        data: TokenPairs,
+        numbers: np.ndarray,
+        features: torch.Tensor,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model, self.features, self.separate = model, features, False
         self.ranks: Ranks = ranks or OneRank()
         first = first_branches(data.prompts)
-        self._chosen, self._rejected = (first[data.prompt] + side for side in (data.chosen, data.rejected))
+        branches = (first[data.prompt] + side for side in (data.chosen, data.rejected))
+        self._chosen, self._rejected = (np.searchsorted(numbers, side) for side in branches)
 
     def parts(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, Callable[[], Rewards]]]:
         """Yield all pairs at once; one rank computes them."""
@@ -77,15 +83,30 @@ class BranchRow:
     ends: np.ndarray
 
 
-def branch_rows(prompts: Sequence[Prompt], budget: int) -> Iterator[BranchRow]:
-    """Yield all prompts that have branches, in their order, a row of at most `budget` tokens or of one prompt."""
+def branch_rows(prompts: Sequence[Prompt], needed: np.ndarray, budget: int) -> Iterator[BranchRow]:
+    """Yield prompts with those of their branches that are `needed`, ascending numbers among all (`first_branches`).
+
+    Prompts are in their order, a row of at most `budget` tokens or of one prompt.
+    """
     first = first_branches(prompts)
-    held = [n for n, prompt in enumerate(prompts) if prompt.branches]
-    for places in rows_in_order([prompts[n].tokens for n in held], budget):
-        numbers = [held[place] for place in places]
-        row = plant([prompts[n] for n in numbers])
-        branches = np.concatenate([np.arange(first[n], first[n + 1]) for n in numbers])
-        yield BranchRow(row, branches, np.concatenate(row.ends))
+    owner = np.searchsorted(first, needed, side="right") - 1
+    held: list[tuple[Prompt, np.ndarray]] = []
+    for numbers in np.split(needed, np.flatnonzero(np.diff(owner)) + 1) if len(needed) else []:
+        n = int(np.searchsorted(first, numbers[0], side="right")) - 1
+        own = [prompts[n].branches[i] for i in (numbers - first[n]).tolist()]
+        held.append((Prompt(prompts[n].trunk, own), numbers))
+    for places in rows_in_order([prompt.tokens for prompt, _ in held], budget):
+        row = plant([held[place][0] for place in places])
+        yield BranchRow(row, np.concatenate([held[place][1] for place in places]), np.concatenate(row.ends))
+
+
+def branches_of(data: TokenPairs, pairs: np.ndarray | None = None) -> np.ndarray:
+    """Return the branches that all pairs, or some, compare: ascending numbers among all."""
+    first = first_branches(data.prompts)
+    both = np.concatenate([first[data.prompt] + data.chosen, first[data.prompt] + data.rejected])
+    if pairs is not None:
+        both = both.reshape(2, -1)[:, pairs].ravel()
+    return np.unique(both)
 
 
 def rows_in_order(tokens: list[int], budget: int) -> Iterator[range]:

@@ -15,10 +15,11 @@ import torch
 from kat.devices import multiplies_bfloat16, torch_threads
 from kat.errors import InputError, MismatchError
 from kat.models.load import load_model
+from kat.pair_weights.weigh import normalised
 from kat.records import Pair
 from kat.training.loop import Rewarder, Trainer
 from kat.training.reward import RewardModel, choose_trainable
-from kat.training.rewarders import KeptFeatures, WholeModel, branch_rows, first_branches
+from kat.training.rewarders import KeptFeatures, WholeModel, branch_rows, branches_of
 from kat.training.scoring import rewards_of
 from kat.training.steps import token_counts
 from kat.training.tokens import TokenPairs, tokenize_pairs
@@ -106,7 +107,8 @@ def train_reward_model(
     # Pairs are told in their order, so that the next one's weight is that of the number of those before it.
     data = tokens_of(loaded, listed, chosen, seen=lambda name, _: values.update({name: float(given[len(values)])}))
     log: list[dict[str, Any]] = []
-    facts = fit(loaded, data, np.asarray([values[i] for i in data.ids]), chosen, on_step=log.append, progress=progress)
+    kept = normalised(np.asarray([values[i] for i in data.ids]))
+    facts = fit(loaded, data, kept, chosen, on_step=log.append, progress=progress)
     return TrainedRewardModel(loaded, facts, log, chosen)
 
 
@@ -146,15 +148,6 @@ def tokens_of(
     )
 
 
-def normalised(weights: np.ndarray) -> np.ndarray:
-    """Return weights [P] with mean 1. Raises InputError for weights that are negative, not finite, or all 0."""
-    weights = np.asarray(weights, np.float64)
-    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
-        raise InputError("Pair weights must be finite numbers from 0 up, and not all 0.")
-    mean = float(weights.mean())
-    return weights if abs(mean - 1) < 1e-9 else weights / mean
-
-
 def fit(
     model: RewardModel,
     data: TokenPairs,
@@ -165,7 +158,7 @@ def fit(
     on_step: Callable[[dict[str, Any]], object] | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Train the model on pairs with weights [P], made mean 1, and return what the training was like.
+    """Train the model on pairs with weights [P], taken as they are, and return what the training was like.
 
     With a `checkpoint` the state is kept there every `save_every` steps, and a state that is there is gone on from.
     `on_step` gets the numbers of every step that is taken now, and may add to them.
@@ -179,10 +172,12 @@ def fit(
     if below := [name for name in names if name not in head]:
         groups.append({"params": [named[name] for name in below], "lr": options.backbone_lr})
     began = time.monotonic()
-    rewarder: Rewarder = WholeModel(model, data, options.row_tokens)
+    whole: Rewarder = WholeModel(model, data, options.row_tokens)
+    trainer = Trainer(whole, groups, data, weights, options)
     if not below:
-        rewarder = KeptFeatures(model, data, branch_features(model, data, options.row_tokens, progress=progress))
-    trainer = Trainer(rewarder, groups, data, normalised(weights), options)
+        needed = branches_of(data, np.unique(np.concatenate(trainer.planned_steps())))
+        features = branch_features(model, data, needed, options.row_tokens, progress=progress)
+        trainer.rewarder = KeptFeatures(model, data, needed, features)
     if checkpoint is not None and (state := checkpoint.load(model.device)) is not None:
         trainer.load_state(state)
         print(f"train-rm  goes on at step {trainer.progress.step:,} of {trainer.total:,}", file=sys.stderr)
@@ -216,31 +211,32 @@ def fit(
 
 def _tokens(trainer: Trainer, *, kept_features: bool) -> dict[str, int]:
     """Return the tokens of the training: with features kept, each branch once, whatever the steps."""
-    counts = token_counts(trainer.data, trainer.taken_steps())
+    steps = trainer.planned_steps()[: trainer.progress.step]
+    counts = token_counts(trainer.data, steps)
     if kept_features:
-        counts["tokens"] = sum(prompt.tokens for prompt in trainer.data.prompts if prompt.branches)
+        rows = branch_rows(trainer.data.prompts, branches_of(trainer.data, np.unique(np.concatenate(steps))), 1)
+        counts["tokens"] = sum(row.row.layout.total for row in rows)
     elif trainer.rewarder.separate:
         counts["tokens"] = counts["separate"]
     return counts
 
 
-def branch_features(model: RewardModel, data: TokenPairs, budget: int, *, progress: bool = False) -> torch.Tensor:
-    """Return what the head reads of every branch of every prompt, [E, D] float32, in the prompts' order."""
+def branch_features(
+    model: RewardModel, data: TokenPairs, numbers: np.ndarray, budget: int, *, progress: bool = False
+) -> torch.Tensor:
+    """Return what the head reads of some branches, `numbers` [E] ascending (`branches_of`), [E, D] float32."""
     from tqdm import tqdm
 
-    table: torch.Tensor | None = None
-    total = sum(prompt.tokens for prompt in data.prompts if prompt.branches)
-    bar = tqdm(total=total, unit="token", unit_scale=True, desc="features", disable=None if progress else True, delay=2)
+    parts: list[torch.Tensor] = []
+    rows = list(branch_rows(data.prompts, numbers, budget))
+    total = sum(row.row.layout.total for row in rows)
+    disable = None if progress else True
+    bar = tqdm(total=total, unit="token", unit_scale=True, desc="features", disable=disable, delay=2)
     with torch.no_grad(), torch_threads(), bar:
-        for row in branch_rows(data.prompts, budget):
-            features = model.features(row.row, row.ends)
-            if table is None:
-                count = int(first_branches(data.prompts)[-1])
-                table = torch.empty((count, *features.shape[1:]), device=features.device)
-            table[torch.from_numpy(row.branches).to(table.device)] = features
+        for row in rows:
+            parts.append(model.features(row.row, row.ends))
             bar.update(row.row.layout.total)
-    assert table is not None, "training has pairs, and they have branches"
-    return table
+    return torch.cat(parts)
 
 
 def score_tokens(model: RewardModel, data: TokenPairs, budget: int = RewardOptions.row_tokens) -> Scored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def _find(name: str, allow_network: bool) -> ModelSource:
     base = base_directory()
     family, tag, step = _parts(name)
     folder = base / FOLDERS[family]
+    if (tag, step) == (None, None) and _is_folder(folder):
+        return ModelSource(name, folder)
     try:
         if not folder.is_dir() and (base / "experiments").is_dir():
             raise ModelError(
@@ -43,6 +46,11 @@ def _find(name: str, allow_network: bool) -> ModelSource:
         return ModelSource(name, converted(find_checkpoint(folder, _tokenizer(base), tag, step)))
     except ModelError as error:
         raise ModelError(f"The nanochat model {name}: {error} Or use the bundled one: --ckpt_source minilm.") from error
+
+
+def _is_folder(folder: Path) -> bool:
+    """Tell whether a family's place is itself a Hugging Face folder, as kat's trainers write."""
+    return (folder / "config.json").is_file()
 
 
 def _parts(name: str) -> tuple[str, str | None, int | None]:
@@ -64,9 +72,19 @@ def _catalog() -> Iterator[Found]:
     base = base_directory()
     for family, place in FOLDERS.items():
         folder = base / place
+        if _is_folder(folder):
+            yield _listed_folder(family, folder)
         for tag in tags_of(folder) if folder.is_dir() else []:
             for step in sorted(steps_of(folder / tag)):
                 yield _listed(f"{family}/{tag}/{step}", folder / tag, _tokenizer(base), step)
+
+
+def _listed_folder(family: str, folder: Path) -> Found:
+    try:
+        dimension = json.loads((folder / "config.json").read_bytes()).get("hidden_size")
+        return Found(family, folder, (folder / "model.safetensors").stat().st_size, dimension=dimension)
+    except (OSError, ValueError) as error:
+        return Found(family, folder, 0, note=f"cannot be read: {error}")
 
 
 def _listed(name: str, folder: Path, tokenizer: Path, step: int) -> Found:
