@@ -16,6 +16,7 @@ import torch
 
 from kat.errors import ModelError, OptionError
 from kat.models.load import LoadedModel
+from kat.packing.fused import fuse_for_training
 from kat.packing.layout import pack
 from kat.packing.switch import TOLERANCE, position_offset, switch_over
 from kat.packing.trunks import Prompt, Row, plant
@@ -41,6 +42,8 @@ class RewardModel:
         self._set_padding()
         self.unpacked = switch_over(self.base, loaded.limit)
         self.unshared = self._why_unshared()
+        if autocast and self.device.type == "cpu":
+            fuse_for_training(self.base)
 
     @property
     def device(self) -> torch.device:
