@@ -22,6 +22,8 @@ demo: install
 	$(BIN)/kat demo-data --out $(DEMO)/pairs_all.jsonl
 	$(BIN)/kat run $(DEMO)/pairs_all.jsonl --out $(DEMO)/run
 	$(BIN)/kat demo-check $(DEMO)/pairs_all.jsonl $(DEMO)/run
+	$(BIN)/kat weigh-pairs $(DEMO)/run
+	@echo "then           $(BIN)/kat train-rm $(DEMO)/run --model minilm --train head --epochs 20 --learning_rate 0.01"
 
 lint: install
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ _HOMES = {
     "opening_id": "kat.data.openings",
     "read_pair_weights": "kat.pair_weights.storage",
     "read_pairs": "kat.data.pairs",
+    "train_reward_model": "kat.training.train",
     "unique_prefixes": "kat.data.openings",
     "weigh": "kat.density.weights",
     "weigh_pairs": "kat.pair_weights.weigh",

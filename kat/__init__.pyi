@@ -24,6 +24,7 @@ from kat.records import Embeddings as Embeddings
 from kat.records import Neighbors as Neighbors
 from kat.records import Pair as Pair
 from kat.records import Prefix as Prefix
+from kat.training.train import train_reward_model as train_reward_model
 
 __all__: list[str]
 __version__: str

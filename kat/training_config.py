@@ -1,6 +1,7 @@
 """What can be set of training: as in `kat.config`, whose file is full."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Annotated, Literal
@@ -18,9 +19,7 @@ class RewardOptions:
     """How a reward model is trained."""
 
     model: ModelName = "smollm2"
-    train: Annotated[str, option("What trains beside the head: head (nothing else), last:N blocks, lora, or all.")] = (
-        "last:2"
-    )
+    train: Annotated[str, option("What trains beside the head: head (nothing else), last:N blocks, or all.")] = "last:2"
     epochs: Annotated[int, integer("Passes over the pairs, at most.")] = 1
     max_steps: Annotated[int | None, integer("Steps at most [default: no limit].")] = None
     batch_size: Annotated[int, integer("Pairs of a step at most; whole prompts are kept together.")] = 64
@@ -58,6 +57,8 @@ class RewardOptions:
     )
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"head|all|last:[1-9]\d*", self.train):
+            raise OptionError(f"train is {self.train!r}; expected head, last:N (last:2) or all.")
         one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
         one_of("long_completions", self.long_completions, ("error", "drop"))
         one_of("weight_by", self.weight_by, ("loss", "sampling"))

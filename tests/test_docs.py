@@ -44,6 +44,7 @@ DOCUMENTS = [
     "docs/integrations.md",
     "docs/models.md",
     "docs/tutorial.md",
+    "docs/training.md",
     "docs/how-to.md",
 ]
 

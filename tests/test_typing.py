@@ -27,6 +27,9 @@ table: kat.PairWeights = kat.read_pair_weights("run/pair_weights.parquet")
 with kat.open_prefixes("run/prefixes_all.jsonl") as opened, kat.Encoder("minilm") as encoder:
     first: kat.Prefix = opened[next(iter(opened))]
     more: kat.Embeddings = encoder.encode([first.opening])
+rm = kat.train_reward_model(pairs, weights=table.training_weights(), model="minilm", train="head", epochs=1)
+rm.save("rm")
+accuracy: float = rm.score(pairs).accuracy
 try:
     reward = kat.load_model("smollm2", kind="reward")
 except kat.KatError as error:
@@ -36,6 +39,7 @@ MISTAKES = [
     ("wrong: int = kat.opening_id('x')", "Incompatible types in assignment"),
     ("kat.weigh([1.0, 2.0], caps=3.0)", "Unexpected keyword argument"),
     ("kat.find_neighbors(3, k='20')", "has incompatible type"),
+    ("kat.train_reward_model([], weights=1.0)", "has incompatible type"),
     ("kat.nothing()", "has no attribute"),
     ("kat.Prefix(1, [])", "has incompatible type"),
 ]

@@ -201,7 +201,7 @@ def choose_trainable(model: RewardModel, train: str) -> list[str]:
         if not 1 <= kept <= len(stack):
             raise OptionError(f"train is {train}; the model has {len(stack)} blocks.")
     elif train not in ("head", "all"):
-        raise OptionError(f"train is {train!r}; expected head, last:N, lora or all.")
+        raise OptionError(f"train is {train!r}; expected head, last:N or all.")
     prefix = f"{module.base_model_prefix}."
     names = []
     for name, parameter in module.named_parameters():

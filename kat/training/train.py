@@ -7,23 +7,24 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from kat.devices import multiplies_bfloat16, torch_threads
 from kat.errors import InputError, MismatchError
 from kat.models.load import load_model
 from kat.pair_weights.weigh import normalised
 from kat.records import Pair
-from kat.training.loop import Rewarder, Trainer
-from kat.training.reward import RewardModel, choose_trainable
-from kat.training.rewarders import KeptFeatures, WholeModel, branch_rows, branches_of
-from kat.training.scoring import rewards_of
 from kat.training.steps import token_counts
 from kat.training.tokens import TokenPairs, tokenize_pairs
 from kat.training_config import RewardOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from kat.training.loop import Rewarder, Trainer
+    from kat.training.reward import RewardModel
 
 
 class Checkpoint(Protocol):
@@ -114,6 +115,8 @@ def train_reward_model(
 
 def load_reward_model(options: RewardOptions, device: str) -> RewardModel:
     """Load the model that training starts from, in float32, and let gradients through what trains."""
+    from kat.training.reward import RewardModel
+
     loaded = load_model(
         options.model, kind="reward", device=device, dtype="float32", allow_network=options.allow_network
     )
@@ -165,6 +168,10 @@ def fit(
     """
     from tqdm import tqdm
 
+    from kat.training.loop import Trainer
+    from kat.training.reward import choose_trainable
+    from kat.training.rewarders import KeptFeatures, WholeModel, branches_of
+
     names = choose_trainable(model, options.train)
     named = dict(model.model.named_parameters())
     head = [name for name in names if name.startswith(f"{model.head_name}.")]
@@ -211,6 +218,8 @@ def fit(
 
 def _tokens(trainer: Trainer, *, kept_features: bool) -> dict[str, int]:
     """Return the tokens of the training: with features kept, each branch once, whatever the steps."""
+    from kat.training.rewarders import branch_rows, branches_of
+
     steps = trainer.planned_steps()[: trainer.progress.step]
     counts = token_counts(trainer.data, steps)
     if kept_features:
@@ -225,7 +234,10 @@ def branch_features(
     model: RewardModel, data: TokenPairs, numbers: np.ndarray, budget: int, *, progress: bool = False
 ) -> torch.Tensor:
     """Return what the head reads of some branches, `numbers` [E] ascending (`branches_of`), [E, D] float32."""
+    import torch
     from tqdm import tqdm
+
+    from kat.training.rewarders import branch_rows
 
     parts: list[torch.Tensor] = []
     rows = list(branch_rows(data.prompts, numbers, budget))
@@ -241,6 +253,8 @@ def branch_features(
 
 def score_tokens(model: RewardModel, data: TokenPairs, budget: int = RewardOptions.row_tokens) -> Scored:
     """Return the rewards of pairs as tokens, every branch of every prompt computed once."""
+    from kat.training.scoring import rewards_of
+
     return Scored(data.ids, *rewards_of(model, data, budget))
 
 
