@@ -139,6 +139,27 @@ class Chat:
         ends = [self.tokenizer.eos_token_id, self.tokenizer.sep_token_id]
         return [token for token in ends if token is not None][:1]
 
+    def template_ending_in_end(self) -> str | None:
+        """Return the template, so changed that a closed conversation ends with the turn's last token; None if it does
+        already, or cannot be changed so.
+
+        Many write a line end behind it. A reward model's class takes the last token that is not padding, which has to
+        be the same token for whoever renders.
+        """
+        if self.kind != "template" or not isinstance(self.tokenizer.chat_template, str):
+            return None
+        said: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        text = self._text(said, open_ended=False)
+        if text.rstrip() == text:
+            return None
+        whole = f"{{% set kat_text %}}{self.tokenizer.chat_template}{{% endset %}}"
+        changed = whole + "{{ kat_text if add_generation_prompt else kat_text.rstrip() }}"
+        options: dict[str, Any] = {"tokenize": False, "chat_template": changed}
+        closed = self.tokenizer.apply_chat_template(said, **options)
+        opened = self.tokenizer.apply_chat_template(said[:1], add_generation_prompt=True, **options)
+        same = closed == text.rstrip() and opened == self._text(said[:1], open_ended=True)
+        return changed if same else None
+
     @cached_property
     def pad(self) -> int:
         """An id for padding that does not end a turn: who looks for the end must not find padding."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -263,4 +264,7 @@ def save_model(model: RewardModel, folder: Path) -> None:
     module = model.model
     module.config.num_labels = 1
     module.save_pretrained(folder)
-    model.loaded.tokenizer.save_pretrained(folder)
+    tokenizer = copy.deepcopy(model.loaded.tokenizer)
+    if (template := model.loaded.chat.template_ending_in_end()) is not None:
+        tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
