@@ -61,9 +61,11 @@ class PlainSteps:
 
     def softmax(self, scores: torch.Tensor, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = ~_visible(block, scores)
-        largest = scores.masked_fill_(hidden, -torch.inf).amax(-1, keepdim=True).clamp_min_(-1e30)
+        largest = scores.masked_fill_(hidden, -torch.inf).amax(-1, keepdim=True)
+        # A row that only fills a stretch up sees no key: −∞ less −∞ would be no number.
+        largest.clamp_min_(torch.finfo(scores.dtype).min)
         scores.sub_(largest).exp_()
-        totals = scores.sum(-1, dtype=torch.float32)
+        totals = scores.sum(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         return totals, totals.log() + largest.squeeze(-1)
 
     def join(

@@ -39,7 +39,8 @@ class Block(NamedTuple):
 def blocks(layout: TrunkLayout, heads: int) -> tuple[Block, ...]:
     """Return what attention over a row is made of: every pair of a query and a key that it sees, in just one block.
 
-    Cut so that the scores of all `heads` fit SCORES, if need be down to LANES queries at a time.
+    Cut so that the scores of all `heads` fit SCORES: down to one segment by itself, which is never cut, and to LANES
+    queries behind a trunk.
     """
     return (*_own(layout, heads), *_behind_trunks(layout, heads))
 

@@ -24,6 +24,9 @@ from kat.packing.trunks import Prompt, Row, plant
 HEADS = ("score", "classifier")
 """What transformers calls the layer that makes a reward: of causal models, of encoders."""
 
+BEHIND = ("norm", "norm_f", "final_norm", "ln_f", "final_layer_norm", "final_layernorm", "pooler")
+"""What transformers calls what stands behind the last block: the last norm, and what pools."""
+
 
 class RewardModel:
     """A loaded reward model (`kat.models.load.load_model` with kind "reward"), switched over to rows.
@@ -37,7 +40,7 @@ class RewardModel:
         self.model: Any = loaded.model
         self.autocast = autocast
         self.base: Any = getattr(self.model, self.model.base_model_prefix)
-        self.head_name = next(name for name in HEADS if hasattr(self.model, name))
+        self.head_name = _head_name(self.model)
         self.causal = self.head_name == HEADS[0]
         self._set_padding()
         self.unpacked = switch_over(self.base, loaded.limit)
@@ -215,11 +218,22 @@ def choose_trainable(model: RewardModel, train: str) -> list[str]:
     return names
 
 
+def _head_name(model: torch.nn.Module) -> str:
+    names = [name for name in HEADS if hasattr(model, name)]
+    if not names:
+        raise ModelError(
+            f"{type(model).__name__} has no head named {' or '.join(HEADS)}; kat trains reward models of causal "
+            "models and encoders. Name another with --model."
+        )
+    return names[0]
+
+
 def _is_late(name: str, stack_name: str, blocks: int, kept: int) -> bool:
     """Tell whether a parameter of the backbone is of its last `kept` blocks, or of a norm or pooler behind them."""
     if name.startswith(f"{stack_name}."):
         return int(name.removeprefix(f"{stack_name}.").split(".")[0]) >= blocks - kept
-    return name.split(".")[0] in ("norm", "final_norm", "ln_f", "pooler", "final_layer_norm")
+    beside = stack_name.rpartition(".")[0]  # OPT's norm is its decoder's, as the blocks are
+    return name.removeprefix(f"{beside}.").split(".")[0] in BEHIND
 
 
 def _stack(base: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
