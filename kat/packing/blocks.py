@@ -39,33 +39,54 @@ class Block(NamedTuple):
 def blocks(layout: TrunkLayout, heads: int) -> tuple[Block, ...]:
     """Return what attention over a row is made of: every pair of a query and a key that it sees, in just one block.
 
-    Cut so that the scores of all `heads` fit SCORES: down to one segment by itself, which is never cut, and to LANES
-    queries behind a trunk.
+    Cut so that the scores of all `heads` are about SCORES at most: a long segment into pieces that continue one
+    another, queries behind a piece down to LANES at a time.
     """
-    return (*_own(layout, heads), *_behind_trunks(layout, heads))
+    pieces = _pieces(layout, heads)
+    return (*_own(pieces, heads), *_behind(pieces, heads))
 
 
-def _own(layout: TrunkLayout, heads: int) -> Iterator[Block]:
-    """Each segment's own tokens: segments of one filled length together, wherever they stand."""
-    filled = -(-layout.lengths // LANES) * LANES
+class _Pieces(NamedTuple):
+    """First tokens [S], lengths [S], and the token [S] after the last one that sees each piece."""
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    until: np.ndarray
+
+
+def _pieces(layout: TrunkLayout, heads: int) -> _Pieces:
+    """Return segments, those whose own scores would be over 4 · SCORES in several pieces: a causal square of T tokens
+    is then T² / 2 scores and not T²."""
+    most = max(LANES, int((4 * SCORES / heads) ** 0.5) // LANES * LANES)
+    counts = -(-layout.lengths // most)
+    segment = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(segment)) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = layout.bounds[segment] + place * most
+    ends = np.minimum(starts + most, layout.bounds[segment + 1])
+    return _Pieces(starts, ends - starts, layout.until[segment])
+
+
+def _own(pieces: _Pieces, heads: int) -> Iterator[Block]:
+    """Each piece's own tokens: pieces of one filled length together, wherever they stand."""
+    filled = -(-pieces.lengths // LANES) * LANES
     for size in np.unique(filled).tolist():
-        segments = np.flatnonzero(filled == size)
+        alike = np.flatnonzero(filled == size)
         most = max(1, SCORES // (heads * size * size))
-        for first in range(0, len(segments), most):
-            some = segments[first : first + most]
-            spans = Spans(layout.bounds[some], layout.lengths[some], size)
+        for first in range(0, len(alike), most):
+            some = alike[first : first + most]
+            spans = Spans(pieces.starts[some], pieces.lengths[some], size)
             yield Block(spans, spans, causal=True)
 
 
-def _behind_trunks(layout: TrunkLayout, heads: int) -> Iterator[Block]:
-    """All tokens of a segment's subtree, which see all of the segment."""
-    for segment in np.flatnonzero(layout.until > layout.bounds[1:]).tolist():
-        length = int(layout.lengths[segment])
+def _behind(pieces: _Pieces, heads: int) -> Iterator[Block]:
+    """All tokens behind a piece that see it, which see all of it."""
+    ends = pieces.starts + pieces.lengths
+    for piece in np.flatnonzero(pieces.until > ends).tolist():
+        length, stop = int(pieces.lengths[piece]), int(pieces.until[piece])
         filled = -(-length // LANES) * LANES
-        keys = Spans(layout.bounds[segment : segment + 1], np.asarray([length]), filled)
+        keys = Spans(pieces.starts[piece : piece + 1], np.asarray([length]), filled)
         most = max(LANES, SCORES // (heads * filled) // LANES * LANES)
-        stop = int(layout.until[segment])
-        for start in range(int(layout.bounds[segment + 1]), stop, most):
+        for start in range(int(ends[piece]), stop, most):
             count = min(most, stop - start)
             queries = Spans(np.asarray([start]), np.asarray([count]), -(-count // LANES) * LANES)
             yield Block(queries, keys, causal=False)
