@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from kat.artifacts import sha256_file
+from kat.artifacts import read_manifest, sha256_file
 from kat.errors import ModelError
 from kat.models.sources import ModelSource
 
@@ -27,7 +27,12 @@ def weights_digest(source: ModelSource) -> str:
 
 
 def settings_digest(source: ModelSource) -> str:
-    """Return one sha256 for all that decides beside the weights how a text is read: the directory's JSON files."""
-    files = sorted(source.path.rglob("*.json"))
-    parts = [f"{file.relative_to(source.path)} {sha256_file(file)}" for file in files]
+    """Return one sha256 for all that decides beside the weights how a text is read: the directory's JSON files.
+
+    Of a folder of `kat train-rm` those that it wrote: an evaluation put beside them does not make another model of it.
+    """
+    manifest = read_manifest(source.path) or {}
+    own = manifest.get("outputs") if manifest.get("stage") == "train-rm" else None
+    names = {file.relative_to(source.path): file for file in sorted(source.path.rglob("*.json"))}
+    parts = [f"{name} {sha256_file(file)}" for name, file in names.items() if own is None or name.as_posix() in own]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

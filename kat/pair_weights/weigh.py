@@ -119,8 +119,13 @@ def _finite(number: float) -> float | None:
 
 
 def normalised(weights: np.ndarray) -> np.ndarray:
-    """Return weights [P] with mean 1. Raises InputError for weights that are negative, not finite, or all 0."""
+    """Return weights [P] with mean 1.
+
+    Raises InputError for none, or for weights that are negative, not finite, or all 0.
+    """
     weights = np.asarray(weights, np.float64)
+    if not len(weights):
+        raise InputError("No pair is left to train.")
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
         raise InputError("Pair weights must be finite numbers from 0 up, and not all 0.")
     mean = float(weights.mean())

@@ -13,6 +13,7 @@ from kat.artifacts import read_manifest
 from kat.config import ReadOptions, RunOptions, recorded
 from kat.data.columns import reading_of, recorded_reading
 from kat.data.pairs import PairReader
+from kat.errors import InputError
 from kat.inputs import Inputs, input_paths
 from kat.integrations.rows import weighed_pairs
 from kat.models.digests import settings_digest, weights_digest
@@ -74,6 +75,9 @@ def score(
 
         data = tokens_of(scorer, read, training, identical="keep", seen=seen)
         job.bad_rows = 0 if with_table else reader.stats.bad
+        if not len(data):
+            reasons = "".join(f" {n:,} left out: {reason}." for reason, n in data.dropped.items())
+            raise InputError(f"No pair is left to score.{reasons} Raise --max_len, or name other pairs.")
         with ScoreCheckpoint(checkpoint_path(out), job.manifest, overwrite=run_options.overwrite) as kept:
             chosen, rejected = rewards_of(scorer, data, options.row_tokens, kept=kept, progress=True)
         for pair_id, one, other in zip(data.ids, chosen.tolist(), rejected.tolist(), strict=True):

@@ -62,8 +62,11 @@ class TrainingCheckpoint:
             return None
         try:
             state = torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:  # a damaged file makes torch raise whatever it meets
-            raise OutputError(f"{path} is damaged: {error}. Remove {self.folder} to start over.") from error
+        # A damaged file makes torch raise whatever it meets, and some of its words advise to run what is in the file.
+        except Exception as error:
+            raise OutputError(
+                f"{path} is damaged ({type(error).__name__}). Remove {self.folder} to start over."
+            ) from error
         self._write_log([one for one in self._read_log() if one["step"] <= state["progress"]["step"]])
         return state
 
@@ -88,10 +91,11 @@ class TrainingCheckpoint:
             os.rmdir(os.path.realpath(self.folder))
 
     def _begin(self, asked: Mapping[str, Any], overwrite: bool) -> None:
-        """Take the folder's work up if it is on the same; else empty it if told, or raise."""
+        """Take the folder's work up if it is on the same; else empty it if told or if nothing was saved, or raise."""
         begun = artifacts.read_manifest(self.folder)
         difference = None if begun is None else artifacts.first_difference(begun, asked)
-        if difference and not overwrite:
+        # Without a state there is nothing to lose: what failed before its first save is begun again, as told now.
+        if difference and not overwrite and (self.folder / _STATE).is_file():
             raise OutputError(
                 f"{self.folder} holds the checkpoint of a training that {difference}. Give the same again to finish "
                 "it, or add --overwrite to start over."

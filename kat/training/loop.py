@@ -73,7 +73,7 @@ class Progress:
     @classmethod
     def of(cls, state: dict[str, Any]) -> Progress:
         """Return the progress of a checkpoint's `state`."""
-        arrays = {name: state[name].numpy() for name in ("weight", "lost", "seen")}
+        arrays = {name: state[name].cpu().numpy() for name in ("weight", "lost", "seen")}
         return cls(state["step"], state["pairs"], state["clipped"], **arrays)
 
 

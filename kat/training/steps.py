@@ -82,7 +82,8 @@ def systematic_counts(weights: np.ndarray, generator: np.random.Generator) -> np
     order, so that the counts sum to P.
     """
     order = generator.permutation(len(weights))
-    edges = np.floor(np.cumsum(weights[order]) + generator.uniform()).astype(np.int64)
+    # In float64 whatever the weights are in: float32 has no room for a fraction behind 100,000 pairs.
+    edges = np.floor(np.cumsum(weights[order], dtype=np.float64) + generator.uniform()).astype(np.int64)
     counts = np.empty(len(weights), np.int64)
     counts[order] = np.diff(edges, prepend=0)
     return counts

@@ -216,9 +216,11 @@ class _Writer:
         for context, kept in zip(self._contexts, map(sorted, used), strict=True):
             own = context.branches
             shared = min((own[b].shared for b in kept), default=len(context.trunk))
-            branches = [np.asarray([*context.trunk[shared : own[b].shared], *own[b].tokens], np.int32) for b in kept]
-            room = max(max_len - max(map(len, branches), default=0), 0)
-            cut += shared > room and bool(kept)
+            whole = [np.asarray([*context.trunk[shared : own[b].shared], *own[b].tokens], np.int32) for b in kept]
+            room = max(max_len - max(map(len, whole), default=0), 0)
+            # A branch that begins with much of its context can be too long by itself: that beginning is cut too.
+            branches = [branch[max(len(branch) - max_len, 0) :] for branch in whole]
+            cut += bool(kept) and (shared > room or any(len(branch) > max_len for branch in whole))
             prompts.append(Prompt(np.asarray(context.trunk[max(shared - room, 0) : shared], np.int32), branches))
             branch_of.append({b: i for i, b in enumerate(kept)})
         return prompts, branch_of, cut
