@@ -19,7 +19,10 @@ class RewardOptions:
     """How a reward model is trained."""
 
     model: ModelName = "smollm2"
-    train: Annotated[str, option("What trains beside the head: head (nothing else), last:N blocks, or all.")] = "last:2"
+    train: Annotated[str, option("What trains with the head: head (nothing else), last:N blocks, lora or all.")] = (
+        "last:2"
+    )
+    lora_rank: Annotated[int, integer("Rank of the adapters of --train lora; they are scaled by 2.")] = 16
     epochs: Annotated[int, integer("Passes over the pairs, at most.")] = 1
     max_steps: Annotated[int | None, integer("Steps at most [default: no limit].")] = None
     batch_size: Annotated[int, integer("Pairs of a step at most; whole prompts are kept together.")] = 64
@@ -57,13 +60,13 @@ class RewardOptions:
     )
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"head|all|last:[1-9]\d*", self.train):
-            raise OptionError(f"train is {self.train!r}; expected head, last:N (last:2) or all.")
+        if not re.fullmatch(r"head|all|lora|last:[1-9]\d*", self.train):
+            raise OptionError(f"train is {self.train!r}; expected head, last:N (last:2), lora or all.")
         one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
         one_of("long_completions", self.long_completions, ("error", "drop"))
         one_of("weight_by", self.weight_by, ("loss", "sampling"))
         one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
-        for name in ("epochs", "batch_size", "max_len", "row_tokens", "log_every", "save_every"):
+        for name in ("epochs", "lora_rank", "batch_size", "max_len", "row_tokens", "log_every", "save_every"):
             whole_number(name, getattr(self, name))
         for name in ("min_prompt", "seed", "eval_every"):
             whole_number(name, getattr(self, name), least=0)

@@ -48,7 +48,7 @@ HEAVY |= {"matplotlib", "trl", "datasets"}
 LIGHT = ("kat.cli", "kat.config", "kat.records", "kat.errors", "kat.artifacts", "kat.data", "kat.stages")
 LIGHT = (*LIGHT, "kat.run_folder", "kat.plugins", *kat._HOMES.values())
 """What must load no torch, nor anything else that is slow, by being imported."""
-PARTS_OF_STAGES = {"contexts", "neighbors"}
+PARTS_OF_STAGES = {"contexts", "neighbors", "reward_report"}
 """Parts of a stage, with manifests and names of their own but no command."""
 
 

@@ -13,6 +13,7 @@ written, everything appears under its name at once, and one line is printed; whe
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -228,5 +229,6 @@ def say(label: str, text: str) -> None:
 
 
 def say_next(text: str) -> None:
-    """Print what to do next."""
-    say("next", text)
+    """Print what to do next; of several processes that train together, the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        say("next", text)

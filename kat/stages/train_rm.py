@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
+import contextlib
+import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import orjson
@@ -37,24 +37,9 @@ from kat.run_folder import (
     weigh_again,
 )
 from kat.stages.export_weights import source_of_weights
+from kat.stages.reward_report import Prepared, card_text, data_facts, evaluated, prepare, score_lines
 from kat.stages.stage import Job, stage, with_progress
-from kat.statistics import effective_sample_size
 from kat.training_config import OriginOptions, RewardOptions
-
-if TYPE_CHECKING:
-    from kat.training.tokens import TokenPairs
-    from kat.training.train import Scored
-
-
-@dataclass(frozen=True)
-class Mark:
-    """What is known of a pair beside its texts: its part, weight, opening, source, density bin (−1: not known)."""
-
-    part: str
-    v: float
-    opening: str
-    src: str
-    bin: int
 
 
 def train_rm(
@@ -106,6 +91,14 @@ def train_weighed(
     """Train on what `weighed()` yields, and write OUT. `bins` are density bins by pair id, `facts` go into the
     manifest, `more` are options to record, and `weigh` makes pair weights of the values v of the pairs that train,
     after all drops."""
+    ranks = _ranks(run_options.device)
+
+    def prepared(device: str) -> Prepared:
+        return prepare(weighed(), bins, options, device, weigh)
+
+    if ranks is not None and ranks.rank:
+        _follow(prepared, out, options, ranks)
+        return
     model = resolve(options.model, allow_network=options.allow_network)
     digests = {"model": weights_digest(model), "model_settings": settings_digest(model)}
     with stage(
@@ -116,15 +109,41 @@ def train_weighed(
         files=(*MODEL_FILES, TRAINING, TRAINING_LOG),
         overwrite=run_options.overwrite,
     ) as job:
+        if ranks is not None:
+            ranks.told(not job.done)
         if job.done:
             return
         from kat.training.checkpoint import TrainingCheckpoint
 
         kept = TrainingCheckpoint(checkpoint_path(out), job.manifest, overwrite=run_options.overwrite)
         with kept:
-            _train(job, weighed(), bins, options, run_options, weigh=weigh, checkpoint=kept, facts=facts)
+            ready = prepared(run_options.device if ranks is None else ranks.device)
+            _train(job, ready, options, ranks=ranks, checkpoint=kept, facts=facts)
     if not job.done:
         kept.remove()
+
+
+def _follow(prepared: Callable[[str], Prepared], out: Path, options: RewardOptions, ranks: Any) -> None:
+    """Do the part of a process that is not the first of several: it computes, and neither prints nor writes."""
+    if not ranks.told(None):
+        return
+    from kat.training.checkpoint import ReadCheckpoint
+    from kat.training.train import fit
+
+    os.environ["TQDM_DISABLE"] = "1"
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+        ready = prepared(ranks.device)
+        kept = ReadCheckpoint(checkpoint_path(out))
+        fit(ready.model, ready.train, ready.weights, options, checkpoint=kept, ranks=ranks)
+
+
+def _ranks(device: str) -> Any:
+    """Return the processes that train together; torch loads only where there are several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    from kat.training.ranks import SeveralRanks
+
+    return SeveralRanks(device)
 
 
 def train_rm_origin(
@@ -192,25 +211,16 @@ def train_rm_origin(
 
 def _train(
     job: Job,
-    weighed: Iterable[WeighedPair],
-    bins: Mapping[str, int],
+    prepared: Prepared,
     options: RewardOptions,
-    run_options: RunOptions,
     *,
-    weigh: Callable[[np.ndarray], np.ndarray],
+    ranks: Any,
     checkpoint: Any,
     facts: Mapping[str, Any],
 ) -> None:
-    from kat.training.train import TrainedRewardModel, fit, load_reward_model, score_tokens, tokens_of
+    from kat.training.train import TrainedRewardModel, fit, score_tokens
 
-    model = load_reward_model(options, run_options.device)
-    marks: dict[str, Mark] = {}
-    tokens = tokens_of(model, _marked(weighed, bins, marks), options)
-    part = np.asarray([marks[pair_id].part == "train" for pair_id in tokens.ids], bool)
-    train, validation = tokens.select(np.flatnonzero(part)), tokens.select(np.flatnonzero(~part))
-    if not len(train):
-        raise InputError("No pair is left to train: all validate or were left out.")
-    weights = weigh(np.asarray([marks[pair_id].v for pair_id in train.ids]))
+    model, train, validation = prepared.model, prepared.train, prepared.validation
 
     def on_step(numbers: dict[str, Any]) -> None:
         if options.eval_every and numbers["step"] % options.eval_every == 0 and len(validation):
@@ -220,74 +230,24 @@ def _train(
         if numbers["step"] % options.log_every == 0:
             _say_step(numbers)
 
-    trained = TrainedRewardModel(
-        model,
-        fit(model, train, weights, options, checkpoint=checkpoint, on_step=on_step, progress=True),
-        checkpoint.log,
-        options,
-    )
-    report = dict(facts) | _data_facts(tokens, train, weights, marks) | {"training": trained.facts}
+    told: dict[str, Any] = {"checkpoint": checkpoint, "on_step": on_step, "progress": True, "ranks": ranks}
+    trained = TrainedRewardModel(model, fit(model, train, prepared.weights, options, **told), checkpoint.log, options)
+    report = dict(facts) | data_facts(prepared) | {"training": trained.facts}
     report["model"] = model.loaded.meta["name"]
     if len(validation):
         scored = score_tokens(model, validation, options.row_tokens)
-        (job.folder / VALIDATION_SCORES).write_bytes(b"".join(_score_lines(scored, marks)))
-        report["validation"] = _evaluated(scored, marks)
+        (job.folder / VALIDATION_SCORES).write_bytes(b"".join(score_lines(scored, prepared.marks)))
+        report["validation"] = evaluated(scored, prepared.marks)
     trained.save(job.folder)
     (job.folder / TRAINING).write_bytes(json_bytes(report))
     (job.folder / TRAINING_LOG).write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in checkpoint.log))
-    (job.folder / "README.md").write_text(_card(job, report), encoding="utf-8")
+    (job.folder / "README.md").write_text(card_text(job.manifest, report), encoding="utf-8")
     job.facts["report"] = {name: value for name, value in report.items() if name != "validation"}
     job.say(f"{trained.facts['steps']:,} steps over {len(train):,} pairs", training_lines(report))
 
 
-def _marked(weighed: Iterable[WeighedPair], bins: Mapping[str, int], marks: dict[str, Mark]) -> Iterator[Any]:
-    """Yield the pairs under their distinct ids, and write down what else is known of them."""
-    for one in weighed:
-        v = 1.0 if one.v is None else one.v
-        marks[one.pair_id] = Mark(one.part, v, one.pair.prefix.id, one.pair.src, bins.get(one.pair_id, -1))
-        yield replace(one.pair, id=one.pair_id)
-
-
 def _bins(table: PairWeights) -> Iterator[tuple[str, int]]:
     return zip(table.pair_id.tolist(), table.bin.tolist(), strict=True)
-
-
-def _data_facts(
-    tokens: TokenPairs, train: TokenPairs, weights: np.ndarray, marks: Mapping[str, Mark]
-) -> dict[str, Any]:
-    """What was read, what was left out and where, and how uneven the weights are."""
-    dropped: dict[str, Counter[str]] = {}
-    for pair_id, reason in tokens.dropped_ids.items():
-        dropped.setdefault(reason, Counter())[str(marks[pair_id].bin)] += 1
-    return {
-        "pairs_read": len(tokens) + len(tokens.dropped_ids),
-        "train_pairs": len(train),
-        "validation_pairs": len(tokens) - len(train),
-        "dropped_by_bin": {reason: dict(sorted(counts.items())) for reason, counts in dropped.items()},
-        "prompts_cut": tokens.cut,
-        "prompts_whose_tools_are_not_written": tokens.tools_unread,
-        "ess_pairs": effective_sample_size(weights),
-    }
-
-
-def _evaluated(scored: Scored, marks: Mapping[str, Mark]) -> dict[str, Any]:
-    from kat.evaluation.evaluate import evaluate
-    from kat.evaluation.pairs import EvalPairs
-
-    of_pairs = [marks[pair_id] for pair_id in scored.ids]
-    bins = np.asarray([mark.bin for mark in of_pairs])
-    pairs = EvalPairs(
-        scored.ids, [m.opening for m in of_pairs], [m.src for m in of_pairs], bins if (bins >= 0).any() else None
-    )
-    return evaluate(pairs, scored.chosen, scored.rejected).as_dict()
-
-
-def _score_lines(scored: Scored, marks: Mapping[str, Mark]) -> Iterator[bytes]:
-    """Yield rewards as `kat evaluate-rm` reads them."""
-    for pair_id, chosen, rejected in zip(scored.ids, scored.chosen.tolist(), scored.rejected.tolist(), strict=True):
-        mark = marks[pair_id]
-        row = {"pair_id": pair_id, "chosen": chosen, "rejected": rejected, "opening_id": mark.opening, "src": mark.src}
-        yield orjson.dumps(row) + b"\n"
 
 
 def _say_step(numbers: Mapping[str, Any]) -> None:
@@ -296,32 +256,4 @@ def _say_step(numbers: Mapping[str, Any]) -> None:
         f"train-rm  step {numbers['step']:,}: loss {numbers['loss']:.4f}, accuracy {numbers['accuracy']:.3f}"
         + ("" if measured is None else f", validation {measured:.3f}"),
         file=sys.stderr,
-    )
-
-
-def _card(job: Job, report: Mapping[str, Any]) -> str:
-    """Return the model card: what was trained on what, by which command, and what came of it."""
-    inputs = "\n".join(f"| {name} | `{digest}` |" for name, digest in job.manifest["inputs"].items())
-    command = " ".join(map(shlex.quote, sys.argv))
-    return "\n".join(
-        [
-            "---",
-            "pipeline_tag: text-classification",
-            "tags: [reward-model, preference, kat]",
-            "---",
-            "",
-            f"A reward model trained from `{report['model']}` with {report['weights']} pair weights (`kat train-rm`).",
-            "A higher number is a better completion.",
-            "",
-            "| input | sha256 |",
-            "|---|---|",
-            inputs,
-            "",
-            "```",
-            *training_lines(report),
-            "```",
-            "",
-            f"Command: `{command}`",
-            "",
-        ]
     )

@@ -27,6 +27,23 @@ from kat.journal import Journal
 _STATE, _LOG, _JOURNAL = "state.pt", "log.jsonl", "journal"
 
 
+class ReadCheckpoint:
+    """A checkpoint that another process keeps, and this one reads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, device: Any) -> dict[str, Any] | None:
+        """Return the state."""
+        import torch
+
+        state: dict[str, Any] = torch.load(self.folder / _STATE, map_location=device, weights_only=True)
+        return state
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+
 class TrainingCheckpoint:
     """The folder of a checkpoint; a context manager that keeps it from other processes.
 

@@ -17,6 +17,7 @@ import torch
 
 from kat.errors import InputError
 from kat.training.losses import bradley_terry
+from kat.training.ranks import OneRank, Ranks
 from kat.training.steps import steps_of_pass, systematic_counts
 from kat.training.tokens import TokenPairs
 from kat.training_config import RewardOptions
@@ -33,25 +34,6 @@ class Rewarder(Protocol):
     def parts(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, Callable[[], tuple[torch.Tensor, torch.Tensor]]]]:
         """Yield some of the pairs [p], and what computes their chosen and rejected rewards [p], until all were there.
         With several ranks, those of this one."""
-
-
-class Ranks(Protocol):
-    """The processes that train together: this one's number, and the sum over all of them."""
-
-    rank: int
-    count: int
-
-    def sum(self, tensors: list[torch.Tensor]) -> None:
-        """Replace each tensor by its sum over all ranks."""
-
-
-class OneRank:
-    """This process alone."""
-
-    rank, count = 0, 1
-
-    def sum(self, tensors: list[torch.Tensor]) -> None:
-        """Leave them as they are."""
 
 
 @dataclass

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.pytorch_utils import Conv1D
 
-from kat.errors import ModelError, OptionError
+from kat.errors import MissingExtraError, ModelError, OptionError
 from kat.models.load import LoadedModel
 from kat.packing.fused import fuse_for_training
 from kat.packing.layout import pack
@@ -39,6 +40,7 @@ class RewardModel:
         self.loaded = loaded
         self.model: Any = loaded.model
         self.autocast = autocast
+        self.adapters: Any = None
         self.base: Any = getattr(self.model, self.model.base_model_prefix)
         self.head_name = _head_name(self.model)
         self.causal = self.head_name == HEADS[0]
@@ -52,6 +54,12 @@ class RewardModel:
     def device(self) -> torch.device:
         """Return where the model is."""
         return self.model.device
+
+    def merge(self) -> None:
+        """Join adapters to the weights that they adapt, if there are any: the model is its own class again."""
+        if self.adapters is not None:
+            self.adapters.merge_and_unload()
+            self.adapters = None
 
     def rewards(self, row: Row, ends: np.ndarray) -> torch.Tensor:
         """Return the rewards [E] float32 of the sequences that end with these tokens of a row."""
@@ -190,13 +198,20 @@ class RewardModel:
         return None if off <= TOLERANCE else f"with shared trunks its rewards differ by {off:.1e}"
 
 
-def choose_trainable(model: RewardModel, train: str) -> list[str]:
-    """Let gradients through what `train` names, "head", "last:N" or "all", and through nothing else; return the names.
+def choose_trainable(model: RewardModel, train: str, lora_rank: int = 16) -> list[str]:
+    """Let gradients through what `train` names, "head", "last:N", "lora" or "all", and through nothing else; return the
+    names.
+
+    "lora" gives every linear layer of the blocks adapters of `lora_rank` (Hu et al. 2021, by peft), which `merge` joins
+    to the weights.
 
     The head always trains, with an encoder's pooler that was not in its files. "last:N" are the last N blocks and the
     norm behind them. Raises OptionError for another word, or more blocks than there are.
     """
     module = model.model
+    if train == "lora":
+        _add_adapters(model, lora_rank)
+        return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     stack_name, stack = _stack(model.base)
     kept = None
     if train.startswith("last:") and train[5:].isdigit():
@@ -226,6 +241,32 @@ def _head_name(model: torch.nn.Module) -> str:
             "models and encoders. Name another with --model."
         )
     return names[0]
+
+
+def _add_adapters(model: RewardModel, rank: int) -> None:
+    """Give the linear layers of the blocks adapters, drawn from a fixed seed, and let gradients through them and the
+    head alone."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise MissingExtraError("Adapters need peft, which is not installed. Type: pip install 'peft>=0.17'") from error
+    if model.adapters is None:
+        stack_name, stack = _stack(model.base)
+        inside = f"{model.model.base_model_prefix}.{stack_name}."
+        linear = [name for name, layer in stack.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)]
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=[inside + name for name in linear],
+            fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in stack.modules()),
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model.adapters = get_peft_model(model.model, config)
+    for name, parameter in model.model.named_parameters():
+        parameter.requires_grad_("lora_" in name or name.startswith(f"{model.head_name}."))
 
 
 def _is_late(name: str, stack_name: str, blocks: int, kept: int) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kat.packing.trunks import Prompt, Row, plant
-from kat.training.loop import OneRank, Ranks
+from kat.training.ranks import OneRank, Ranks
 from kat.training.reward import RewardModel
 from kat.training.steps import PairRow, rows_of_step
 from kat.training.tokens import TokenPairs
@@ -98,6 +98,16 @@ def branch_rows(prompts: Sequence[Prompt], needed: np.ndarray, budget: int) -> I
     for places in rows_in_order([prompt.tokens for prompt, _ in held], budget):
         row = plant([held[place][0] for place in places])
         yield BranchRow(row, np.concatenate([held[place][1] for place in places]), np.concatenate(row.ends))
+
+
+def tokens_of_branches(prompts: Sequence[Prompt], needed: np.ndarray) -> int:
+    """Return the tokens that some branches and their trunks hold, every trunk once."""
+    first = first_branches(prompts)
+    owner = np.searchsorted(first, needed, side="right") - 1
+    trunks = sum(len(prompts[n].trunk) for n in np.unique(owner).tolist())
+    return trunks + sum(
+        len(prompts[n].branches[b]) for n, b in zip(owner.tolist(), (needed - first[owner]).tolist(), strict=True)
+    )
 
 
 def branches_of(data: TokenPairs, pairs: np.ndarray | None = None) -> np.ndarray:

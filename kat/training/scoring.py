@@ -20,7 +20,7 @@ from kat.devices import torch_threads
 from kat.errors import OutputError
 from kat.journal import Journal, checksum
 from kat.training.reward import RewardModel
-from kat.training.rewarders import branch_rows, branches_of, first_branches
+from kat.training.rewarders import branch_rows, branches_of, first_branches, tokens_of_branches
 from kat.training.tokens import TokenPairs
 
 _REWARDS, _JOURNAL = "rewards.npy", "journal"
@@ -37,11 +37,11 @@ def rewards_of(
 
     first = first_branches(data.prompts)
     rewards = np.empty(int(first[-1]), np.float32) if kept is None else kept.begin(int(first[-1]))
-    rows = list(branch_rows(data.prompts, branches_of(data), budget))
-    total = sum(row.row.layout.total for row in rows)
+    needed = branches_of(data)
+    total = tokens_of_branches(data.prompts, needed)
     bar = tqdm(total=total, unit="token", unit_scale=True, desc="score", disable=None if progress else True, delay=2)
     with torch.no_grad(), torch_threads(), bar:
-        for number, row in enumerate(rows):
+        for number, row in enumerate(branch_rows(data.prompts, needed, budget)):
             if kept is None or not kept.is_done(number, row.branches):
                 rewards[row.branches] = model.rewards(row.row, row.ends).cpu().numpy()
                 if kept is not None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from kat.training.loop import Rewarder, Trainer
+    from kat.training.ranks import Ranks
     from kat.training.reward import RewardModel
 
 
@@ -161,32 +162,38 @@ def fit(
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[dict[str, Any]], object] | None = None,
     progress: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Train the model on pairs with weights [P], taken as they are, and return what the training was like.
 
     With a `checkpoint` the state is kept there every `save_every` steps, and a state that is there is gone on from.
-    `on_step` gets the numbers of every step that is taken now, and may add to them.
+    `on_step` gets the numbers of every step that is taken now, and may add to them. With several `ranks` every one of
+    them calls this with the same arguments; rank 0 alone keeps the state.
     """
     from tqdm import tqdm
 
     from kat.training.loop import Trainer
+    from kat.training.ranks import OneRank
     from kat.training.reward import choose_trainable
     from kat.training.rewarders import KeptFeatures, WholeModel, branches_of
 
-    names = choose_trainable(model, options.train)
+    names = choose_trainable(model, options.train, options.lora_rank)
     named = dict(model.model.named_parameters())
     head = [name for name in names if name.startswith(f"{model.head_name}.")]
     groups = [{"params": [named[name] for name in head], "lr": options.learning_rate}]
     if below := [name for name in names if name not in head]:
         groups.append({"params": [named[name] for name in below], "lr": options.backbone_lr})
     began = time.monotonic()
-    whole: Rewarder = WholeModel(model, data, options.row_tokens)
-    trainer = Trainer(whole, groups, data, weights, options)
+    ranks = ranks or OneRank()
+    whole: Rewarder = WholeModel(model, data, options.row_tokens, ranks)
+    trainer = Trainer(whole, groups, data, weights, options, ranks=ranks)
     if not below:
         needed = branches_of(data, np.unique(np.concatenate(trainer.planned_steps())))
+        if ranks.rank:
+            needed = needed[:1]  # rank 0 computes the head's steps by itself
         features = branch_features(model, data, needed, options.row_tokens, progress=progress)
-        trainer.rewarder = KeptFeatures(model, data, needed, features)
-    if checkpoint is not None and (state := checkpoint.load(model.device)) is not None:
+        trainer.rewarder = KeptFeatures(model, data, needed, features, ranks)
+    if (state := _state(checkpoint, ranks, model.device)) is not None:
         trainer.load_state(state)
         print(f"train-rm  goes on at step {trainer.progress.step:,} of {trainer.total:,}", file=sys.stderr)
     with (
@@ -205,7 +212,8 @@ def fit(
             bar.set_postfix(loss=f"{numbers['loss']:.3f}", accuracy=f"{numbers['accuracy']:.2f}", refresh=False)
             if on_step is not None:
                 on_step(numbers)
-            if checkpoint is not None and numbers["step"] % options.save_every == 0 and numbers["step"] < trainer.total:
+            due = numbers["step"] % options.save_every == 0 and numbers["step"] < trainer.total
+            if checkpoint is not None and due and not ranks.rank:
                 checkpoint.save(trainer.state())
     return trainer.facts() | {
         "trained_parameters": sum(named[name].numel() for name in names),
@@ -217,15 +225,24 @@ def fit(
     }
 
 
+def _state(checkpoint: Checkpoint | None, ranks: Ranks, device: Any) -> dict[str, Any] | None:
+    """Return the state to go on from. Other ranks read it when rank 0 has found it good."""
+    if checkpoint is None:
+        return None
+    state = checkpoint.load(device) if not ranks.rank else None
+    is_there = ranks.told(state is not None)
+    return checkpoint.load(device) if ranks.rank and is_there else state
+
+
 def _tokens(trainer: Trainer, *, kept_features: bool) -> dict[str, int]:
     """Return the tokens of the training: with features kept, each branch once, whatever the steps."""
-    from kat.training.rewarders import branch_rows, branches_of
+    from kat.training.rewarders import branches_of, tokens_of_branches
 
     steps = trainer.planned_steps()[: trainer.progress.step]
     counts = token_counts(trainer.data, steps)
     if kept_features:
-        rows = branch_rows(trainer.data.prompts, branches_of(trainer.data, np.unique(np.concatenate(steps))), 1)
-        counts["tokens"] = sum(row.row.layout.total for row in rows)
+        needed = branches_of(trainer.data, np.unique(np.concatenate(steps)))
+        counts["tokens"] = tokens_of_branches(trainer.data.prompts, needed)
     elif trainer.rewarder.separate:
         counts["tokens"] = counts["separate"]
     return counts
@@ -238,15 +255,14 @@ def branch_features(
     import torch
     from tqdm import tqdm
 
-    from kat.training.rewarders import branch_rows
+    from kat.training.rewarders import branch_rows, tokens_of_branches
 
     parts: list[torch.Tensor] = []
-    rows = list(branch_rows(data.prompts, numbers, budget))
-    total = sum(row.row.layout.total for row in rows)
+    total = tokens_of_branches(data.prompts, numbers)
     disable = None if progress else True
     bar = tqdm(total=total, unit="token", unit_scale=True, desc="features", disable=disable, delay=2)
     with torch.no_grad(), torch_threads(), bar:
-        for row in rows:
+        for row in branch_rows(data.prompts, numbers, budget):
             parts.append(model.features(row.row, row.ends))
             bar.update(row.row.layout.total)
     return torch.cat(parts)
@@ -261,6 +277,7 @@ def score_tokens(model: RewardModel, data: TokenPairs, budget: int = RewardOptio
 
 def save_model(model: RewardModel, folder: Path) -> None:
     """Write a model and its tokenizer as a Hugging Face folder that `AutoModelForSequenceClassification` loads."""
+    model.merge()
     module = model.model
     module.config.num_labels = 1
     module.save_pretrained(folder)

@@ -12,7 +12,7 @@ from making_training import plain_model, plain_rewards, random_tokens, reward_mo
 from kat.errors import InputError
 from kat.training.loop import NotFiniteError, Trainer
 from kat.training.reward import choose_trainable
-from kat.training.rewarders import KeptFeatures, WholeModel
+from kat.training.rewarders import KeptFeatures, WholeModel, branches_of
 from kat.training.train import branch_features, fit, normalised, score_tokens
 from kat.training_config import RewardOptions
 
@@ -242,7 +242,8 @@ def test_training_is_a_plain_loop_over_separate_sequences(tiny, tmp_path, train)
 def test_features_kept_are_those_of_the_whole_model(tiny):
     model, data = reward_model(tiny), random_tokens(5, [3, 1, 4])
     pairs = np.asarray([5, 0, 3])
-    kept = KeptFeatures(model, data, branch_features(model, data, 20))
+    needed = branches_of(data, pairs)
+    kept = KeptFeatures(model, data, needed, branch_features(model, data, needed, 20))
     [(same, rewards)] = kept.parts(pairs)
     whole = {}
     for some, compute in WholeModel(model, data, 20).parts(pairs):

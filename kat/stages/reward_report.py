@@ -1,0 +1,141 @@
+"""What is known of the pairs of a reward model's training, and what is said of it: a part of `kat train-rm`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from kat.errors import InputError
+from kat.integrations.rows import WeighedPair
+from kat.reports.console.train_rm import training_lines
+from kat.statistics import effective_sample_size
+from kat.training_config import RewardOptions
+
+if TYPE_CHECKING:
+    from kat.training.reward import RewardModel
+    from kat.training.tokens import TokenPairs
+    from kat.training.train import Scored
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What is known of a pair beside its texts: its part, weight, opening, source, density bin (−1: not known)."""
+
+    part: str
+    v: float
+    opening: str
+    src: str
+    bin: int
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A loaded model, all pairs as tokens, those that train and validate, the weights of the first, and the marks of
+    all."""
+
+    model: RewardModel
+    tokens: TokenPairs
+    train: TokenPairs
+    validation: TokenPairs
+    weights: np.ndarray
+    marks: Mapping[str, Mark]
+
+
+def prepare(
+    weighed: Iterable[WeighedPair],
+    bins: Mapping[str, int],
+    options: RewardOptions,
+    device: str,
+    weigh: Callable[[np.ndarray], np.ndarray],
+) -> Prepared:
+    from kat.training.train import load_reward_model, tokens_of
+
+    model = load_reward_model(options, device)
+    marks: dict[str, Mark] = {}
+    tokens = tokens_of(model, _marked(weighed, bins, marks), options)
+    part = np.asarray([marks[pair_id].part == "train" for pair_id in tokens.ids], bool)
+    train, validation = tokens.select(np.flatnonzero(part)), tokens.select(np.flatnonzero(~part))
+    if not len(train):
+        raise InputError("No pair is left to train: all validate or were left out.")
+    weights = weigh(np.asarray([marks[pair_id].v for pair_id in train.ids]))
+    return Prepared(model, tokens, train, validation, weights, marks)
+
+
+def _marked(weighed: Iterable[WeighedPair], bins: Mapping[str, int], marks: dict[str, Mark]) -> Iterator[Any]:
+    """Yield the pairs under their distinct ids, and write down what else is known of them."""
+    for one in weighed:
+        v = 1.0 if one.v is None else one.v
+        marks[one.pair_id] = Mark(one.part, v, one.pair.prefix.id, one.pair.src, bins.get(one.pair_id, -1))
+        yield replace(one.pair, id=one.pair_id)
+
+
+def data_facts(prepared: Prepared) -> dict[str, Any]:
+    """Return what was read, what was left out and in which density bin, and how uneven the weights are."""
+    tokens, train = prepared.tokens, prepared.train
+    dropped: dict[str, Counter[str]] = {}
+    for pair_id, reason in tokens.dropped_ids.items():
+        dropped.setdefault(reason, Counter())[str(prepared.marks[pair_id].bin)] += 1
+    return {
+        "pairs_read": len(tokens) + len(tokens.dropped_ids),
+        "train_pairs": len(train),
+        "validation_pairs": len(tokens) - len(train),
+        "dropped_by_bin": {reason: dict(sorted(counts.items())) for reason, counts in dropped.items()},
+        "prompts_cut": tokens.cut,
+        "prompts_whose_tools_are_not_written": tokens.tools_unread,
+        "ess_pairs": effective_sample_size(prepared.weights),
+    }
+
+
+def evaluated(scored: Scored, marks: Mapping[str, Mark]) -> dict[str, Any]:
+    from kat.evaluation.evaluate import evaluate
+    from kat.evaluation.pairs import EvalPairs
+
+    of_pairs = [marks[pair_id] for pair_id in scored.ids]
+    bins = np.asarray([mark.bin for mark in of_pairs])
+    pairs = EvalPairs(
+        scored.ids, [m.opening for m in of_pairs], [m.src for m in of_pairs], bins if (bins >= 0).any() else None
+    )
+    return evaluate(pairs, scored.chosen, scored.rejected).as_dict()
+
+
+def score_lines(scored: Scored, marks: Mapping[str, Mark]) -> Iterator[bytes]:
+    """Yield rewards as `kat evaluate-rm` reads them."""
+    for pair_id, chosen, rejected in zip(scored.ids, scored.chosen.tolist(), scored.rejected.tolist(), strict=True):
+        mark = marks[pair_id]
+        row = {"pair_id": pair_id, "chosen": chosen, "rejected": rejected, "opening_id": mark.opening, "src": mark.src}
+        yield orjson.dumps(row) + b"\n"
+
+
+def card_text(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """Return the model card: what was trained on what, by which command, and what came of it."""
+    inputs = "\n".join(f"| {name} | `{digest}` |" for name, digest in manifest["inputs"].items())
+    command = " ".join(map(shlex.quote, sys.argv))
+    return "\n".join(
+        [
+            "---",
+            "pipeline_tag: text-classification",
+            "tags: [reward-model, preference, kat]",
+            "---",
+            "",
+            f"A reward model trained from `{report['model']}` with {report['weights']} pair weights (`kat train-rm`).",
+            "A higher number is a better completion.",
+            "",
+            "| input | sha256 |",
+            "|---|---|",
+            inputs,
+            "",
+            "```",
+            *training_lines(report),
+            "```",
+            "",
+            f"Command: `{command}`",
+            "",
+        ]
+    )
