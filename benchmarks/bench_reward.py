@@ -96,7 +96,7 @@ def by_turns(path: Path, told: dict[str, Any]) -> dict[str, list[dict[str, float
             assert child.stdout is not None
             child.stdin.write("again\n")
             child.stdin.flush()
-            while not (line := child.stdout.readline()).startswith("{"):
+            while not (line := child.stdout.readline()).startswith('{"seconds"'):
                 if not line:
                     raise SystemExit(f"{method} ended before it was done")
             results.setdefault(method, []).append(json.loads(line))

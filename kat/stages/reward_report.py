@@ -65,7 +65,7 @@ def prepare(
     if not len(train):
         raise InputError("No pair is left to train: all validate or were left out.")
     weights = weigh(np.asarray([marks[pair_id].v for pair_id in train.ids]))
-    return Prepared(model, tokens, train, validation, weights, marks)
+    return Prepared(model, tokens, train, validation, weights=weights, marks=marks)
 
 
 def _marked(weighed: Iterable[WeighedPair], bins: Mapping[str, int], marks: dict[str, Mark]) -> Iterator[Any]:

@@ -52,10 +52,10 @@ def script(made, python, monkeypatch):
 
 
 def test_the_rule_of_the_split_is_the_origins():
-    """From its source: md5 of "id_seed" as a hexadecimal number, modulo a million, against the share of it."""
+    """md5 of "id_seed" as a hexadecimal number, modulo a million in whole numbers, against the share of it."""
     for name in ("a", "5d41402abc4b2a76", "é"):
         for seed in (123, 7):
-            number = int(hashlib.md5(f"{name}_{seed}".encode()).hexdigest(), 16) % 1e6
+            number = int(hashlib.md5(f"{name}_{seed}".encode()).hexdigest(), 16) % 10**6
             for ratio in (0.0, 0.05, 0.5, 1.0):
                 assert validates(name, ratio, seed) == (number < ratio * 1e6)
     ids = [f"{i:016x}" for i in range(20_000)]
