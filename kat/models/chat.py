@@ -139,6 +139,16 @@ class Chat:
         ends = [self.tokenizer.eos_token_id, self.tokenizer.sep_token_id]
         return [token for token in ends if token is not None][:1]
 
+    @cached_property
+    def begin(self) -> list[int]:
+        """The ids that every sequence begins with as the model was made: [bos], else [cls], else none.
+
+        A template writes them itself, and `render` the first in the plain form; an encoder's classifying token is for
+        who reads whole sequences.
+        """
+        tokens = [self.tokenizer.bos_token_id, self.tokenizer.cls_token_id]
+        return [token for token in tokens if token is not None][:1]
+
     def template_ending_in_end(self) -> str | None:
         """Return the template, so changed that a closed conversation ends with the turn's last token; None if it does
         already, or cannot be changed so.

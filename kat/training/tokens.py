@@ -153,9 +153,11 @@ class _Branch(NamedTuple):
 
 @dataclass(eq=False)
 class _Rendered:
-    """A context: its token ids, and its completions in the order that they were met, by text and by tokens."""
+    """A context: its token ids, the first `before` of which are not its rendering's, and its completions in the order
+    that they were met, by text and by tokens."""
 
     trunk: list[int]
+    before: int = 0
     by_text: dict[str, int] = field(default_factory=dict)
     by_tokens: dict[_Branch, int] = field(default_factory=dict)
     branches: list[_Branch] = field(default_factory=list)
@@ -175,7 +177,7 @@ class _Writer:
         key = canonical_json([pair.context, pair.tools])
         if key not in self._numbers:
             self._numbers[key] = len(self._contexts)
-            self._contexts.append(_Rendered(self.chat.render(pair.context, pair.tools)))
+            self._contexts.append(self._rendered(pair))
             self.tools_unread += bool(pair.tools) and not self.chat.takes_tools
         number = self._numbers[key]
         chosen, rejected = (
@@ -183,6 +185,13 @@ class _Writer:
             for turns in (pair.chosen_messages, pair.rejected_messages)
         )
         return number, chosen, rejected
+
+    def _rendered(self, pair: Pair) -> _Rendered:
+        """A context's tokens, with the one before that an encoder's sequences begin with and no template writes."""
+        trunk, begin = self.chat.render(pair.context, pair.tools), self.chat.begin
+        if self.chat.kind == "plain" and trunk[: len(begin)] != begin:
+            return _Rendered([*begin, *trunk], before=len(begin))
+        return _Rendered(trunk)
 
     def length(self, number: int, *branches: int) -> int:
         """Return the tokens of the longest of some branches, from where its prompt's trunk ends."""
@@ -196,7 +205,7 @@ class _Writer:
             shared, tokens = self.chat.render_turns(pair.context, turns, pair.tools)
             if not tokens:
                 raise InputError(f"row {pair.row:,} (pair {pair.id}): a completion without tokens.")
-            branch = _Branch(shared, tuple(tokens))
+            branch = _Branch(shared + context.before, tuple(tokens))
             if branch not in context.by_tokens:
                 context.by_tokens[branch] = len(context.branches)
                 context.branches.append(branch)
@@ -221,6 +230,13 @@ class _Writer:
             # A branch that begins with much of its context can be too long by itself: that beginning is cut too.
             branches = [branch[max(len(branch) - max_len, 0) :] for branch in whole]
             cut += bool(kept) and (shared > room or any(len(branch) > max_len for branch in whole))
-            prompts.append(Prompt(np.asarray(context.trunk[max(shared - room, 0) : shared], np.int32), branches))
+            prompts.append(Prompt(np.asarray(self._cut(context.trunk[:shared], room), np.int32), branches))
             branch_of.append({b: i for i, b in enumerate(kept)})
         return prompts, branch_of, cut
+
+    def _cut(self, trunk: list[int], room: int) -> list[int]:
+        """The last `room` tokens of a trunk, among them the one that every sequence begins with."""
+        begin = self.chat.begin
+        if len(trunk) <= room or not begin or trunk[: len(begin)] != begin or room <= len(begin):
+            return trunk[max(len(trunk) - room, 0) :]
+        return [*begin, *trunk[len(trunk) - room + len(begin) :]]

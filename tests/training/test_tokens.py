@@ -197,3 +197,29 @@ def test_some_pairs_are_selected_over_the_same_prompts(chat):
     some = data.select(np.asarray([3, 1]))
     assert (some.ids, some.margins.tolist()) == (["3", "1"], [3.0, 1.0])
     assert sequences(some, 0) == sequences(data, 3)
+
+
+class _Begins:
+    """A tokenizer's chat in the plain form, as an encoder's or a decoder's begins its sequences."""
+
+    def __init__(self, bos, cls):
+        self.tokenizer = letters_tokenizer(None)
+        for name, token in (("bos_token", bos), ("cls_token", cls)):
+            if token is not None:
+                setattr(self.tokenizer, name, token)
+        self.chat = Chat(self.tokenizer)
+
+
+@pytest.mark.parametrize(("bos", "cls"), [("<|im_start|>", None), (None, "<|im_start|>"), (None, None)])
+def test_the_token_that_begins_every_sequence_stays_where_a_prompt_is_cut(bos, cls):
+    made = _Begins(bos, cls)
+    first = made.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    pairs = [pair_of("yes, good", "no, bad", "how do I boil an egg for seven minutes and then peel it? " * 9)]
+    whole = tokenize_pairs(pairs, made.chat, max_len=4000, min_prompt=1).prompts[0]
+    rendered = [t for t in made.chat.render(pairs[0].context) if t != first]
+    begin = [first] if bos or cls else []
+    assert whole.trunk.tolist() == [*begin, *rendered]
+    longest = max(map(len, whole.branches))
+    cut = tokenize_pairs(pairs, made.chat, max_len=longest + 20, min_prompt=1).prompts[0]
+    assert cut.trunk.tolist() == [*begin, *rendered[len(rendered) - 20 + len(begin) :]]
+    assert [b.tolist() for b in cut.branches] == [b.tolist() for b in whole.branches]
