@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kat.packing.block_steps import Steps, steps_for
+from kat.packing.block_steps import PlainSteps, steps_for
 from kat.packing.blocks import Block, blocks
 from kat.packing.layout import AttentionRule
 from kat.packing.trunks import TrunkLayout
@@ -105,7 +105,7 @@ def _wide(x: torch.Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _stretches(steps: Steps, block: Block, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Any:
+def _stretches(steps: PlainSteps, block: Block, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Any:
     """Return queries [B·H', G·L, D], those of the heads that share keys below one another, keys and values
     [B·H', K, D]."""
     k, v = (steps.gather(x, block.keys).flatten(0, 1) for x in (key, value))

@@ -5,7 +5,7 @@ In torch for any device and precision, and in compiled loops for bfloat16 on a p
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,53 +13,21 @@ import torch
 from kat.packing.blocks import Block, Spans
 
 
-class Steps(Protocol):
-    """What stands between the products. Rows are [T, H, D], stretches [B, H, L, D], scores [B, H', G·L, K].
+class PlainSteps:
+    """What stands between the products, in torch, for any device and precision.
 
-    `lse` [T, H] float32 is the logarithm of the sum of e^score over all that a query sees.
+    Rows are [T, H, D], stretches [B, H, L, D], scores [B, H', G·L, K]. `lse` [T, H] float32 is the logarithm of the sum
+    of e^score over all that a query sees.
     """
 
     def gather(self, row: torch.Tensor, spans: Spans) -> torch.Tensor:
         """Return stretches of a row [T, H, D] as [B, H, filled, D], filled up with zeros."""
-
-    def softmax(self, scores: torch.Tensor, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn scores into e^(score − largest of the row), in place; return sums and the logarithms of the sums of
-        e^score, each [B, H', G·L] float32."""
-
-    def join(
-        self,
-        sums: torch.Tensor,
-        totals: tuple[torch.Tensor, torch.Tensor],
-        spans: Spans,
-        out: torch.Tensor,
-        lse: torch.Tensor,
-    ) -> None:
-        """Join what one block gives, [B, H, L, D] before its division by the sums, to `out` [T, H, D] float32."""
-
-    def gradients(
-        self,
-        scores: torch.Tensor,
-        grads: torch.Tensor,
-        block: Block,
-        lse: torch.Tensor,
-        delta: torch.Tensor,
-        scale: float,
-    ) -> None:
-        """Turn scores into probabilities P and their gradients dP into those of q kᵀ, P·(dP − delta)·scale, in place;
-        `delta` [T, H] is the product of output and its gradient."""
-
-    def add(self, stretches: torch.Tensor, spans: Spans, row: torch.Tensor) -> None:
-        """Add stretches [B, H, L, D] to their places in a row [T, H, D] float32."""
-
-
-class PlainSteps:
-    """The same in torch, for any device and precision."""
-
-    def gather(self, row: torch.Tensor, spans: Spans) -> torch.Tensor:
         place, inside = _places(spans, row.device)
         return (row[place] * inside[:, :, None, None].to(row.dtype)).transpose(1, 2).contiguous()
 
     def softmax(self, scores: torch.Tensor, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
+        """Turn scores into e^(score − largest of the row), in place; return sums and the logarithms of the sums of
+        e^score, each [B, H', G·L] float32."""
         hidden = ~_visible(block, scores)
         largest = scores.masked_fill_(hidden, -torch.inf).amax(-1, keepdim=True)
         # A row that only fills a stretch up sees no key: −∞ less −∞ would be no number.
@@ -76,6 +44,7 @@ class PlainSteps:
         out: torch.Tensor,
         lse: torch.Tensor,
     ) -> None:
+        """Join what one block gives, [B, H, L, D] before its division by the sums, to `out` [T, H, D] float32."""
         place, inside = _places(spans, out.device)
         total, logarithm = (x.reshape(sums.shape[:3]).transpose(1, 2)[inside] for x in totals)
         tokens = place[inside]
@@ -94,6 +63,8 @@ class PlainSteps:
         delta: torch.Tensor,
         scale: float,
     ) -> None:
+        """Turn scores into probabilities P and their gradients dP into those of q kᵀ, P·(dP − delta)·scale, in place;
+        `delta` [T, H] is the product of output and its gradient."""
         place, _ = _places(block.queries, lse.device)
         shape = (*scores.shape[:3], 1)
         of_rows = [x[place].transpose(1, 2).reshape(shape) for x in (lse, delta)]
@@ -101,6 +72,7 @@ class PlainSteps:
         grads.sub_(of_rows[1]).mul_(scores).mul_(scale)
 
     def add(self, stretches: torch.Tensor, spans: Spans, row: torch.Tensor) -> None:
+        """Add stretches [B, H, L, D] to their places in a row [T, H, D] float32."""
         place, inside = _places(spans, row.device)
         row[place[inside]] += stretches.transpose(1, 2)[inside].to(row.dtype)
 
@@ -124,7 +96,7 @@ def _visible(block: Block, scores: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.tile(visible, (1, groups, 1))[:, None]).to(scores.device)
 
 
-class CompiledSteps:
+class CompiledSteps(PlainSteps):
     """The same for bfloat16 on a processor, by compiled loops: one pass over memory each."""
 
     def gather(self, row: torch.Tensor, spans: Spans) -> torch.Tensor:
@@ -194,5 +166,5 @@ def _words(x: torch.Tensor) -> np.ndarray:
     return x.detach().view(torch.uint16).numpy()
 
 
-def steps_for(row: torch.Tensor) -> Steps:
+def steps_for(row: torch.Tensor) -> PlainSteps:
     return CompiledSteps() if row.dtype == torch.bfloat16 and row.device.type == "cpu" else PlainSteps()

@@ -39,7 +39,7 @@ def block_softmax(
     totals: np.ndarray,
     logarithms: np.ndarray,
 ) -> None:
-    """Turn scores [B, H', G·L, K] into e^(score − largest of the row), in place; see `Steps.softmax`."""
+    """Turn scores [B, H', G·L, K] into e^(score − largest of the row), in place; see `PlainSteps.softmax`."""
     heads, rows = scores.shape[1], scores.shape[2]
     for place in numba.prange(scores.shape[0] * heads * rows):
         b, h, q = place // (heads * rows), place // rows % heads, place % rows
@@ -70,7 +70,7 @@ def join_block(
     out: np.ndarray,
     lse: np.ndarray,
 ) -> None:
-    """Join stretches [B, H, L, D] to `out` [T, H, D] by the logarithms of their sums; see `Steps.join`."""
+    """Join stretches [B, H, L, D] to `out` [T, H, D] by the logarithms of their sums; see `PlainSteps.join`."""
     heads = sums.shape[1]
     for place in numba.prange(sums.shape[0] * heads):
         b, h = place // heads, place % heads
@@ -99,7 +99,7 @@ def block_gradients(
     delta: np.ndarray,
     scale: np.float32,
 ) -> None:
-    """Turn scores into probabilities and their gradients into those of the scores, in place; see `Steps.gradients`."""
+    """Turn scores into probabilities and their gradients into those of the scores, in place: `PlainSteps.gradients`."""
     heads, rows = scores.shape[1], scores.shape[2]
     groups = rows // filled
     for place in numba.prange(scores.shape[0] * heads * rows):
