@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from numbers import Real
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -47,6 +48,9 @@ class RewardOptions:
         Literal["auto", "float32", "bfloat16"], option("Of matrix products; auto takes bfloat16 where it is faster.")
     ] = "auto"
     seed: Annotated[int, integer("Of the order of the pairs.")] = 0
+    activation_cache: Annotated[
+        Path | None, option("With --train last:N, a folder that keeps what these blocks are given, for any training.")
+    ] = field(default=None, metadata=NOT_RECORDED)
     row_tokens: Annotated[int, integer("Tokens that are computed at a time.")] = field(
         default=4096, metadata=NOT_RECORDED
     )
@@ -62,6 +66,8 @@ class RewardOptions:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"head|all|lora|last:[1-9]\d*", self.train):
             raise OptionError(f"train is {self.train!r}; expected head, last:N (last:2), lora or all.")
+        if self.activation_cache is not None and not self.train.startswith("last:"):
+            raise OptionError(f"activation_cache is for train last:N, with frozen blocks; train is {self.train}.")
         one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
         one_of("long_completions", self.long_completions, ("error", "drop"))
         one_of("weight_by", self.weight_by, ("loss", "sampling"))

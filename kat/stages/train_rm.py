@@ -92,6 +92,7 @@ def train_weighed(
     manifest, `more` are options to record, and `weigh` makes pair weights of the values v of the pairs that train,
     after all drops."""
     ranks = _ranks(run_options.device)
+    kept = {"kept_activations": True} if options.activation_cache else {}  # they round, wherever they are kept
 
     def prepared(device: str) -> Prepared:
         return prepare(weighed(), bins, options, device, weigh)
@@ -105,7 +106,7 @@ def train_weighed(
         "train-rm",
         out,
         inputs={**inputs, **digests},
-        options=recorded(options) | {"uniform": facts["weights"] == "uniform"} | dict(more or {}),
+        options=recorded(options) | {"uniform": facts["weights"] == "uniform"} | dict(more or {}) | kept,
         files=(*MODEL_FILES, TRAINING, TRAINING_LOG),
         overwrite=run_options.overwrite,
     ) as job:
@@ -115,12 +116,12 @@ def train_weighed(
             return
         from kat.training.checkpoint import TrainingCheckpoint
 
-        kept = TrainingCheckpoint(checkpoint_path(out), job.manifest, overwrite=run_options.overwrite)
-        with kept:
+        checkpoint = TrainingCheckpoint(checkpoint_path(out), job.manifest, overwrite=run_options.overwrite)
+        with checkpoint:
             ready = prepared(run_options.device if ranks is None else ranks.device)
-            _train(job, ready, options, ranks=ranks, checkpoint=kept, facts=facts)
+            _train(job, ready, options, ranks=ranks, checkpoint=checkpoint, facts=facts)
     if not job.done:
-        kept.remove()
+        checkpoint.remove()
 
 
 def _follow(prepared: Callable[[str], Prepared], out: Path, options: RewardOptions, ranks: Any) -> None:

@@ -68,7 +68,7 @@ class RewardModel:
     def features(self, row: Row, ends: np.ndarray) -> torch.Tensor:
         """Return what the head reads of the sequences that end with these tokens of a row, [E, D] float32."""
         if self.unshared is None:
-            return self._hidden(row)[torch.from_numpy(ends).to(self.device)].float()
+            return self.hidden(row)[torch.from_numpy(ends).to(self.device)].float()
         unique, inverse = np.unique(ends, return_inverse=True)
         sequences = [row.tokens[row.layout.sequence(int(end))] for end in unique]
         return self._separate_features(sequences)[torch.from_numpy(inverse).to(self.device)]
@@ -112,11 +112,15 @@ class RewardModel:
         with self._cast(), self._packed_base():
             return self.model(**arguments, **self._no_cache()).logits.squeeze(-1).float()
 
-    def _hidden(self, row: Row) -> torch.Tensor:
-        """Return the last hidden states [T, D] of a row."""
+    def hidden(self, row: Row, embeddings: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the last hidden states [T, D] of a row; of `embeddings` [1, T, D] in the place of its tokens'."""
+        if embeddings is None:
+            given = {"input_ids": torch.from_numpy(row.tokens)[None].to(self.device)}
+        else:
+            given = {"inputs_embeds": embeddings}
         with self._cast():
             output = self.base(
-                input_ids=torch.from_numpy(row.tokens)[None].to(self.device),
+                **given,
                 position_ids=torch.from_numpy(row.layout.positions + position_offset(self.base))[None].to(self.device),
                 layout=row.layout,
                 **self._no_cache(),
@@ -187,7 +191,7 @@ class RewardModel:
         try:
             with torch.no_grad():
                 ends = torch.from_numpy(np.concatenate(row.ends)).to(self.device)
-                shared = self.from_features(self._hidden(row)[ends])
+                shared = self.from_features(self.hidden(row)[ends])
                 separate = torch.cat([self.separate_rewards([s]) for s in sequences])
         # Other people's code, called in a way that it may not foresee: whatever it raises says that it cannot.
         except Exception as error:
@@ -212,7 +216,7 @@ def choose_trainable(model: RewardModel, train: str, lora_rank: int = 16) -> lis
     if train == "lora":
         _add_adapters(model, lora_rank)
         return [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-    stack_name, stack = _stack(model.base)
+    stack_name, stack = blocks_of(model.base)
     kept = None
     if train.startswith("last:") and train[5:].isdigit():
         kept = int(train[5:])
@@ -251,7 +255,7 @@ def _add_adapters(model: RewardModel, rank: int) -> None:
     except ImportError as error:
         raise MissingExtraError("Adapters need peft, which is not installed. Type: pip install 'peft>=0.17'") from error
     if model.adapters is None:
-        stack_name, stack = _stack(model.base)
+        stack_name, stack = blocks_of(model.base)
         inside = f"{model.model.base_model_prefix}.{stack_name}."
         linear = [name for name, layer in stack.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)]
         config = LoraConfig(
@@ -277,7 +281,7 @@ def _is_late(name: str, stack_name: str, blocks: int, kept: int) -> bool:
     return name.removeprefix(f"{beside}.").split(".")[0] in BEHIND
 
 
-def _stack(base: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
+def blocks_of(base: torch.nn.Module) -> tuple[str, torch.nn.ModuleList]:
     """Return the backbone's blocks: its longest list of modules."""
     lists = [(name, m) for name, m in base.named_modules() if isinstance(m, torch.nn.ModuleList)]
     if not lists:

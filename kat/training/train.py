@@ -193,6 +193,8 @@ def fit(
             needed = needed[:1]  # rank 0 computes the head's steps by itself
         features = branch_features(model, data, needed, options.row_tokens, progress=progress)
         trainer.rewarder = KeptFeatures(model, data, needed, features, ranks)
+    elif options.activation_cache is not None:
+        trainer.rewarder = _kept_activations(model, data, options, ranks)
     if (state := _state(checkpoint, ranks, model.device)) is not None:
         trainer.load_state(state)
         print(f"train-rm  goes on at step {trainer.progress.step:,} of {trainer.total:,}", file=sys.stderr)
@@ -223,6 +225,18 @@ def fit(
         "precision": "bfloat16" if model.autocast else "float32",
         "unshared": model.unshared,
     }
+
+
+def _kept_activations(model: RewardModel, data: TokenPairs, options: RewardOptions, ranks: Ranks) -> Rewarder:
+    """Return what rewards through the last blocks; rank 0 computes what is not kept yet, and the others wait."""
+    from kat.training.activations import Activations, KeptActivations
+
+    assert options.activation_cache is not None
+    blocks = int(options.train.removeprefix("last:"))
+    told: tuple[Any, ...] = (options.activation_cache, model, data, blocks, options.row_tokens)
+    kept = Activations(*told) if not ranks.rank else None
+    ranks.told(None)
+    return KeptActivations(model, kept or Activations(*told), blocks, options.row_tokens, ranks)
 
 
 def _state(checkpoint: Checkpoint | None, ranks: Ranks, device: Any) -> dict[str, Any] | None:
