@@ -75,6 +75,11 @@ def checkpoint_path(out: Path) -> Path:
     return out.with_name(out.name + ".unfinished")
 
 
+def tensorboard_path(out: Path) -> Path:
+    """Return where TensorBoard's files of a training go: OUT.tensorboard."""
+    return out.with_name(out.name + ".tensorboard")
+
+
 def search_checkpoint_path(neighbors: Path) -> Path:
     """Return where a search for neighbours keeps what it has."""
     return neighbors / "unfinished.npz"

@@ -59,11 +59,16 @@ class RewardOptions:
         default=100, metadata=NOT_RECORDED
     )
     save_every: Annotated[int, integer("Steps between checkpoints.")] = field(default=100, metadata=NOT_RECORDED)
+    report_to: Annotated[
+        Literal["none", "tensorboard", "trackio", "wandb"],
+        option("Where the log's numbers go too; TensorBoard's files go to OUT.tensorboard."),
+    ] = field(default="none", metadata=NOT_RECORDED)
     allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
         default=False, metadata=NOT_RECORDED
     )
 
     def __post_init__(self) -> None:
+        one_of("report_to", self.report_to, ("none", "tensorboard", "trackio", "wandb"))
         if not re.fullmatch(r"head|all|lora|last:[1-9]\d*", self.train):
             raise OptionError(f"train is {self.train!r}; expected head, last:N (last:2), lora or all.")
         if self.activation_cache is not None and not self.train.startswith("last:"):

@@ -34,6 +34,7 @@ from kat.run_folder import (
     VALIDATION_SCORES,
     RunFolder,
     checkpoint_path,
+    tensorboard_path,
     weigh_again,
 )
 from kat.stages.export_weights import source_of_weights
@@ -219,6 +220,7 @@ def _train(
     checkpoint: Any,
     facts: Mapping[str, Any],
 ) -> None:
+    from kat.training.trackers import Tracker
     from kat.training.train import TrainedRewardModel, fit, score_tokens
 
     model, train, validation = prepared.model, prepared.train, prepared.validation
@@ -228,11 +230,15 @@ def _train(
             scored = score_tokens(model, validation, options.row_tokens)
             numbers["validation_accuracy"] = scored.accuracy
         checkpoint.add(numbers)
+        tracker.log(numbers)
         if numbers["step"] % options.log_every == 0:
             _say_step(numbers)
 
+    tracker = Tracker(options.report_to, tensorboard_path(job.out), job.out.name, job.manifest["options"])
     told: dict[str, Any] = {"checkpoint": checkpoint, "on_step": on_step, "progress": True, "ranks": ranks}
-    trained = TrainedRewardModel(model, fit(model, train, prepared.weights, options, **told), checkpoint.log, options)
+    with tracker:
+        training = fit(model, train, prepared.weights, options, **told)
+    trained = TrainedRewardModel(model, training, checkpoint.log, options)
     report = dict(facts) | data_facts(prepared) | {"training": trained.facts}
     report["model"] = model.loaded.meta["name"]
     if len(validation):
