@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 from kat.artifacts import read_manifest, sha256_file
 from kat.errors import ModelError
@@ -27,12 +28,22 @@ def weights_digest(source: ModelSource) -> str:
 
 
 def settings_digest(source: ModelSource) -> str:
-    """Return one sha256 for all that decides beside the weights how a text is read: the directory's JSON files.
+    """Return one sha256 for all that decides beside the weights how a text is read: JSON files, chat templates, and
+    vocabularies of folders without a tokenizer.json.
 
     Of a folder of `kat train-rm` those that it wrote: an evaluation put beside them does not make another model of it.
     """
     manifest = read_manifest(source.path) or {}
     own = manifest.get("outputs") if manifest.get("stage") == "train-rm" else None
-    names = {file.relative_to(source.path): file for file in sorted(source.path.rglob("*.json"))}
+    names = {path.relative_to(source.path): path for path in sorted(source.path.rglob("*")) if _is_setting(path)}
     parts = [f"{name} {sha256_file(file)}" for name, file in names.items() if own is None or name.as_posix() in own]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _is_setting(path: Path) -> bool:
+    """Tell whether a file is read with the weights: transformers writes a chat template into a file of its own, and
+    reads a vocabulary only where no tokenizer.json holds it."""
+    if path.suffix in (".json", ".jinja"):
+        return path.is_file()
+    is_vocabulary = path.name in ("vocab.txt", "merges.txt") or path.suffix == ".model"
+    return is_vocabulary and path.is_file() and not (path.parent / "tokenizer.json").is_file()

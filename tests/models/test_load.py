@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 
 import kat
 from kat.errors import ModelError, OptionError
+from kat.models.digests import settings_digest
 from kat.models.load import load_model
+from kat.models.sources import resolve
 
 
 @pytest.fixture
@@ -136,3 +138,21 @@ def test_the_declared_bound_is_the_one_that_is_checked():
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert f"transformers>={'.'.join(map(str, OLDEST_TRANSFORMERS))}" in project["dependencies"]
+
+
+def test_whatever_is_read_beside_the_weights_is_in_their_settings_digest(llama):
+    folder, source = Path(llama), resolve(llama)
+
+    def changes(name):
+        before = settings_digest(source)
+        (folder / name).write_text(name)
+        return settings_digest(source) != before
+
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
+    before, words = settings_digest(source), load_model(llama, kind="causal").chat.render([turn("user", "w5")])
+    (folder / "chat_template.jinja").write_text(template)  # where transformers writes it
+    assert load_model(llama, kind="causal").chat.render([turn("user", "w5")]) != words
+    assert settings_digest(source) != before
+    assert [changes(name) for name in ("README.md", "vocab.txt", "tokenizer.model")] == [False, False, False]
+    (folder / "tokenizer.json").unlink()
+    assert [changes(name) for name in ("LICENSE", "merges.txt", "spiece.model")] == [False, True, True]
