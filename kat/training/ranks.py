@@ -6,6 +6,7 @@ Each computes its part of a step's rows; gradients are summed, so that a step is
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,9 @@ from kat.errors import MissingExtraError
 
 BUCKET = 1 << 25
 """Numbers that are summed at a time: few enough to copy, enough to fill the line."""
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the first one, which measures, and computes features, by itself: NCCL's 10 minutes are
+over before a large file is. A process that ends badly is noticed by the launcher, not by waiting."""
 
 
 class Ranks(Protocol):
@@ -52,7 +56,7 @@ class SeveralRanks:
             raise MissingExtraError(
                 "Several processes train by accelerate, which is not installed. Type: pip install 'accelerate>=1'"
             ) from error
-        self.state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        self.state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
         self.rank, self.count = self.state.process_index, self.state.num_processes
 
     @property
@@ -67,7 +71,8 @@ class SeveralRanks:
             held.append(tensor)
             last = i + 1 == len(tensors) or tensors[i + 1].dtype != tensor.dtype
             if last or sum(t.numel() for t in held) >= BUCKET:
-                flat = torch.cat([t.reshape(-1) for t in held])
+                # NCCL sums what is on the GPU alone, and numbers that are logged are not.
+                flat = torch.cat([t.reshape(-1) for t in held]).to(self.state.device)
                 torch.distributed.all_reduce(flat)
                 parts = flat.split([t.numel() for t in held])
                 torch._foreach_copy_(held, [p.view_as(t) for p, t in zip(parts, held, strict=True)])
