@@ -243,18 +243,21 @@ class Trainer:
     def facts(self) -> dict[str, Any]:
         """Return what the manifest says of the training so far."""
         progress = self.progress
-        lost = np.divide(progress.lost, progress.weight, out=np.zeros(DECILES), where=progress.weight > 0)
+        tenths = zip(progress.lost.tolist(), progress.weight.tolist(), strict=True)
         return {
             "steps": progress.step,
             "pairs_trained": progress.pairs,
             "pairs_never_seen": int((~progress.seen).sum()),
             "repeated_trunks": sum(self._repeated.values()),
             "clipped_steps": progress.clipped / max(progress.step, 1),
-            "weight_lost_to_clipping_by_weight_decile": [round(float(share), 6) for share in lost],
+            "weight_lost_to_clipping_by_weight_decile": [
+                round(lost / weight, 6) if weight else None for lost, weight in tenths
+            ],
         }
 
 
 def _deciles(weights: np.ndarray) -> np.ndarray:
-    """Return the tenth of the pairs, by weight, that each pair is in; equal weights are in one."""
+    """Return the tenth of the pairs, by weight, that each pair is in; equal weights are in one, and leave others
+    empty."""
     edges = np.quantile(weights, np.linspace(0, 1, DECILES + 1)[1:-1])
     return np.searchsorted(edges, weights, side="left")

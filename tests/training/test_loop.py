@@ -10,6 +10,7 @@ import torch
 from making_training import plain_model, plain_rewards, random_tokens, reward_model, tiny_chat_model
 
 from kat.errors import InputError
+from kat.reports.console.train_rm import training_lines
 from kat.training.loop import NotFiniteError, Trainer
 from kat.training.reward import choose_trainable
 from kat.training.rewarders import KeptFeatures, WholeModel, branches_of
@@ -19,8 +20,6 @@ from kat.training_config import RewardOptions
 
 class Linear:
     """Rewards x · w of given features, the pairs of a step in parts of three."""
-
-    separate = False
 
     def __init__(self, chosen, rejected, w):
         self.chosen, self.rejected, self.w = chosen, rejected, w
@@ -100,6 +99,23 @@ def test_the_weight_that_clipping_takes_is_counted_by_decile():
     assert 0 < clipped <= facts["steps"]
     assert facts["clipped_steps"] == pytest.approx(clipped / facts["steps"])
     assert (facts["pairs_trained"], facts["pairs_never_seen"]) == (3 * len(v), 0)
+
+
+@pytest.mark.parametrize("heaviest", [1, 3], ids=["all equal", "half at the cap"])
+def test_a_tenth_of_the_weights_without_a_pair_has_lost_nothing_that_could_be_said(heaviest):
+    trainer, _ = linear(weights=lambda n: np.where(np.arange(n) % 2, 1.0, heaviest), scale=3.0, grad_clip=0.01)
+    numbers = list(trainer.run())
+    shares = trainer.facts()["weight_lost_to_clipping_by_weight_decile"]
+    values = np.unique(trainer.weights)
+    assert sum(share is not None for share in shares) == len(values)
+    assert all(0 < share < 1 for share in shares if share is not None)
+    training = trainer.facts() | {"seconds": 0, "tokens": {"separate": 0}}
+    report = {"train_pairs": 18, "validation_pairs": 0, "ess_pairs": 18, "weights": "uniform", "dropped_by_bin": {}}
+    report |= {"prompts_cut": 0, "prompts_whose_tools_are_not_written": 0, "training": training}
+    (line,) = [line for line in training_lines(report) if "clipped" in line]
+    assert len(numbers) == trainer.total
+    assert " 0%" not in line
+    assert ("lightest" in line) == (len(values) > 1)
 
 
 def test_a_step_divides_by_the_batch_size_and_the_short_last_one_by_its_own_count():

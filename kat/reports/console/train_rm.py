@@ -40,11 +40,10 @@ def _training_lines(training: Mapping[str, Any]) -> Iterator[str]:
     if training["pairs_never_seen"]:
         yield f"  pairs never seen           {training['pairs_never_seen']:,}"
     if training["clipped_steps"]:
-        lost = training["weight_lost_to_clipping_by_weight_decile"]
-        yield (
-            f"  clipped                    {training['clipped_steps']:.0%} of the steps; weight lost: lightest tenth "
-            f"{lost[0]:.0%}, heaviest {lost[-1]:.0%}"
-        )
+        # Equal weights, all of them or those at the cap, are in one tenth, and leave others without a pair.
+        lost = [share for share in training["weight_lost_to_clipping_by_weight_decile"] if share is not None]
+        shares = f"lightest tenth {lost[0]:.0%}, heaviest {lost[-1]:.0%}" if len(lost) > 1 else f"{lost[0]:.0%}"
+        yield f"  clipped                    {training['clipped_steps']:.0%} of the steps; weight lost: {shares}"
 
 
 def _validation_lines(report: Mapping[str, Any]) -> Iterator[str]:
