@@ -198,6 +198,7 @@ def fit(
     if (state := _state(checkpoint, ranks, model.device)) is not None:
         trainer.load_state(state)
         print(f"train-rm  goes on at step {trainer.progress.step:,} of {trainer.total:,}", file=sys.stderr)
+        state = None  # it holds all that trains once more
     with (
         torch_threads(),
         tqdm(

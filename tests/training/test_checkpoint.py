@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,34 @@ def test_removing_leaves_what_is_somebody_elses(tmp_path):
         checkpoint.remove()
         assert (tmp_path / name).exists() == is_shared
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["notes.txt"]
+
+
+def test_a_state_that_was_gone_on_from_is_not_held_any_longer(tiny, tmp_path):
+    with pytest.raises(Stopped):
+        training(tiny, tmp_path, after=3)
+    states = []
+
+    class Watched(TrainingCheckpoint):
+        def load(self, device):
+            state = super().load(device)
+            states.extend(weakref.ref(tensor) for tensor in state["parameters"])
+            return state
+
+    data = random_tokens(0, SIZES)
+    held = []
+    with Watched(tmp_path, ASKED) as checkpoint:
+        v, options = np.ones(len(data)), RewardOptions(**OPTIONS)
+        fit(
+            reward_model(tiny),
+            data,
+            v,
+            options,
+            checkpoint=checkpoint,
+            on_step=lambda _: held.append(any(s() is not None for s in states)),
+        )
+    assert states
+    assert held
+    assert not any(held)
 
 
 def test_progress_is_read_back_wherever_its_tensors_lie():
