@@ -65,6 +65,17 @@ def tiny_chat_model(
     return str(folder)
 
 
+def tiny_gpt2(folder, positions: int = 512) -> str:
+    """A random GPT-2, whose table of positions is its limit, with a tokenizer of letters, as a folder."""
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=positions, initializer_range=0.2
+    )
+    transformers.GPT2Model(config).save_pretrained(folder)
+    letters_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
 def reward_model(folder: str, **options):
     return load_reward_model(RewardOptions(model=folder, precision="float32", **options), "cpu")
 

@@ -62,13 +62,14 @@ def tokenize_pairs(
     long_completions: str = "error",
     identical: str = "drop",
     seen: Callable[[str, Pair], object] | None = None,
+    model_limit: int | None = None,
 ) -> TokenPairs:
     """Return the pairs as tokens; their order is that of the file, but for those that are dropped.
 
     A prompt's trunk is cut from the left, once for the whole file, to `max_len` less its longest branch. A branch of
     more than `max_len` − `min_prompt` tokens is an error, or its pairs are dropped ("drop"). A pair whose completions
     have the same tokens is dropped, for nothing can be learned from it, unless `identical` is "keep".
-    `seen` is told each pair's distinct id.
+    `seen` is told each pair's distinct id; `model_limit` is what `max_len` cannot exceed, for what an error advises.
 
     Raises InputError naming the row of a completion that is too long, MismatchError for an id that stands twice,
     OptionError for limits that leave a completion no room.
@@ -89,9 +90,11 @@ def tokenize_pairs(
         longest = writer.length(number, chosen, rejected)
         if longest > room:
             if long_completions == "error":
+                at_limit = model_limit is not None and max_len >= model_limit
+                remedy = f"Lower --min_prompt (the model reads {max_len:,} at most)" if at_limit else "Raise --max_len"
                 raise InputError(
                     f"row {pair.row:,} (pair {pair.id}): a completion of {longest:,} tokens; max_len {max_len:,} less "
-                    f"min_prompt {min_prompt:,} leaves {room:,}. Raise --max_len, or leave such pairs out: "
+                    f"min_prompt {min_prompt:,} leaves {room:,}. {remedy}, or leave such pairs out: "
                     "--long_completions drop"
                 )
             dropped[pair_id] = TOO_LONG
@@ -145,18 +148,23 @@ def _renumbered(branch_of: Sequence[dict[int, int]], prompt: np.ndarray, branch:
 
 
 class _Branch(NamedTuple):
-    """What a completion goes on from, in tokens of its prompt's trunk, and its own token ids."""
+    """What a completion goes on from, in tokens of its prompt's trunk, and its own token ids: the bytes of int32, for
+    a list of numbers takes nine times the memory, and all texts of a file are held at once."""
 
     shared: int
-    tokens: tuple[int, ...]
+    tokens: bytes
+
+    @property
+    def ids(self) -> np.ndarray:
+        return np.frombuffer(self.tokens, np.int32)
 
 
 @dataclass(eq=False)
 class _Rendered:
-    """A context: its token ids, the first `before` of which are not its rendering's, and its completions in the order
-    that they were met, by text and by tokens."""
+    """A context: its token ids [T] int32, the first `before` of which are not its rendering's, and its completions in
+    the order that they were met, by text and by tokens."""
 
-    trunk: list[int]
+    trunk: np.ndarray
     before: int = 0
     by_text: dict[str, int] = field(default_factory=dict)
     by_tokens: dict[_Branch, int] = field(default_factory=dict)
@@ -190,14 +198,14 @@ class _Writer:
         """A context's tokens, with the one before that an encoder's sequences begin with and no template writes."""
         trunk, begin = self.chat.render(pair.context, pair.tools), self.chat.begin
         if self.chat.kind == "plain" and trunk[: len(begin)] != begin:
-            return _Rendered([*begin, *trunk], before=len(begin))
-        return _Rendered(trunk)
+            return _Rendered(np.asarray([*begin, *trunk], np.int32), before=len(begin))
+        return _Rendered(np.asarray(trunk, np.int32))
 
     def length(self, number: int, *branches: int) -> int:
         """Return the tokens of the longest of some branches, from where its prompt's trunk ends."""
         context = self._contexts[number]
         own = (context.branches[b] for b in branches)
-        return max(len(branch.tokens) + len(context.trunk) - branch.shared for branch in own)
+        return max(len(branch.ids) + len(context.trunk) - branch.shared for branch in own)
 
     def _branch(self, context: _Rendered, pair: Pair, turns: list[Message]) -> int:
         text = canonical_json(turns)
@@ -205,7 +213,7 @@ class _Writer:
             shared, tokens = self.chat.render_turns(pair.context, turns, pair.tools)
             if not tokens:
                 raise InputError(f"row {pair.row:,} (pair {pair.id}): a completion without tokens.")
-            branch = _Branch(shared + context.before, tuple(tokens))
+            branch = _Branch(shared + context.before, np.asarray(tokens, np.int32).tobytes())
             if branch not in context.by_tokens:
                 context.by_tokens[branch] = len(context.branches)
                 context.branches.append(branch)
@@ -225,18 +233,19 @@ class _Writer:
         for context, kept in zip(self._contexts, map(sorted, used), strict=True):
             own = context.branches
             shared = min((own[b].shared for b in kept), default=len(context.trunk))
-            whole = [np.asarray([*context.trunk[shared : own[b].shared], *own[b].tokens], np.int32) for b in kept]
+            whole = [np.concatenate([context.trunk[shared : own[b].shared], own[b].ids]) for b in kept]
             room = max(max_len - max(map(len, whole), default=0), 0)
             # A branch that begins with much of its context can be too long by itself: that beginning is cut too.
             branches = [branch[max(len(branch) - max_len, 0) :] for branch in whole]
             cut += bool(kept) and (shared > room or any(len(branch) > max_len for branch in whole))
-            prompts.append(Prompt(np.asarray(self._cut(context.trunk[:shared], room), np.int32), branches))
+            prompts.append(Prompt(self._cut(context.trunk[:shared], room), branches))
             branch_of.append({b: i for i, b in enumerate(kept)})
         return prompts, branch_of, cut
 
-    def _cut(self, trunk: list[int], room: int) -> list[int]:
+    def _cut(self, trunk: np.ndarray, room: int) -> np.ndarray:
         """The last `room` tokens of a trunk, among them the one that every sequence begins with."""
         begin = self.chat.begin
-        if len(trunk) <= room or not begin or trunk[: len(begin)] != begin or room <= len(begin):
-            return trunk[max(len(trunk) - room, 0) :]
-        return [*begin, *trunk[len(trunk) - room + len(begin) :]]
+        last = trunk[max(len(trunk) - room, 0) :].copy()
+        if len(trunk) > room > len(begin) and trunk[: len(begin)].tolist() == begin:
+            last[: len(begin)] = begin
+        return last

@@ -150,6 +150,7 @@ def tokens_of(
         long_completions=options.long_completions,
         identical=identical,
         seen=seen,
+        model_limit=most,
     )
 
 

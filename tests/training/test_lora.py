@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-import transformers
-from making_training import letters_tokenizer, plain_model, random_tokens, reward_model, tiny_chat_model
+from making_training import plain_model, random_tokens, reward_model, tiny_chat_model, tiny_gpt2
 
 from kat.errors import MissingExtraError
 from kat.training.reward import choose_trainable
@@ -11,16 +10,6 @@ from kat.training.train import fit, score_tokens
 from kat.training_config import RewardOptions
 
 pytest.importorskip("peft")
-
-
-def tiny_gpt2(folder):
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=512, initializer_range=0.2
-    )
-    transformers.GPT2Model(config).save_pretrained(folder)
-    letters_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.mark.parametrize("make", [tiny_chat_model, tiny_gpt2], ids=["llama", "gpt2"])

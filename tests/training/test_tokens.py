@@ -1,6 +1,7 @@
 """Pairs as tokens: trunks and branches put together are what the template writes, and what is left out is counted."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -119,6 +120,24 @@ def test_ids_that_stand_twice(chat, tmp_path):
     assert named == [(name, 1), (f"{name}#2", 2), (f"{name}#3", 3)]
     with pytest.raises(MismatchError, match="row 2: the pair id own stood before"):
         tokens(chat, pair_of("x", "y", pair_id="own"), pair_of("x", "y", pair_id="own", row=2))
+
+
+def test_texts_are_held_as_numbers_of_four_bytes(chat):
+    class Long(Chat):
+        def render(self, messages, tools=None):
+            return list(range(1000, 21_000))
+
+        def render_turns(self, context, turns, tools=None):
+            return 20_000, [*range(2000, 22_000), len(turns[0]["content"])]
+
+    pairs = [pair_of("x" * n, "y" * (n + 30), str(n), pair_id=str(n)) for n in range(1, 31)]
+    tracemalloc.start()
+    data = tokens(Long(chat.tokenizer), *pairs, max_len=50_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    held = sum(prompt.tokens for prompt in data.prompts)
+    assert held == 30 * (20_000 + 2 * 20_001)
+    assert peak < 4 * 3 * held  # what is read, what is returned, and room for one text as a list
 
 
 def test_no_pairs_are_no_prompts(chat):
