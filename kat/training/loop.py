@@ -26,10 +26,7 @@ DECILES = 10
 
 
 class Rewarder(Protocol):
-    """What turns the pairs of a step into rewards, a part of the step at a time. `separate` says that no tokens are
-    shared."""
-
-    separate: bool
+    """What turns the pairs of a step into rewards, a part of the step at a time."""
 
     def parts(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, Callable[[], tuple[torch.Tensor, torch.Tensor]]]]:
         """Yield some of the pairs [p], and what computes their chosen and rejected rewards [p], until all were there.

@@ -23,7 +23,6 @@ class WholeModel:
 
     def __init__(self, model: RewardModel, data: TokenPairs, budget: int, ranks: Ranks | None = None) -> None:
         self.model, self.data, self.budget = model, data, budget
-        self.separate = model.unshared is not None
         self.ranks: Ranks = ranks or OneRank()
 
     def parts(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, Callable[[], Rewards]]]:
@@ -51,7 +50,7 @@ class KeptFeatures:
         features: torch.Tensor,
         ranks: Ranks | None = None,
     ) -> None:
-        self.model, self.features, self.separate = model, features, False
+        self.model, self.features = model, features
         self.ranks: Ranks = ranks or OneRank()
         first = first_branches(data.prompts)
         branches = (first[data.prompt] + side for side in (data.chosen, data.rejected))
@@ -100,11 +99,11 @@ def branch_rows(prompts: Sequence[Prompt], needed: np.ndarray, budget: int) -> I
         yield BranchRow(row, np.concatenate([held[place][1] for place in places]), np.concatenate(row.ends))
 
 
-def tokens_of_branches(prompts: Sequence[Prompt], needed: np.ndarray) -> int:
-    """Return the tokens that some branches and their trunks hold, every trunk once."""
+def tokens_of_branches(prompts: Sequence[Prompt], needed: np.ndarray, *, shared: bool = True) -> int:
+    """Return the tokens that some branches and their trunks hold, every trunk once; if not `shared`, once a branch."""
     first = first_branches(prompts)
     owner = np.searchsorted(first, needed, side="right") - 1
-    trunks = sum(len(prompts[n].trunk) for n in np.unique(owner).tolist())
+    trunks = sum(len(prompts[n].trunk) for n in (np.unique(owner) if shared else owner).tolist())
     return trunks + sum(
         len(prompts[n].branches[b]) for n, b in zip(owner.tolist(), (needed - first[owner]).tolist(), strict=True)
     )

@@ -136,9 +136,12 @@ def _rows(tokens: dict[int, int], budget: int) -> list[list[int]]:
     return rows
 
 
-def token_counts(data: TokenPairs, steps: Sequence[np.ndarray]) -> dict[str, int]:
+def token_counts(data: TokenPairs, steps: Sequence[np.ndarray], *, shared: bool = True) -> dict[str, int]:
     """Return the tokens that some steps compute, and those of the same pairs one sequence at a time ("separate") and
-    with each pair's trunk once ("pair_trunk")."""
+    with each pair's trunk once ("pair_trunk").
+
+    A step computes each distinct branch once, and its trunk once, or if not `shared` with each of its branches.
+    """
     counts = {"tokens": 0, "separate": 0, "pair_trunk": 0}
     for pairs in steps:
         columns = (column[pairs].tolist() for column in (data.prompt, data.chosen, data.rejected))
@@ -151,6 +154,6 @@ def token_counts(data: TokenPairs, steps: Sequence[np.ndarray]) -> dict[str, int
             counts["pair_trunk"] += own + len(prompt.trunk)
             trunks.add(number)
             branches.update((number, b) for b in both)
-        counts["tokens"] += sum(len(data.prompts[n].trunk) for n in trunks)
+        counts["tokens"] += sum(len(data.prompts[n].trunk) for n in (trunks if shared else (n for n, _ in branches)))
         counts["tokens"] += sum(len(data.prompts[n].branches[b]) for n, b in branches)
     return counts

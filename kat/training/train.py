@@ -198,8 +198,8 @@ def fit(
         trainer.rewarder = _kept_activations(model, data, options, ranks)
     if (state := _state(checkpoint, ranks, model.device)) is not None:
         trainer.load_state(state)
-        print(f"train-rm  goes on at step {trainer.progress.step:,} of {trainer.total:,}", file=sys.stderr)
         state = None  # it holds all that trains once more
+        print(f"train-rm  goes on at step {trainer.progress.step:,} of {trainer.total:,}", file=sys.stderr)
     with (
         torch_threads(),
         tqdm(
@@ -222,7 +222,7 @@ def fit(
     return trainer.facts() | {
         "trained_parameters": sum(named[name].numel() for name in names),
         "parameters": sum(parameter.numel() for parameter in named.values()),
-        "tokens": _tokens(trainer, kept_features=not below),
+        "tokens": _tokens(trainer, kept_features=not below, shared=model.unshared is None),
         "seconds": time.monotonic() - began,
         "precision": "bfloat16" if model.autocast else "float32",
         "unshared": model.unshared,
@@ -250,17 +250,16 @@ def _state(checkpoint: Checkpoint | None, ranks: Ranks, device: Any) -> dict[str
     return checkpoint.load(device) if ranks.rank and is_there else state
 
 
-def _tokens(trainer: Trainer, *, kept_features: bool) -> dict[str, int]:
-    """Return the tokens of the training: with features kept, each branch once, whatever the steps."""
+def _tokens(trainer: Trainer, *, kept_features: bool, shared: bool) -> dict[str, int]:
+    """Return the tokens of the training: with features kept, each branch once, whatever the steps. A model whose
+    trunks are not `shared` reads each branch's trunk with it."""
     from kat.training.rewarders import branches_of, tokens_of_branches
 
     steps = trainer.planned_steps()[: trainer.progress.step]
-    counts = token_counts(trainer.data, steps)
+    counts = token_counts(trainer.data, steps, shared=shared)
     if kept_features:
         needed = branches_of(trainer.data, np.unique(np.concatenate(steps)))
-        counts["tokens"] = tokens_of_branches(trainer.data.prompts, needed)
-    elif trainer.rewarder.separate:
-        counts["tokens"] = counts["separate"]
+        counts["tokens"] = tokens_of_branches(trainer.data.prompts, needed, shared=shared)
     return counts
 
 

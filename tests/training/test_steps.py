@@ -99,6 +99,12 @@ def test_tokens_are_counted_as_they_are_computed():
     trunks = [len(data.prompts[p].trunk) for p, _, _ in columns(data)]
     assert counts["separate"] == sum(map(sum, lengths)) + 2 * sum(trunks)
     assert counts["pair_trunk"] == sum(map(sum, lengths)) + sum(trunks)
+    sequences = {
+        (s, p, b) for s, step in enumerate(made) for p, *both in (columns(data)[i] for i in step) for b in both
+    }
+    alone = sum(len(data.prompts[p].trunk) + len(data.prompts[p].branches[b]) for _, p, b in sequences)
+    assert token_counts(data, made, shared=False) == counts | {"tokens": alone}
+    assert counts["tokens"] < alone < counts["separate"]
 
 
 def columns(data):

@@ -1,18 +1,19 @@
 """Training in memory: what weights change and do not change, scores against the saved model, options and errors."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from making import turn
-from making_training import pair_of, plain_model, plain_rewards, random_tokens, reward_model, tiny_chat_model
+from making_training import pair_of, plain_model, plain_rewards, random_tokens, reward_model, tiny_chat_model, tiny_gpt2
 
 from kat.errors import InputError, MismatchError, OptionError
 from kat.training.scoring import ScoreCheckpoint, rewards_of
 from kat.training.tokens import IDENTICAL
-from kat.training.train import fit, normalised, save_model, score_tokens, train_reward_model
+from kat.training.train import fit, normalised, save_model, score_tokens, tokens_of, train_reward_model
 from kat.training_config import RewardOptions
 
 SMALL = {"train": "last:1", "batch_size": 4, "precision": "float32", "device": "cpu", "learning_rate": 1e-3}
@@ -160,6 +161,29 @@ def test_the_facts_count_parameters_and_tokens(tiny):
             for p, b in zip(data.prompt, s, strict=True)
         )
         assert facts["tokens"]["separate"] == 2 * separate
+
+
+def test_a_model_that_shares_no_trunks_is_counted_by_what_it_is_given(tiny, monkeypatch):
+    data = random_tokens(3, [3, 1, 2])
+    for train, passes in (("head", 1), ("last:1", 2)):
+        model = reward_model(tiny)
+        model.unshared = "told so"
+        given: list[int] = []
+        read = model.separate_rewards
+        watched = partial(lambda read, given, s: given.extend(map(len, s)) or read(s), read, given)
+        monkeypatch.setattr(model, "separate_rewards", watched)
+        facts = fit(model, data, np.ones(6), RewardOptions(train=train, batch_size=6, epochs=2))
+        once = sum(len(p.trunk) + len(b) for p in data.prompts for b in p.branches)
+        assert facts["tokens"]["tokens"] == sum(given) == passes * once
+
+
+def test_a_completion_too_long_for_the_models_positions_is_told_a_way_out_that_works(tmp_path):
+    folder = tiny_gpt2(tmp_path, positions=64)
+    model, long = reward_model(folder), pair_of("x", "w" * 40)
+    with pytest.raises(InputError, match=r"Lower --min_prompt \(the model reads 64 at most\), or leave") as refused:
+        tokens_of(model, [long], RewardOptions(model=folder))
+    assert "Raise" not in str(refused.value)
+    assert len(tokens_of(model, [long], RewardOptions(model=folder, min_prompt=10))) == 1
 
 
 @pytest.mark.parametrize("budget", [1, 25, 5000])
