@@ -109,6 +109,7 @@ def train_weighed(
         inputs={**inputs, **digests},
         options=recorded(options) | {"uniform": facts["weights"] == "uniform"} | dict(more or {}) | kept,
         files=(*MODEL_FILES, TRAINING, TRAINING_LOG),
+        reads=[path for path in model.path.rglob("*") if path.is_file()],
         overwrite=run_options.overwrite,
     ) as job:
         if ranks is not None:
