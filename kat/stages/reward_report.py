@@ -63,7 +63,9 @@ def prepare(
     part = np.asarray([marks[pair_id].part == "train" for pair_id in tokens.ids], bool)
     train, validation = tokens.select(np.flatnonzero(part)), tokens.select(np.flatnonzero(~part))
     if not len(train):
-        raise InputError("No pair is left to train: all validate or were left out.")
+        reasons = "".join(f" {n:,} left out: {reason}." for reason, n in tokens.dropped.items())
+        remedy = "Raise --max_len, or train on other pairs." if reasons else "Let a smaller share of them validate."
+        raise InputError(f"No pair is left to train: {len(validation):,} validate.{reasons} {remedy}")
     weights = weigh(np.asarray([marks[pair_id].v for pair_id in train.ids]))
     return Prepared(model, tokens, train, validation, weights=weights, marks=marks)
 

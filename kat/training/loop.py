@@ -160,9 +160,11 @@ class Trainer:
         norm = self._norm()
         if not math.isfinite(norm) or not math.isfinite(sums["loss"]):
             ids = ", ".join(self.data.ids[pair] for pair in pairs[:5].tolist())
+            rate = "--learning_rate" if self.options.train == "head" else "--backbone_lr"
+            precise = "" if self.options.precision == "float32" else "--precision float32, or "
             raise NotFiniteError(
                 f"Step {self.progress.step + 1:,}: the loss is {sums['loss']:g} and the gradient's norm {norm:g}. Its "
-                f"{len(pairs):,} pairs begin with {ids}. Try --precision float32, or a lower --backbone_lr."
+                f"{len(pairs):,} pairs begin with {ids}. Try {precise}a lower {rate}."
             )
         factor = min(1.0, self.options.grad_clip / (norm + 1e-6)) if self.options.grad_clip else 1.0
         if factor < 1:

@@ -176,3 +176,17 @@ def test_long_completions_are_an_error_or_left_out_by_bin(folder, train):
     left_out = sum(sum(bins.values()) for bins in report["dropped_by_bin"].values())
     assert left_out > 0
     assert report["train_pairs"] + report["validation_pairs"] + left_out == report["pairs_read"]
+
+
+def test_no_pair_left_says_how_many_went_where(folder, train):
+    table = kat.read_pair_weights(folder / "run" / "pair_weights.parquet")
+    message = train("--max_len", "33", "--long_completions", "drop").failed()
+    assert "No pair is left to train: 0 validate." in message
+    assert f"{len(table)} left out: a completion longer than max_len" in message
+    assert "Raise --max_len" in message
+
+
+def test_the_model_that_training_starts_from_is_never_written_over(folder, train):
+    before = {path.name: path.read_bytes() for path in (folder / "tiny").iterdir()}
+    assert "is the input, which is never overwritten" in train("--out", folder / "tiny", "--overwrite").failed()
+    assert {path.name: path.read_bytes() for path in (folder / "tiny").iterdir()} == before

@@ -165,6 +165,22 @@ def test_what_is_not_finite_names_the_pairs_and_changes_nothing(bad):
     assert trainer.progress.step == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"precision": "auto", "train": "head"}, "Try --precision float32, or a lower --learning_rate."),
+        ({"precision": "float32", "train": "head"}, "Try a lower --learning_rate."),
+        ({"precision": "float32", "train": "last:1"}, "Try a lower --backbone_lr."),
+    ],
+)
+def test_the_remedy_of_what_is_not_finite_is_not_what_is_done_already(options, remedy):
+    trainer, _ = linear(**options)
+    trainer.rewarder.chosen[:] = math.nan
+    with pytest.raises(NotFiniteError) as refused:
+        next(trainer.run())
+    assert str(refused.value).endswith(remedy)
+
+
 def test_nothing_to_train_and_weights_of_another_number():
     with pytest.raises(InputError, match="18 pairs and 3 weights"):
         linear(weights=lambda n: np.ones(3))
