@@ -57,6 +57,10 @@ def _fused_gate(layer: Any) -> Any:
     """Return the new forward of a layer down(silu(gate(x)) · up(x)); None for any other."""
     if not all(isinstance(getattr(layer, n, None), torch.nn.Linear) for n in ("gate_proj", "up_proj", "down_proj")):
         return None
+    probe = torch.linspace(-6, 6, 101)
+    act = getattr(layer, "act_fn", None)
+    if act is None or not torch.allclose(act(probe), torch.nn.functional.silu(probe), atol=1e-5):
+        return None
     plain = layer.forward
 
     def forward(x: torch.Tensor) -> torch.Tensor:

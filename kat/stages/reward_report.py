@@ -89,6 +89,7 @@ def data_facts(prepared: Prepared) -> dict[str, Any]:
         "train_pairs": len(train),
         "validation_pairs": len(tokens) - len(train),
         "dropped_by_bin": {reason: dict(sorted(counts.items())) for reason, counts in dropped.items()},
+        "max_len": tokens.max_len,
         "prompts_cut": tokens.cut,
         "prompts_whose_tools_are_not_written": tokens.tools_unread,
         "ess_pairs": effective_sample_size(prepared.weights),

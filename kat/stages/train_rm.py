@@ -117,10 +117,14 @@ def train_weighed(
         if job.done:
             return
         from kat.training.checkpoint import TrainingCheckpoint
+        from kat.training.train import precision_of
 
-        checkpoint = TrainingCheckpoint(checkpoint_path(out), job.manifest, overwrite=run_options.overwrite)
+        device = run_options.device if ranks is None else ranks.device
+        # What `auto` leaves open: a state is gone on from where it is computed alike.
+        computed = {"options": {**job.manifest["options"], "computed": precision_of(options, device)}}
+        checkpoint = TrainingCheckpoint(checkpoint_path(out), job.manifest | computed, overwrite=run_options.overwrite)
         with checkpoint:
-            ready = prepared(run_options.device if ranks is None else ranks.device)
+            ready = prepared(device)
             _train(job, ready, options, ranks=ranks, checkpoint=checkpoint, facts=facts)
     if not job.done:
         checkpoint.remove()
@@ -175,10 +179,11 @@ def train_rm_origin(
                 "joins by. Use kat weigh-pairs and kat train-rm."
             )
     w = load_density_mapping(prompts_path, weights_path) if origin.density else {}
-    missing = 0
+    facts: dict[str, Any] = {"pairs": str(pairs_path), "weights": "uniform", "run": name}
+    if origin.density:
+        facts |= {"weights": "density", "pairs_without_weight": 0}
 
     def weighed() -> Iterator[WeighedPair]:
-        nonlocal missing
         reader = PairReader(pairs_path, run_options.max_bad_rows, options=reading)
         for pair in with_progress(reader, "pairs"):
             value = w.get(pair.prefix.id) if origin.density else 1.0
@@ -188,12 +193,12 @@ def train_rm_origin(
                         f"{pairs_path}: row {pair.row:,}: opening {pair.prefix.id} has no weight in {weights_path}. "
                         "Make the weights of these pairs, or add --missing_weight one."
                     )
-                missing, value = missing + 1, 1.0
+                facts["pairs_without_weight"] += 1
+                value = 1.0
             part = "validation" if validates(pair.prefix.id, origin.val_ratio, origin.val_seed) else "train"
             yield WeighedPair(pair, pair.id, part, value, value)
 
     def weigh(values: np.ndarray) -> np.ndarray:
-        print(f"train-rm  {missing:,} pairs without a weight get 1; every other one has its own", file=sys.stderr)
         return origin_weights(values, origin.weight_mode, origin.weight_cap) if origin.density else np.ones(len(values))
 
     inputs: dict[str, Path | str] = {"pairs": pairs_path}
@@ -206,7 +211,7 @@ def train_rm_origin(
         inputs,
         options,
         run_options=run_options,
-        facts={"pairs": str(pairs_path), "weights": "density" if origin.density else "uniform", "run": name},
+        facts=facts,
         more=recorded(origin) | {"max_bad_rows": run_options.max_bad_rows} | recorded_reading(reading),
         weigh=weigh,
     )

@@ -105,6 +105,8 @@ class Trainer:
             draw = np.random.default_rng([self.options.seed, epoch])
             counts = systematic_counts(self.weights, draw) if self.options.weight_by == "sampling" else None
             steps = steps_of_pass(self.data.prompt, self.options.batch_size, draw, counts)
+            if not len(steps):
+                raise InputError("No pair stands in a pass: the weights are below 1 in all. Try --weight_by loss.")
             smallest = min(range(len(steps)), key=lambda s: len(steps.pairs[s]))
             self._passes = {epoch: [*steps.pairs[:smallest], *steps.pairs[smallest + 1 :], steps.pairs[smallest]]}
             self._repeated[epoch] = steps.repeated_trunks

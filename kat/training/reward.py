@@ -209,7 +209,7 @@ def choose_trainable(model: RewardModel, train: str, lora_rank: int = 16) -> lis
     "lora" gives every linear layer of the blocks adapters of `lora_rank` (Hu et al. 2021, by peft), which `merge` joins
     to the weights.
 
-    The head always trains, with an encoder's pooler that was not in its files. "last:N" are the last N blocks and the
+    The head always trains. "last:N" are the last N blocks and the
     norm behind them. Raises OptionError for another word, or more blocks than there are.
     """
     module = model.model
@@ -223,7 +223,7 @@ def choose_trainable(model: RewardModel, train: str, lora_rank: int = 16) -> lis
         if not 1 <= kept <= len(stack):
             raise OptionError(f"train is {train}; the model has {len(stack)} blocks.")
     elif train not in ("head", "all"):
-        raise OptionError(f"train is {train!r}; expected head, last:N or all.")
+        raise OptionError(f"train is {train!r}; expected head, last:N, lora or all.")
     prefix = f"{module.base_model_prefix}."
     names = []
     for name, parameter in module.named_parameters():

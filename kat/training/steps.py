@@ -14,6 +14,9 @@ import numpy as np
 from kat.packing.trunks import Prompt, Row, plant
 from kat.training.tokens import TokenPairs
 
+_OPEN = 64
+"""Steps with room that are looked through for each prompt: with more of them steps would hardly be fuller."""
+
 
 @dataclass(frozen=True, eq=False)
 class Steps:
@@ -32,7 +35,8 @@ def steps_of_pass(
     """Return the steps of one pass over pairs of prompts `prompt` [P], each of at most `batch` pairs, in random order.
 
     `counts` [P] says how often each pair stands in the pass, once unless told; its repeats are in different steps.
-    Prompts are put, in random order, into the first step that has room for them and does not hold them yet.
+    Prompts are put, in random order, into the first step that has room for them and does not hold them yet, of the
+    steps that are open; the fullest is closed where there are many.
     """
     counts = np.ones(len(prompt), np.int64) if counts is None else counts
     parts = _parts(prompt, batch, counts, generator)
@@ -53,6 +57,8 @@ def steps_of_pass(
         room[place] -= len(pairs)
         if not room[place]:
             open_steps.remove(place)
+        elif len(open_steps) > _OPEN:
+            open_steps.remove(min(open_steps, key=room.__getitem__))
     order = generator.permutation(len(steps))
     trained = len(np.unique(prompt[counts > 0]))
     return Steps([np.concatenate(steps[s]) for s in order.tolist()], len(parts) - trained)

@@ -30,7 +30,8 @@ class TokenPairs:
     `prompt` [P] numbers each pair's prompt, `chosen` and `rejected` [P] the branches of it that are compared. `ids`
     are the pairs' ids, `margins` [P] float32 by how much the chosen reward is to exceed the other. `dropped` counts
     the pairs that are left out by reason, and `dropped_ids` names them; `cut` counts the prompts whose trunk lost
-    tokens at its beginning, `tools_unread` those whose tools the chat template does not write.
+    tokens at its beginning, `tools_unread` those whose tools the chat template does not write; `max_len` is the
+    limit that held.
     """
 
     prompts: Sequence[Prompt]
@@ -43,6 +44,7 @@ class TokenPairs:
     dropped_ids: dict[str, str] = field(default_factory=dict)
     cut: int = 0
     tools_unread: int = 0
+    max_len: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,7 +84,7 @@ def tokenize_pairs(
     margins: list[float] = []
     dropped: dict[str, str] = {}
     names = _Names()
-    for pair in pairs:
+    for pair in map(_whole, pairs):
         pair_id = names.name(pair)
         if seen is not None:
             seen(pair_id, pair)
@@ -118,6 +120,20 @@ def tokenize_pairs(
         dropped_ids=dropped,
         cut=cut,
         tools_unread=writer.tools_unread,
+        max_len=max_len,
+    )
+
+
+def _whole(pair: Pair) -> Pair:
+    """A pair with its messages; one that was made by hand may hold its prefix and texts alone."""
+    if pair.context and pair.chosen_messages and pair.rejected_messages:
+        return pair
+    turns = [[{"role": "assistant", "content": text}] for text in (pair.chosen, pair.rejected)]
+    return replace(
+        pair,
+        context=pair.context or pair.prefix.messages,
+        chosen_messages=pair.chosen_messages or turns[0],
+        rejected_messages=pair.rejected_messages or turns[1],
     )
 
 

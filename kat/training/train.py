@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from kat.devices import multiplies_bfloat16, torch_threads
+from kat.devices import multiplies_bfloat16, pick_device, torch_threads
 from kat.errors import InputError, MismatchError
 from kat.models.load import load_model
 from kat.pair_weights.weigh import normalised
@@ -122,13 +122,19 @@ def load_reward_model(options: RewardOptions, device: str) -> RewardModel:
     loaded = load_model(
         options.model, kind="reward", device=device, dtype="float32", allow_network=options.allow_network
     )
-    fast = options.precision == "auto" and multiplies_bfloat16(str(loaded.device))
-    model = RewardModel(loaded, autocast=fast or options.precision == "bfloat16")
+    model = RewardModel(loaded, autocast=precision_of(options, str(loaded.device)) == "bfloat16")
     if model.unshared is not None and model.causal:
         print(
             f"train-rm  each completion is computed with its prompt, which is slower: {model.unshared}", file=sys.stderr
         )
     return model
+
+
+def precision_of(options: RewardOptions, device: str) -> str:
+    """Return what `auto` comes to on a device: bfloat16 where it multiplies that itself."""
+    if options.precision != "auto":
+        return options.precision
+    return "bfloat16" if multiplies_bfloat16(pick_device(device)) else "float32"
 
 
 def tokens_of(

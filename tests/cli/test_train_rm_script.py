@@ -138,7 +138,7 @@ def test_a_pair_without_a_weight_is_an_error_or_one(made, script, tmp_path):
     assert "--missing_weight one" in refused.stderr
     allowed = script(*told, "--missing_weight", "one")
     assert allowed.rc == 0, allowed.stderr
-    assert "1 pairs without a weight get 1" in allowed.stderr
+    assert "pairs without a weight     1, of weight 1" in allowed.stdout
 
 
 def test_weights_of_contexts_are_refused(made, script, tmp_path, kat_cli):

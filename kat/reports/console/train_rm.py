@@ -18,6 +18,8 @@ def _data_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"  pairs                      {train:,} train, {report['validation_pairs']:,} validate"
     share = f"effective sample size {ess:,.0f} pairs ({ess / train:.0%})"
     yield f"  weights                    {report['weights']}; {share}"
+    if "pairs_without_weight" in report:
+        yield f"  pairs without a weight     {report['pairs_without_weight']:,}, of weight 1"
     for reason, bins in report["dropped_by_bin"].items():
         places = ", ".join(f"{'no bin' if b == '-1' else f'bin {b}'}: {n:,}" for b, n in bins.items())
         yield f"  left out                   {sum(bins.values()):,}: {reason} ({places})"
