@@ -34,19 +34,19 @@ def train_rm(
 
 def score(
     model: Annotated[str, Parameter(help="A reward model: a folder of kat train-rm, or any other source.")],
-    pairs: Annotated[list[Path], Parameter(help="A run with pair weights, or preference pairs as for kat run.")],
+    pairs: Annotated[list[Path], Parameter(help="A run with pair weights, pairs as for kat run, or completions.")],
     *,
     out: Annotated[Path, Parameter(help="JSON lines to write, a row a pair.")],
     score: ScoreOptions = ScoreOptions(),
     reading: ReadOptions = ReadOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
-    """Reward both completions of every pair, as kat evaluate-rm reads it."""
+    """Reward both completions of every pair, as kat evaluate-rm reads it; or completions of prompts."""
     from kat.stages.score import score as reward
     from kat.stages.stage import say_next
 
-    reward(model, pairs, out, score, run_options, reading=reading)
-    say_next(f"kat evaluate-rm {quoted(out)}")
+    if reward(model, pairs, out, score, run_options, reading=reading):
+        say_next(f"kat evaluate-rm {quoted(out)}")
 
 
 def add_training(app: App) -> None:

@@ -1,17 +1,20 @@
-"""A reward model and pairs → the rewards of both completions of every pair, as `kat evaluate-rm` reads them."""
+"""A reward model and pairs, or completions → their rewards; those of pairs as `kat evaluate-rm` reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from kat.artifacts import read_manifest
 from kat.config import ReadOptions, RunOptions, recorded
 from kat.data.columns import reading_of, recorded_reading
+from kat.data.completions import CompletionReader, hold_completions
+from kat.data.conversations import trim
 from kat.data.pairs import PairReader
 from kat.errors import InputError
 from kat.inputs import Inputs, input_paths
@@ -19,7 +22,7 @@ from kat.integrations.rows import weighed_pairs
 from kat.models.digests import settings_digest, weights_digest
 from kat.models.sources import ModelSource, resolve
 from kat.pair_weights.storage import read_pair_weights
-from kat.records import Pair
+from kat.records import Pair, Prefix
 from kat.run_folder import RunFolder, checkpoint_path
 from kat.stages.export_weights import source_of_weights
 from kat.stages.stage import stage, with_progress
@@ -34,16 +37,20 @@ def score(
     run_options: RunOptions,
     *,
     reading: ReadOptions = ReadOptions(),
-) -> None:
+) -> bool:
     """Write OUT, a row {"pair_id", "chosen", "rejected", "opening_id", "src"} for every pair, in the pairs' order.
+
+    Rows of completions (`kat.data.completions`) instead of pairs give {"id", "reward" or "rewards", "opening_id"}.
 
     `pairs` are files of pairs, or one folder of a run with pair weights (or these themselves): then its pairs that
     train or validate, under the ids that they have there. A pair of two equal completions gets two equal rewards.
+    Returns whether it was pairs.
     """
     place = resolve(model, allow_network=options.allow_network)
     limits = _limits(place, options)
     with_table = _weighed(pairs)
     source, inputs = _source(pairs, with_table)
+    completions = with_table is None and hold_completions(source)
     if with_table:
         reading = reading_of(RunFolder(with_table).manifest(with_table) or {})
     with stage(
@@ -55,7 +62,7 @@ def score(
         overwrite=run_options.overwrite,
     ) as job:
         if job.done:
-            return
+            return not completions
         from kat.training.scoring import ScoreCheckpoint, rewards_of
         from kat.training.train import load_reward_model, tokens_of
 
@@ -66,33 +73,111 @@ def score(
             allow_network=options.allow_network,
         )
         scorer = load_reward_model(training, run_options.device)
-        reader = PairReader(source, "all" if with_table else run_options.max_bad_rows, job.rejected.write, reading)
-        marks: dict[str, tuple[str, str]] = {}
-        read = _of_table(reader, with_table) if with_table else with_progress(reader, "pairs")
-
-        def seen(pair_id: str, pair: Pair) -> None:
-            marks[pair_id] = (pair.prefix.id, pair.src)
-
-        data = tokens_of(scorer, read, training, identical="keep", seen=seen)
-        job.bad_rows = 0 if with_table else reader.stats.bad
+        allowed = run_options.max_bad_rows
+        rows: _Pairs | _Completions
+        if completions:
+            rows = _Completions(CompletionReader(source, allowed, job.rejected.write))
+        else:
+            rows = _Pairs(PairReader(source, "all" if with_table else allowed, job.rejected.write, reading), with_table)
+        data = tokens_of(scorer, rows, training, identical="keep", seen=rows.seen)
+        job.bad_rows = rows.bad
         if not len(data):
             reasons = "".join(f" {n:,} left out: {reason}." for reason, n in data.dropped.items())
-            raise InputError(f"No pair is left to score.{reasons} Raise --max_len, or name other pairs.")
+            raise InputError(f"Nothing is left to score.{reasons} Raise --max_len, or name other pairs.")
         with ScoreCheckpoint(checkpoint_path(out), job.manifest, overwrite=run_options.overwrite) as kept:
             chosen, rejected = rewards_of(scorer, data, options.row_tokens, kept=kept, progress=True)
-        for pair_id, one, other in zip(data.ids, chosen.tolist(), rejected.tolist(), strict=True):
-            opening, src = marks[pair_id]
-            row = {"pair_id": pair_id, "chosen": one, "rejected": other, "opening_id": opening, "src": src}
+        for row in rows.written(data.ids, chosen.tolist(), rejected.tolist()):
             job.file.write(orjson.dumps(row) + b"\n")
+        summary, facts = rows.summary(chosen, rejected)
+        job.facts["report"] = facts | {"left_out": dict(data.dropped)}
+        job.say(summary, [f"  left out  {n:,}: {reason}" for reason, n in data.dropped.items()])
+    kept.remove()
+    return not completions
+
+
+class _Pairs:
+    """The pairs of a file, or of a run with pair weights, as they are read, and their rows as they are written."""
+
+    def __init__(self, reader: PairReader, table: Path | None) -> None:
+        self._reader, self._table = reader, table
+        self._marks: dict[str, tuple[str, str]] = {}
+
+    def __iter__(self) -> Iterator[Pair]:
+        read: Iterable[Any] = with_progress(self._reader, "pairs")
+        if self._table is None:
+            yield from read
+            return
+        for one in weighed_pairs(read, read_pair_weights(self._table)):
+            yield replace(one.pair, id=one.pair_id)
+
+    @property
+    def bad(self) -> int:
+        """Bad rows that nobody met before: a run's own were met when it was made."""
+        return self._reader.stats.bad if self._table is None else 0
+
+    def seen(self, pair_id: str, pair: Pair) -> None:
+        """Remember what is written of a pair beside its rewards."""
+        self._marks[pair_id] = (pair.prefix.id, pair.src)
+
+    def written(self, ids: Sequence[str], chosen: list[float], rejected: list[float]) -> Iterator[dict[str, Any]]:
+        """Yield a row a pair."""
+        for pair_id, one, other in zip(ids, chosen, rejected, strict=True):
+            opening, src = self._marks[pair_id]
+            yield {"pair_id": pair_id, "chosen": one, "rejected": other, "opening_id": opening, "src": src}
+
+    def summary(self, chosen: np.ndarray, rejected: np.ndarray) -> tuple[str, dict[str, Any]]:
+        """Return a line, and the facts in it."""
         margin = chosen - rejected
         accuracy = float(((margin > 0) + 0.5 * (margin == 0)).mean())
-        job.facts["report"] = {"pairs": len(data), "accuracy": accuracy, "left_out": dict(data.dropped)}
-        job.say(
-            f"{len(data):,} pairs, {accuracy:.1%} with the higher reward for the chosen completion",
-            [f"  left out  {n:,}: {reason}" for reason, n in data.dropped.items()],
-        )
-    if not job.done:
-        kept.remove()
+        line = f"{len(chosen):,} pairs, {accuracy:.1%} with the higher reward for the chosen completion"
+        return line, {"pairs": len(chosen), "accuracy": accuracy}
+
+
+class _Completions:
+    """Prompts with completions to reward, each completion a pair of twice the same, and a row a prompt."""
+
+    def __init__(self, reader: CompletionReader) -> None:
+        self._reader = reader
+        self._asked: dict[str, tuple[int, bool, str]] = {}
+
+    def __iter__(self) -> Iterator[Pair]:
+        for asked in with_progress(self._reader, "prompts"):
+            self._asked[asked.id] = (len(asked.completions), asked.listed, asked.opening_id)
+            prefix = Prefix(asked.opening_id, trim(asked.context))
+            for number, turns in enumerate(asked.completions):
+                yield Pair(
+                    id=f"{number} {asked.id}",
+                    prefix=prefix,
+                    chosen="",
+                    rejected="",
+                    src="",
+                    row=asked.row,
+                    context=asked.context,
+                    chosen_messages=turns,
+                    rejected_messages=turns,
+                    tools=asked.tools,
+                )
+
+    @property
+    def bad(self) -> int:
+        """Rows that cannot be used."""
+        return self._reader.bad
+
+    def seen(self, pair_id: str, pair: Pair) -> None:
+        """Remember nothing: a prompt is remembered where it is read."""
+
+    def written(self, ids: Sequence[str], chosen: list[float], rejected: list[float]) -> Iterator[dict[str, Any]]:
+        """Yield a row a prompt: `reward`, or `rewards` where it has a list; null for what was left out."""
+        reward_of = dict(zip(ids, chosen, strict=True))
+        for name, (count, listed, opening) in self._asked.items():
+            rewards = [reward_of.get(f"{number} {name}") for number in range(count)]
+            yield {"id": name, **({"rewards": rewards} if listed else {"reward": rewards[0]}), "opening_id": opening}
+
+    def summary(self, chosen: np.ndarray, rejected: np.ndarray) -> tuple[str, dict[str, Any]]:
+        """Return a line, and the facts in it."""
+        mean = float(chosen.mean())
+        line = f"{len(chosen):,} completions of {len(self._asked):,} prompts, mean reward {mean:.3f}"
+        return line, {"completions": len(chosen), "prompts": len(self._asked), "mean_reward": mean}
 
 
 def _limits(place: ModelSource, options: ScoreOptions) -> dict[str, Any]:
@@ -121,9 +206,3 @@ def _source(pairs: Inputs, table: Path | None) -> tuple[Inputs, dict[str, Any]]:
         return pairs, {"pairs": input_paths(pairs)}
     source, digest = source_of_weights(RunFolder(table), table, None)
     return source, {"pairs": digest, "pair_weights": table}
-
-
-def _of_table(reader: PairReader, table: Path) -> Iterator[Pair]:
-    read: Iterable[Any] = with_progress(reader, "pairs")
-    for one in weighed_pairs(read, read_pair_weights(table)):
-        yield replace(one.pair, id=one.pair_id)

@@ -129,5 +129,5 @@ def test_a_file_of_which_no_pair_is_left(folder, score):
     ran = score(
         folder / "pairs.jsonl", "none.jsonl", "--max_len", "2", "--min_prompt", "1", "--long_completions", "drop"
     )
-    assert "no pair" in ran.failed().lower()
+    assert "nothing is left" in ran.failed().lower()
     assert not (folder / "none.jsonl").exists()
