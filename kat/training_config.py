@@ -55,6 +55,10 @@ class RewardOptions:
         default=4096, metadata=NOT_RECORDED
     )
     log_every: Annotated[int, integer("Steps between lines of progress.")] = field(default=25, metadata=NOT_RECORDED)
+    select: Annotated[
+        Literal["last", "best"],
+        option("Which step is saved: the last, or that of the lowest loss on a twentieth of the training groups."),
+    ] = "last"
     eval_every: Annotated[int, integer("Steps between measurements on the validation pairs; 0 for none.")] = field(
         default=100, metadata=NOT_RECORDED
     )
@@ -73,6 +77,9 @@ class RewardOptions:
             raise OptionError(f"train is {self.train!r}; expected head, last:N (last:2), lora or all.")
         if self.activation_cache is not None and not self.train.startswith("last:"):
             raise OptionError(f"activation_cache is for train last:N, with frozen blocks; train is {self.train}.")
+        one_of("select", self.select, ("last", "best"))
+        if self.select == "best" and not self.eval_every:
+            raise OptionError("select is best, and eval_every 0: nothing would be measured. Give --eval_every N.")
         one_of("schedule", self.schedule, ("linear", "cosine", "constant"))
         one_of("long_completions", self.long_completions, ("error", "drop"))
         one_of("weight_by", self.weight_by, ("loss", "sampling"))

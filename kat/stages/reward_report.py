@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import sys
 from collections import Counter
@@ -33,12 +34,13 @@ class Mark:
     opening: str
     src: str
     bin: int
+    group: str
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A loaded model, all pairs as tokens, those that train and validate, the weights of the first, and the marks of
-    all."""
+    """A loaded model, all pairs as tokens, those that train, validate and select a step (None where none is selected),
+    the weights of the first, and the marks of all."""
 
     model: RewardModel
     tokens: TokenPairs
@@ -46,11 +48,12 @@ class Prepared:
     validation: TokenPairs
     weights: np.ndarray
     marks: Mapping[str, Mark]
+    selection: TokenPairs | None = None
 
 
 def prepare(
     weighed: Iterable[WeighedPair],
-    bins: Mapping[str, int],
+    places: Mapping[str, tuple[int, str]],
     options: RewardOptions,
     device: str,
     weigh: Callable[[np.ndarray], np.ndarray],
@@ -59,22 +62,36 @@ def prepare(
 
     model = load_reward_model(options, device)
     marks: dict[str, Mark] = {}
-    tokens = tokens_of(model, _marked(weighed, bins, marks), options)
+    tokens = tokens_of(model, _marked(weighed, places, marks), options)
     part = np.asarray([marks[pair_id].part == "train" for pair_id in tokens.ids], bool)
-    train, validation = tokens.select(np.flatnonzero(part)), tokens.select(np.flatnonzero(~part))
+    validation = tokens.select(np.flatnonzero(~part))
+    selects = part & (np.asarray([_selects(marks[i].group) for i in tokens.ids], bool) & (options.select == "best"))
+    train = tokens.select(np.flatnonzero(part & ~selects))
+    if options.select == "best" and not selects.any():
+        raise InputError("No pair selects a step: there are too few groups of openings. Leave --select best out.")
     if not len(train):
         reasons = "".join(f" {n:,} left out: {reason}." for reason, n in tokens.dropped.items())
         remedy = "Raise --max_len, or train on other pairs." if reasons else "Let a smaller share of them validate."
         raise InputError(f"No pair is left to train: {len(validation):,} validate.{reasons} {remedy}")
     weights = weigh(np.asarray([marks[pair_id].v for pair_id in train.ids]))
-    return Prepared(model, tokens, train, validation, weights=weights, marks=marks)
+    selection = tokens.select(np.flatnonzero(selects)) if selects.any() else None
+    return Prepared(model, tokens, train, validation, weights=weights, marks=marks, selection=selection)
 
 
-def _marked(weighed: Iterable[WeighedPair], bins: Mapping[str, int], marks: dict[str, Mark]) -> Iterator[Any]:
+def _selects(group: str) -> bool:
+    """Tell whether a group of near-duplicates is among the twentieth that a step is selected by."""
+    return int(hashlib.md5(f"select {group}".encode(), usedforsecurity=False).hexdigest(), 16) % 20 == 0
+
+
+def _marked(
+    weighed: Iterable[WeighedPair], places: Mapping[str, tuple[int, str]], marks: dict[str, Mark]
+) -> Iterator[Any]:
     """Yield the pairs under their distinct ids, and write down what else is known of them."""
     for one in weighed:
+        opening = one.pair.prefix.id
+        density_bin, group = places.get(one.pair_id, (-1, opening))
         v = 1.0 if one.v is None else one.v
-        marks[one.pair_id] = Mark(one.part, v, one.pair.prefix.id, one.pair.src, bins.get(one.pair_id, -1))
+        marks[one.pair_id] = Mark(one.part, v, opening, one.pair.src, density_bin, group=group)
         yield replace(one.pair, id=one.pair_id)
 
 
@@ -87,7 +104,8 @@ def data_facts(prepared: Prepared) -> dict[str, Any]:
     return {
         "pairs_read": len(tokens) + len(tokens.dropped_ids),
         "train_pairs": len(train),
-        "validation_pairs": len(tokens) - len(train),
+        "validation_pairs": len(prepared.validation),
+        "selection_pairs": 0 if prepared.selection is None else len(prepared.selection),
         "dropped_by_bin": {reason: dict(sorted(counts.items())) for reason, counts in dropped.items()},
         "max_len": tokens.max_len,
         "prompts_cut": tokens.cut,

@@ -72,14 +72,14 @@ def train_rm(
             yield replace(one, v=1.0) if uniform and one.part == "train" else one
 
     source_facts = {"pairs": input_text(source), "weights": "uniform" if uniform else path.name}
-    bins = dict(_bins(read_pair_weights(path)))
-    train_weighed(weighed, bins, out, inputs, options, run_options=run_options, facts=source_facts)
+    places = dict(_places(read_pair_weights(path)))
+    train_weighed(weighed, places, out, inputs, options, run_options=run_options, facts=source_facts)
     return out
 
 
 def train_weighed(
     weighed: Callable[[], Iterable[WeighedPair]],
-    bins: Mapping[str, int],
+    places: Mapping[str, tuple[int, str]],
     out: Path,
     inputs: Mapping[str, Path | str],
     options: RewardOptions,
@@ -89,14 +89,15 @@ def train_weighed(
     more: Mapping[str, Any] | None = None,
     weigh: Callable[[np.ndarray], np.ndarray] = normalised,
 ) -> None:
-    """Train on what `weighed()` yields, and write OUT. `bins` are density bins by pair id, `facts` go into the
+    """Train on what `weighed()` yields, and write OUT. `places` are the density bin and
+    the group of near-duplicates of pairs by id, `facts` go into the
     manifest, `more` are options to record, and `weigh` makes pair weights of the values v of the pairs that train,
     after all drops."""
     ranks = _ranks(run_options.device)
     kept = {"kept_activations": True} if options.activation_cache else {}  # they round, wherever they are kept
 
     def prepared(device: str) -> Prepared:
-        return prepare(weighed(), bins, options, device, weigh)
+        return prepare(weighed(), places, options, device, weigh)
 
     if ranks is not None and ranks.rank:
         _follow(prepared, out, options, ranks)
@@ -141,7 +142,7 @@ def _follow(prepared: Callable[[str], Prepared], out: Path, options: RewardOptio
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
         ready = prepared(ranks.device)
         kept = ReadCheckpoint(checkpoint_path(out))
-        fit(ready.model, ready.train, ready.weights, options, checkpoint=kept, ranks=ranks)
+        fit(ready.model, ready.train, ready.weights, options, checkpoint=kept, ranks=ranks, selection=ready.selection)
 
 
 def _ranks(device: str) -> Any:
@@ -242,6 +243,7 @@ def _train(
 
     tracker = Tracker(options.report_to, tensorboard_path(job.out), job.out.name, job.manifest["options"])
     told: dict[str, Any] = {"checkpoint": checkpoint, "on_step": on_step, "progress": True, "ranks": ranks}
+    told["selection"] = prepared.selection
     with tracker:
         training = fit(model, train, prepared.weights, options, **told)
     trained = TrainedRewardModel(model, training, checkpoint.log, options)
@@ -259,8 +261,9 @@ def _train(
     job.say(f"{trained.facts['steps']:,} steps over {len(train):,} pairs", training_lines(report))
 
 
-def _bins(table: PairWeights) -> Iterator[tuple[str, int]]:
-    return zip(table.pair_id.tolist(), table.bin.tolist(), strict=True)
+def _places(table: PairWeights) -> Iterator[tuple[str, tuple[int, str]]]:
+    groups = zip(table.bin.tolist(), map(str, table.group.tolist()), strict=True)
+    return zip(table.pair_id.tolist(), groups, strict=True)
 
 
 def _say_step(numbers: Mapping[str, Any]) -> None:

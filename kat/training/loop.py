@@ -43,17 +43,21 @@ class Progress:
     weight: np.ndarray = field(default_factory=lambda: np.zeros(DECILES))
     lost: np.ndarray = field(default_factory=lambda: np.zeros(DECILES))
     seen: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    best_loss: float = math.inf
+    best_step: int = 0
 
     def state(self) -> dict[str, Any]:
         """Return plain values and tensors, for a checkpoint."""
         arrays = {name: torch.from_numpy(getattr(self, name).copy()) for name in ("weight", "lost", "seen")}
-        return {"step": self.step, "pairs": self.pairs, "clipped": self.clipped} | arrays
+        numbers = {name: getattr(self, name) for name in ("step", "pairs", "clipped", "best_loss", "best_step")}
+        return numbers | arrays
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Progress:
         """Return the progress of a checkpoint's `state`."""
         arrays = {name: state[name].cpu().numpy() for name in ("weight", "lost", "seen")}
-        return cls(state["step"], state["pairs"], state["clipped"], **arrays)
+        best = {name: state[name] for name in ("best_loss", "best_step")}
+        return cls(state["step"], state["pairs"], state["clipped"], **arrays, **best)
 
 
 class NotFiniteError(InputError):
@@ -96,6 +100,7 @@ class Trainer:
         self.progress = Progress(seen=np.zeros(len(data), bool))
         self._decile = _deciles(self.weights)
         self._repeated: dict[int, int] = {}
+        self._best: list[torch.Tensor] = []
         self._passes: dict[int, list[np.ndarray]] = {}
         self.total = self._total()
 
@@ -231,7 +236,20 @@ class Trainer:
             "progress": self.progress.state(),
             "optimizer": self.optimizer.state_dict(),
             "parameters": [p.detach() for p in self.parameters],
+            "best": self._best,
         }
+
+    def compare(self, loss: float) -> None:
+        """Keep the parameters if their loss, on pairs that do not train, is the lowest so far."""
+        if loss < self.progress.best_loss:
+            self.progress.best_loss, self.progress.best_step = loss, self.progress.step
+            self._best = [p.detach().clone() for p in self.parameters]
+
+    def take_best(self) -> None:
+        """Go back to the parameters of the lowest loss, if there were any comparisons."""
+        with torch.no_grad():
+            for parameter, kept in zip(self.parameters, self._best or self.parameters, strict=True):
+                parameter.copy_(kept)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state."""
@@ -240,12 +258,14 @@ class Trainer:
         with torch.no_grad():
             for parameter, kept in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(kept)
+        self._best = [kept.to(p.device) for p, kept in zip(self.parameters, state["best"], strict=False)]
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest says of the training so far."""
         progress = self.progress
         tenths = zip(progress.lost.tolist(), progress.weight.tolist(), strict=True)
         return {
+            "best_step": progress.best_step or None,
             "steps": progress.step,
             "pairs_trained": progress.pairs,
             "pairs_never_seen": int((~progress.seen).sum()),

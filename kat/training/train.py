@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from kat.devices import multiplies_bfloat16, pick_device, torch_threads
-from kat.errors import InputError, MismatchError
+from kat.errors import InputError, MismatchError, OptionError
 from kat.models.load import load_model
 from kat.pair_weights.weigh import normalised
 from kat.records import Pair
@@ -46,6 +46,11 @@ class Scored:
     ids: Sequence[str]
     chosen: np.ndarray
     rejected: np.ndarray
+
+    @property
+    def loss(self) -> float:
+        """Return the mean of −log σ of the difference of rewards."""
+        return float(np.logaddexp(0.0, self.rejected.astype(np.float64) - self.chosen).mean())
 
     @property
     def accuracy(self) -> float:
@@ -95,6 +100,8 @@ def train_reward_model(
     pairs, ModelError for a model that cannot be loaded, OptionError for an option out of range.
     """
     chosen = replace(RewardOptions(), model=model, **options)
+    if chosen.select == "best":
+        raise OptionError("select best holds groups of a run's pairs out; use kat train-rm, or give fit a selection.")
     listed = list(pairs)
     if isinstance(weights, Mapping):
         listed = [pair for pair in listed if pair.id in weights]
@@ -170,12 +177,14 @@ def fit(
     on_step: Callable[[dict[str, Any]], object] | None = None,
     progress: bool = False,
     ranks: Ranks | None = None,
+    selection: TokenPairs | None = None,
 ) -> dict[str, Any]:
     """Train the model on pairs with weights [P], taken as they are, and return what the training was like.
 
     With a `checkpoint` the state is kept there every `save_every` steps, and a state that is there is gone on from.
     `on_step` gets the numbers of every step that is taken now, and may add to them. With several `ranks` every one of
-    them calls this with the same arguments; rank 0 alone keeps the state.
+    them calls this with the same arguments; rank 0 alone keeps the state. With `selection`, pairs that do not train,
+    the parameters of the lowest unweighted loss on them are those that are kept in the end.
     """
     from tqdm import tqdm
 
@@ -220,11 +229,16 @@ def fit(
         for numbers in trainer.run():
             bar.update()
             bar.set_postfix(loss=f"{numbers['loss']:.3f}", accuracy=f"{numbers['accuracy']:.2f}", refresh=False)
+            at_end = numbers["step"] == trainer.total
+            if selection is not None and not ranks.rank and (at_end or numbers["step"] % options.eval_every == 0):
+                numbers["selection_loss"] = score_tokens(model, selection, options.row_tokens).loss
+                trainer.compare(numbers["selection_loss"])
             if on_step is not None:
                 on_step(numbers)
             due = numbers["step"] % options.save_every == 0 and numbers["step"] < trainer.total
             if checkpoint is not None and due and not ranks.rank:
                 checkpoint.save(trainer.state())
+    trainer.take_best()
     return trainer.facts() | {
         "trained_parameters": sum(named[name].numel() for name in names),
         "parameters": sum(parameter.numel() for parameter in named.values()),

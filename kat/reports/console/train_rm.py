@@ -33,6 +33,8 @@ def _data_lines(report: Mapping[str, Any]) -> Iterator[str]:
 def _training_lines(training: Mapping[str, Any]) -> Iterator[str]:
     trained = training["pairs_trained"]
     yield f"  trained                    {training['steps']:,} steps, {trained:,} pairs, {training['seconds']:.0f} s"
+    if report_selection := training.get("best_step"):
+        yield f"  kept                       step {report_selection:,}, of the lowest loss on the pairs that select"
     tokens = training["tokens"]
     if tokens["separate"]:
         yield (
