@@ -50,7 +50,7 @@ def evaluate_rewards(
         pairs, missing = _joined(read[0], pair_weights, options)
         facts = _evaluated(pairs, read, options)
         facts["pairs_without_opening"] = 0 if pair_weights else sum(opening is None for opening in read[0].opening)
-        facts["files"] = [path.name for path in scores]
+        facts["files"] = _shown(scores)
         facts |= {"split": options.split if pair_weights else None, "pairs_without_scores": missing}
         (job.folder / EVALUATION).write_bytes(json_bytes(facts))
         details = evaluation_lines(facts)
@@ -59,6 +59,12 @@ def evaluate_rewards(
         job.bad_rows = sum(one.bad for one in read)
         openings = facts["evaluations"][0]["all"]["openings"]
         job.say(f"{len(pairs):,} pairs of {openings:,} openings", details)
+
+
+def _shown(scores: list[Path]) -> list[str]:
+    """What files are called in a report: their names, with their folders' where these are the same."""
+    names = [path.name for path in scores]
+    return names if len(set(names)) == len(names) else [f"{path.resolve().parent.name}/{path.name}" for path in scores]
 
 
 def _recorded(options: EvaluateOptions, run_options: RunOptions, pair_weights: Path | None) -> dict[str, Any]:

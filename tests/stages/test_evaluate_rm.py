@@ -129,3 +129,19 @@ def test_without_matplotlib_there_is_everything_but_the_figure(table, tmp_path, 
     assert ran.rc == 0
     assert 'pip install "kat[figures]"' in ran.stdout
     assert sorted(p.name for p in (tmp_path / "e").iterdir()) == ["evaluation.json", "manifest.json"]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(table, tmp_path, kat_cli):
+    ids = [f"p{i}" for i in range(N)]
+    paths = []
+    for seed, name in enumerate(("density", "uniform")):
+        (tmp_path / name).mkdir()
+        paths.append(scored(tmp_path / name / "scores.jsonl", ids, seed)[0])
+    out = tmp_path / "compared"
+    ran = kat_cli("evaluate-rm", *paths, "--pair_weights", table["path"], "--out", out, "--replicates", 50)
+    assert ran.rc == 0, ran.stderr
+    assert "accuracy of density/scores.jsonl minus uniform/scores.jsonl" in ran.stdout
+    assert json.loads((out / "evaluation.json").read_text())["files"] == [
+        "density/scores.jsonl",
+        "uniform/scores.jsonl",
+    ]
