@@ -228,14 +228,14 @@ def _train(
     facts: Mapping[str, Any],
 ) -> None:
     from kat.training.trackers import Tracker
-    from kat.training.train import TrainedRewardModel, fit, score_tokens
+    from kat.training.train import TrainedRewardModel, fit, scorer_of
 
     model, train, validation = prepared.model, prepared.train, prepared.validation
+    validated = scorer_of(model, validation, options) if len(validation) else None
 
     def on_step(numbers: dict[str, Any]) -> None:
-        if options.eval_every and numbers["step"] % options.eval_every == 0 and len(validation):
-            scored = score_tokens(model, validation, options.row_tokens)
-            numbers["validation_accuracy"] = scored.accuracy
+        if options.eval_every and numbers["step"] % options.eval_every == 0 and validated is not None:
+            numbers["validation_accuracy"] = validated().accuracy
         checkpoint.add(numbers)
         tracker.log(numbers)
         if numbers["step"] % options.log_every == 0:
@@ -249,8 +249,8 @@ def _train(
     trained = TrainedRewardModel(model, training, checkpoint.log, options)
     report = dict(facts) | data_facts(prepared) | {"training": trained.facts}
     report["model"] = model.loaded.meta["name"]
-    if len(validation):
-        scored = score_tokens(model, validation, options.row_tokens)
+    if validated is not None:
+        scored = validated()
         (job.folder / VALIDATION_SCORES).write_bytes(b"".join(score_lines(scored, prepared.marks)))
         report["validation"] = evaluated(scored, prepared.marks)
     trained.save(job.folder)

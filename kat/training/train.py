@@ -310,6 +310,26 @@ def score_tokens(model: RewardModel, data: TokenPairs, budget: int = RewardOptio
     return Scored(data.ids, *rewards_of(model, data, budget))
 
 
+def scorer_of(model: RewardModel, data: TokenPairs, options: RewardOptions) -> Callable[[], Scored]:
+    """Return what scores these pairs whenever it is called; where the head alone trains, from features kept once."""
+    if options.train != "head":
+        return lambda: score_tokens(model, data, options.row_tokens)
+    import torch
+
+    from kat.training.rewarders import KeptFeatures, branches_of
+
+    needed = branches_of(data)
+    kept = KeptFeatures(model, data, needed, branch_features(model, data, needed, options.row_tokens, progress=True))
+
+    def score() -> Scored:
+        [(_, rewards)] = kept.parts(np.arange(len(data)))
+        with torch.no_grad():
+            chosen, rejected = (side.cpu().numpy() for side in rewards())
+        return Scored(data.ids, chosen, rejected)
+
+    return score
+
+
 def save_model(model: RewardModel, folder: Path) -> None:
     """Write a model and its tokenizer as a Hugging Face folder that `AutoModelForSequenceClassification` loads."""
     model.merge()

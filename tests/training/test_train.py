@@ -13,7 +13,15 @@ from making_training import pair_of, plain_model, plain_rewards, random_tokens, 
 from kat.errors import InputError, MismatchError, OptionError
 from kat.training.scoring import ScoreCheckpoint, rewards_of
 from kat.training.tokens import IDENTICAL
-from kat.training.train import fit, normalised, save_model, score_tokens, tokens_of, train_reward_model
+from kat.training.train import (
+    fit,
+    normalised,
+    save_model,
+    score_tokens,
+    scorer_of,
+    tokens_of,
+    train_reward_model,
+)
 from kat.training_config import RewardOptions
 
 SMALL = {"train": "last:1", "batch_size": 4, "precision": "float32", "device": "cpu", "learning_rate": 1e-3}
@@ -234,3 +242,15 @@ def test_identical_completions_are_named_in_what_was_dropped(tiny, pairs):
 
     data = tokens_of(reward_model(tiny), [*pairs, pair_of("x", "x", pair_id="same")], RewardOptions())
     assert data.dropped_ids == {"same": IDENTICAL}
+
+
+def test_a_scorer_sees_the_head_change_and_gives_what_the_whole_model_gives(tiny):
+    model, data = reward_model(tiny), random_tokens(7, [3, 2, 4])
+    kept, whole = (scorer_of(model, data, RewardOptions(train=train, row_tokens=40)) for train in ("head", "last:1"))
+    for _ in range(2):
+        for side in ("chosen", "rejected"):
+            np.testing.assert_allclose(getattr(kept(), side), getattr(whole(), side), rtol=1e-5, atol=1e-6)
+        before = kept().chosen
+        with torch.no_grad():
+            model.head.weight.mul_(-2)
+        assert np.allclose(kept().chosen, -2 * before, rtol=1e-4)
