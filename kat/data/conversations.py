@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from kat.data.media import MEDIA
+from kat.data.media import MEDIA, holds_media
 from kat.data.repeated_keys import refuse_repeated_key
 from kat.data.rows import BadRow
 from kat.records import Message, canonical_json
@@ -73,8 +73,8 @@ def messages_of(value: Any, where: str) -> list[Message]:
 
 def prefix_messages(prefix: dict[str, Any]) -> list[Message]:
     """Return the messages of a prefix. Raises BadRow as `messages_of`, and for a picture or its like beside them."""
-    for name in MEDIA.keys() & prefix.keys():
-        if prefix[name]:
+    for name, beside in prefix.items():
+        if beside and name not in ("messages", "tools") and (name in MEDIA or holds_media(beside)):
             raise BadRow(f"prefix holds {name}, which text cannot carry (--drop_columns {name})")
     return messages_of(prefix.get("messages"), "prefix")
 

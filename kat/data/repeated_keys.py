@@ -40,7 +40,7 @@ def _may_repeat(text: bytes, value: Any) -> bool:
 
     A quote in a text of JSON opens or closes a string, or is \\" inside of one, and orjson writes the same. What a
     repeated key lost is not in the value, and its own two quotes with it: then the text has more quotes than the value
-    written anew. Quotes that a text writes as \\u0022 would make up for them.
+    written again. Quotes that a text writes as \\u0022 would make up for them.
     """
     try:
         return text.count(b'"') != orjson.dumps(value).count(b'"') or b"\\u0022" in text

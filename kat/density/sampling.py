@@ -68,7 +68,7 @@ def _systematic(expected: np.ndarray, total: int, start: float) -> np.ndarray:
     """Counts [N] int64 of the grid points start, start + 1, … in the intervals that `expected` cuts [0, total) into."""
     ends = np.cumsum(expected)
     ends[-1] = total  # rounding must not lose the last point
-    # Snap sums within rounding of a grid point, lest a whole expectation be missed or met twice.
+    # Snap sums within rounding of a grid point, so that no whole expectation is missed or met twice.
     reached = np.clip(np.ceil(ends - start - 1e-9), 0, total).astype(np.int64)
     return np.diff(reached, prepend=0)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kat.density.sampling import draw_pass
 from kat.packing.trunks import Prompt, Row, plant
 from kat.training.tokens import TokenPairs
 
@@ -82,17 +83,12 @@ def _parts(
 
 
 def systematic_counts(weights: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return how often each pair [P] of weight v, mean 1, stands in a pass: ⌊v⌋ or ⌈v⌉ times, v on average.
+    """Return how often each pair [P] of weight v stands in a pass: ⌊v⌋ or ⌈v⌉ times, v on average, Σv in all.
 
-    Systematic sampling: one uniform start, then a point at every whole number along the cumulated weights, in random
-    order, so that the counts sum to P.
+    The systematic draw of `kat.density.sampling.draw_pass`. Raises InputError for a weight that is not above 0.
     """
-    order = generator.permutation(len(weights))
-    # In float64 whatever the weights are in: float32 has no room for a fraction behind 100,000 pairs.
-    edges = np.floor(np.cumsum(weights[order], dtype=np.float64) + generator.uniform()).astype(np.int64)
-    counts = np.empty(len(weights), np.int64)
-    counts[order] = np.diff(edges, prepend=0)
-    return counts
+    draws = round(float(np.sum(weights, dtype=np.float64)))
+    return np.bincount(draw_pass(weights, draws, int(generator.integers(1 << 62))), minlength=len(weights))
 
 
 @dataclass(frozen=True, eq=False)

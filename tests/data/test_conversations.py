@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from making import turn
 
-from kat.data.conversations import messages_of, opening_of, row_id, trim
+from kat.data.conversations import messages_of, opening_of, prefix_messages, row_id, trim
 from kat.data.rows import BadRow
 
 
@@ -99,3 +99,13 @@ def test_missing_ids_are_none():
 def test_other_ids_are_bad(value):
     with pytest.raises(BadRow, match="id"):
         row_id({"id": value})
+
+
+@pytest.mark.parametrize(
+    "beside", [{"note": {"image": {"bytes": "x", "path": "p.png"}}}, {"more": [{"type": "image_url"}]}]
+)
+def test_a_picture_inside_of_what_stands_beside_a_prefixs_messages_is_refused(beside):
+    messages = [{"role": "user", "content": "How?"}]
+    assert prefix_messages({"messages": messages, "note": {"language": "en"}, "tools": [{"image": "x"}]}) == messages
+    with pytest.raises(BadRow, match=f"prefix holds {next(iter(beside))}"):
+        prefix_messages({"messages": messages} | beside)
