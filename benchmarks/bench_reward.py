@@ -3,8 +3,9 @@
     python benchmarks/bench_reward.py --pairs PAIRS.jsonl [--train all --repeats 3]
 
 Same backbone, trainable parameters, token ids and precision (bfloat16 by autocast) for all. Whole prompts are drawn
-until there are `--n` pairs; TRL trains on `--trl_pairs` of these, drawn. Every method lives in a process of its own,
-loaded and warmed up before the clock, and the methods take turns; one process computes at a time.
+until there are `--n` pairs; TRL, and kat without shared trunks, train on `--trl_pairs` of these, drawn. Every method
+lives in a process of its own, loaded and warmed up before the clock, and the methods take turns; one process computes
+at a time.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def main() -> None:
         told = vars(options) | {"threads": cores(), "scratch": scratch, "warm_up": not options.no_warm_up}
         results = by_turns(path, told)
     print(f"\n{header()}\n\n{Path(options.pairs).name}, {options.model}, {options.train} trains, {len(pairs)} pairs\n")
-    print(table(results, pairs, options.model))
+    print(table(results, pairs, options.model, all_train=options.train == "all"))
 
 
 def drawn_pairs(options: argparse.Namespace) -> list[Any]:
@@ -73,13 +74,13 @@ def drawn_pairs(options: argparse.Namespace) -> list[Any]:
     return pairs
 
 
-def by_turns(path: Path, told: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
+def by_turns(path: Path, told: dict[str, Any], script: str = "reward_methods.py") -> dict[str, list[dict[str, float]]]:
     """Return what every method measured in every round."""
     results: dict[str, list[dict[str, float]]] = {}
     children = {}
     for method in told["methods"]:
         child = subprocess.Popen(
-            [sys.executable, str(HERE / "reward_methods.py"), method, str(path), json.dumps(told)],
+            [sys.executable, str(HERE / script), method, str(path), json.dumps(told)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -106,7 +107,7 @@ def by_turns(path: Path, told: dict[str, Any]) -> dict[str, list[dict[str, float
     return results
 
 
-def table(results: dict[str, list[dict[str, float]]], pairs: list[Any], model: str) -> str:
+def table(results: dict[str, list[dict[str, float]]], pairs: list[Any], model: str, *, all_train: bool) -> str:
     """Return the results as a table in Markdown, with the useful share of the peak of bfloat16 products."""
     peak = gemm_peak()
     parameters = trained_parameters(model)
@@ -114,7 +115,7 @@ def table(results: dict[str, list[dict[str, float]]], pairs: list[Any], model: s
         share: sum(p.tokens for p in token_pairs(pairs, share).prompts) / len(pairs)
         for share in ("prompt", "pair", "none")
     }
-    slowest = min((m for m in results if m.startswith("trl")), default=None, key=lambda m: -rate(results[m]))
+    quickest = max((m for m in results if m.startswith("trl")), default=None, key=lambda m: rate(results[m]))
     lines = [
         "| method | pairs/s, median | runs | spread | times TRL | tokens a pair | of peak | peak memory, MB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -122,11 +123,11 @@ def table(results: dict[str, list[dict[str, float]]], pairs: list[Any], model: s
     for method, runs in results.items():
         share = {"kat prompt trunk": "prompt", "kat pair trunk": "pair"}.get(method, "none")
         rates = [run["pairs"] / run["seconds"] for run in runs]
-        times = rate(runs) / rate(results[slowest]) if slowest else float("nan")
-        useful = 6 * parameters * tokens[share] * rate(runs) / peak
+        times = rate(runs) / rate(results[quickest]) if quickest else float("nan")
+        useful = f"{6 * parameters * tokens[share] * rate(runs) / peak:.0%}" if all_train else "–"
         lines.append(
             f"| {method} | {rate(runs):.2f} | {len(runs)} | {min(rates):.2f}–{max(rates):.2f} | {times:.1f} | "
-            f"{tokens[share]:.0f} | {useful:.0%} | {max(run['peak_mb'] for run in runs):,.0f} |"
+            f"{tokens[share]:.0f} | {useful} | {max(run['peak_mb'] for run in runs):,.0f} |"
         )
     said = f"Products in bfloat16, measured after it: {peak / 1e9:,.0f} GFLOP/s. Useful: 6 × parameters × tokens."
     return "\n".join([*lines, "", said])

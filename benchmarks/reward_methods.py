@@ -58,7 +58,12 @@ def token_pairs(pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]], share: s
     return TokenPairs(prompts, prompt, chosen_of, rejected_of, ids, np.zeros(len(pairs), np.float32))
 
 
-def kat_method(method: str, pairs: list[Any], options: dict[str, Any]) -> Callable[[], int]:
+def drawn(pairs: list[Any], count: int) -> list[Any]:
+    """Return some of the pairs: what shares nothing takes as long for a pair whichever others there are."""
+    return [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[:count].tolist()]
+
+
+def kat_method(method: str, pairs: list[Any], options: dict[str, Any]) -> Callable[..., int]:
     """Return what trains on all pairs once, and gives the number of pairs."""
     import torch
 
@@ -76,6 +81,8 @@ def kat_method(method: str, pairs: list[Any], options: dict[str, Any]) -> Callab
     if method == "kat padded":
         model.base.set_attn_implementation("sdpa")
         model.unpacked = model.unshared = "to compare"
+    if share == "none":
+        pairs = drawn(pairs, options["trl_pairs"])
     data = token_pairs(pairs, share)
     names, named = choose_trainable(model, options["train"]), dict(model.model.named_parameters())
     groups = [{"params": [named[name] for name in names], "lr": 1e-6}]
@@ -83,15 +90,15 @@ def kat_method(method: str, pairs: list[Any], options: dict[str, Any]) -> Callab
     torch.set_num_threads(options["threads"])
     steps = trainer.pass_steps(0)
 
-    def run() -> int:
-        for pairs_of_step in steps:
+    def run(warm_up: bool = False) -> int:
+        for pairs_of_step in steps[:1] if warm_up and share == "none" else steps:
             trainer.step(pairs_of_step, chosen.batch_size)
         return len(data)
 
     return run
 
 
-def trl_method(method: str, pairs: list[Any], options: dict[str, Any]) -> Callable[[], int]:
+def trl_method(method: str, pairs: list[Any], options: dict[str, Any]) -> Callable[..., int]:
     """Return what trains TRL's trainer on its share of the pairs: bfloat16, no checkpointing of activations."""
     import torch
     from datasets import Dataset
@@ -104,11 +111,10 @@ def trl_method(method: str, pairs: list[Any], options: dict[str, Any]) -> Callab
     from kat.training_config import RewardOptions
 
     torch.set_num_threads(options["threads"])
-    some = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[: options["trl_pairs"]].tolist()]
-    rows = {
-        "chosen_ids": [np.concatenate([t, c]).tolist() for t, c, _ in some],
-        "rejected_ids": [np.concatenate([t, r]).tolist() for t, _, r in some],
-    }
+    some = drawn(pairs, options["trl_pairs"])
+    rows = [{"chosen_ids": [*t, *c], "rejected_ids": [*t, *r]} for t, c, r in ([x.tolist() for x in p] for p in some)]
+    for row in rows:  # TRL cannot infer lengths of pairs by itself
+        row["length"] = max(map(len, row.values()))
     folder = resolve(options["model"]).path
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
@@ -127,6 +133,7 @@ def trl_method(method: str, pairs: list[Any], options: dict[str, Any]) -> Callab
         use_cpu=True,
         gradient_checkpointing=False,
         max_length=None,
+        length_column_name="length",
         train_sampling_strategy="group_by_length" if "grouped" in method else "random",
         report_to=[],
         save_strategy="no",
@@ -135,13 +142,12 @@ def trl_method(method: str, pairs: list[Any], options: dict[str, Any]) -> Callab
         dataloader_pin_memory=False,
     )
 
-    def run() -> int:
-        trainer = RewardTrainer(
-            model=model, args=arguments, processing_class=tokenizer, train_dataset=Dataset.from_dict(rows)
-        )
+    def run(warm_up: bool = False) -> int:
+        dataset = Dataset.from_list(rows[:8] if warm_up else rows)
+        trainer = RewardTrainer(model=model, args=arguments, processing_class=tokenizer, train_dataset=dataset)
         began.append(time.perf_counter())
         trainer.train()
-        return len(some)
+        return len(dataset)
 
     return run
 
@@ -155,7 +161,7 @@ def main() -> None:
     pairs = load_pairs(path)
     run = (trl_method if method.startswith("trl") else kat_method)(method, pairs, options)
     if options["warm_up"]:
-        run()
+        run(warm_up=True)
     print("ready", flush=True)
     for _ in sys.stdin:
         began.clear()

@@ -5,10 +5,11 @@ import re
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from kat.artifacts import read_manifest
 from kat.config import NOT_RECORDED, ModelName
 from kat.errors import OptionError
 from kat.parameters import integer, one_of, option, whole_number
@@ -97,6 +98,13 @@ class RewardOptions:
                 raise OptionError(f"{name} is {value!r}; expected a number from 0 to {most:g}.")
         if self.min_prompt >= self.max_len:
             raise OptionError(f"min_prompt is {self.min_prompt} and max_len {self.max_len}; expected less.")
+
+
+def trained_limits(model: Path) -> dict[str, Any]:
+    """Return max_len and min_prompt that a reward model's folder was trained with by kat, else the defaults."""
+    manifest = read_manifest(model) or {}
+    trained = manifest.get("options", {}) if manifest.get("stage") == "train-rm" else {}
+    return {name: trained.get(name, getattr(RewardOptions, name)) for name in ("max_len", "min_prompt")}
 
 
 @Parameter(name="*")

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import orjson
 
-from kat.artifacts import read_manifest
 from kat.config import ReadOptions, RunOptions, recorded
 from kat.data.columns import reading_of, recorded_reading
 from kat.data.completions import CompletionReader, hold_completions
@@ -26,7 +25,7 @@ from kat.records import Pair, Prefix
 from kat.run_folder import RunFolder, checkpoint_path
 from kat.stages.export_weights import source_of_weights
 from kat.stages.stage import stage, with_progress
-from kat.training_config import RewardOptions, ScoreOptions
+from kat.training_config import RewardOptions, ScoreOptions, trained_limits
 
 
 def score(
@@ -182,13 +181,8 @@ class _Completions:
 
 def _limits(place: ModelSource, options: ScoreOptions) -> dict[str, Any]:
     """The limits that are told, else those that the model was trained with by kat, else the defaults of training."""
-    manifest = read_manifest(place.path) or {}
-    trained = manifest.get("options", {}) if manifest.get("stage") == "train-rm" else {}
-    limits = {}
-    for name in ("max_len", "min_prompt"):
-        told = getattr(options, name)
-        limits[name] = told if told is not None else trained.get(name, getattr(RewardOptions, name))
-    return limits
+    told = {name: value for name in ("max_len", "min_prompt") if (value := getattr(options, name)) is not None}
+    return trained_limits(place.path) | told
 
 
 def _weighed(pairs: Inputs) -> Path | None:

@@ -17,7 +17,7 @@ from kat.artifacts import json_bytes, read_manifest
 from kat.config import ReadOptions, RunOptions, recorded
 from kat.data.columns import reading_of, recorded_reading
 from kat.data.pairs import PairReader
-from kat.errors import InputError, MismatchError, OptionError
+from kat.errors import InputError, MismatchError, OptionError, OutputError
 from kat.inputs import input_text
 from kat.integrations.rows import WeighedPair, weighed_pairs
 from kat.models.digests import settings_digest, weights_digest
@@ -93,7 +93,8 @@ def train_weighed(
     the group of near-duplicates of pairs by id, `facts` go into the
     manifest, `more` are options to record, and `weigh` makes pair weights of the values v of the pairs that train,
     after all drops."""
-    ranks = _ranks(run_options.device)
+    check_place(out)
+    ranks = launched_ranks(run_options.device)
     kept = {"kept_activations": True} if options.activation_cache else {}  # they round, wherever they are kept
 
     def prepared(device: str) -> Prepared:
@@ -145,7 +146,13 @@ def _follow(prepared: Callable[[str], Prepared], out: Path, options: RewardOptio
         fit(ready.model, ready.train, ready.weights, options, checkpoint=kept, ranks=ranks, selection=ready.selection)
 
 
-def _ranks(device: str) -> Any:
+def check_place(out: Path) -> None:
+    """Raise OutputError for a folder that holds a run: a model among its files would be neither."""
+    if RunFolder(out).is_run:
+        raise OutputError(f"{out} is the folder of a run. Give the model one of its own: --out {out / 'model'}")
+
+
+def launched_ranks(device: str) -> Any:
     """Return the processes that train together; torch loads only where there are several."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return None

@@ -79,6 +79,8 @@ class TrainingCheckpoint:
             return None
         try:
             state = torch.load(path, map_location=device, weights_only=True)
+        except torch.OutOfMemoryError:  # says nothing of the file
+            raise
         # A damaged file makes torch raise whatever it meets, and some of its words advise to run what is in the file.
         except Exception as error:
             raise OutputError(

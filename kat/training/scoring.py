@@ -91,7 +91,8 @@ class ScoreCheckpoint:
         with contextlib.suppress(OSError, ValueError):
             array = np.lib.format.open_memmap(path, "r+")
         if array is None or array.shape != (branches,) or array.dtype != np.float32:
-            array = np.lib.format.open_memmap(path, "w+", np.float32, (branches,))
+            with artifacts.as_output_error(self.folder):
+                array = np.lib.format.open_memmap(path, "w+", np.float32, (branches,))
         self._rewards = array
         return array
 

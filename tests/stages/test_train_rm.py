@@ -190,3 +190,9 @@ def test_the_model_that_training_starts_from_is_never_written_over(folder, train
     before = {path.name: path.read_bytes() for path in (folder / "tiny").iterdir()}
     assert "is the input, which is never overwritten" in train("--out", folder / "tiny", "--overwrite").failed()
     assert {path.name: path.read_bytes() for path in (folder / "tiny").iterdir()} == before
+
+
+def test_a_run_is_no_place_for_a_model(folder, train):
+    before = {path.name for path in (folder / "run").iterdir()}
+    assert "is the folder of a run" in train("--out", folder / "run").failed()
+    assert {path.name for path in (folder / "run").iterdir()} == before
