@@ -44,6 +44,7 @@ EVALUATION = "evaluation.json"
 TRAINING = "training.json"
 TRAINING_LOG = "training_log.jsonl"
 VALIDATION_SCORES = "validation_scores.jsonl"
+ANSWERS = "completions.jsonl"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 FIGURE = "evaluation.png"
 

@@ -47,9 +47,15 @@ def letters_tokenizer(template: str | None = CHATML, texts: list[str] | None = N
 
 
 def tiny_chat_model(
-    folder, template: str | None = CHATML, *, blocks: int = 2, texts: list[str] | None = None, vocabulary: int = 320
+    folder,
+    template: str | None = CHATML,
+    *,
+    blocks: int = 2,
+    texts: list[str] | None = None,
+    vocabulary: int = 320,
+    causal: bool = False,
 ) -> str:
-    """A random Llama without a reward head, with a tokenizer of letters, as a folder."""
+    """A random Llama, of which `causal` has a head for words, with a tokenizer of letters, as a folder."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=vocabulary,
@@ -60,7 +66,7 @@ def tiny_chat_model(
         max_position_embeddings=2048,
         initializer_range=0.2,
     )
-    transformers.LlamaModel(config).save_pretrained(folder)
+    (transformers.LlamaForCausalLM if causal else transformers.LlamaModel)(config).save_pretrained(folder)
     letters_tokenizer(template, texts, vocabulary).save_pretrained(folder)
     return str(folder)
 

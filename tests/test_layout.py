@@ -19,6 +19,7 @@ FLOORS = {
     "kat.compiled": 1,
     "kat.config": 2,
     "kat.devices": 1,
+    "kat.grpo_config": 3,
     "kat.inputs": 1,
     "kat.journal": 1,
     "kat.parameters": 1,

@@ -281,10 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_script(name: str) -> None:
     """Run one of the origin's five commands with the process's arguments."""
-    tokens = sys.argv[1:]
-    if name == "kat_train_grpo" and not {"-h", "--help"} & set(tokens):
-        tokens = []  # options of what does not work yet are not looked at
-    run_app(script_app(name), tokens, tables=_tables(), own_table=name)
+    run_app(script_app(name), sys.argv[1:], tables=_tables(), own_table=name)
 
 
 def _tables() -> set[str]:

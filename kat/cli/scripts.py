@@ -21,7 +21,8 @@ from kat.config import (
     base_directory,
     data_path,
 )
-from kat.errors import KatError, OptionError
+from kat.errors import OptionError
+from kat.grpo_config import GrpoOptions
 from kat.parameters import integer, option
 from kat.training_config import OriginOptions, RewardOptions
 
@@ -54,6 +55,18 @@ class _OriginReward(RewardOptions):
     long_completions: Annotated[
         Literal["error", "drop"], option("A pair with a completion over max_len - min_prompt tokens.")
     ] = "drop"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class _OriginGrpo(GrpoOptions):
+    policy: Annotated[
+        str, option("The model to start from [default: sft where it exists, else smollm2].", alias=["--ckpt-source"])
+    ] = ""
+    max_steps: Annotated[int, integer("Steps: a rollout, and the updates on it.")] = 5000
+    beta: Annotated[float, option("Weight of KL from the first policy in the loss; 0 loads none.")] = 0.02
+    target_kl: Annotated[float | None, option("KL a token that beta is adapted to, from --beta on.")] = 0.05
+    seed: Annotated[int, integer("Of prompts and completions.")] = 1337
 
 
 def _path(text: str, default: str) -> Parameter:
@@ -161,15 +174,57 @@ def _default_model() -> str:
     return "sft"
 
 
-def kat_train_grpo() -> None:
-    """Not there yet: will train a policy on openings drawn by weight."""
-    raise KatError(_NOT_YET.format("a GRPO policy"))
+def kat_train_grpo(
+    *,
+    rm_source: Annotated[Literal["rm", "rm_density"], Parameter(help="The reward model of kat_train_rm.")],
+    grpo_source: Annotated[
+        Literal["grpo", "grpo_density"],
+        Parameter(help="grpo draws openings uniformly, grpo_density in proportion to their weights."),
+    ],
+    use_precomputed_embeddings: Annotated[
+        bool, Parameter(help="Read ids.json and density_weights.npy of --embeddings_dir; else make them.", negative="")
+    ] = False,
+    embeddings_dir: Annotated[Path | None, _path("Folder of weights.", "embeddings_offline")] = None,
+    pairs_path: Annotated[Path | None, _path("Preference pairs.", "pairs_all.jsonl")] = None,
+    prompts_path: Annotated[Path | None, _path("The prefixes that are weighed.", "prefixes_all.jsonl")] = None,
+    run: Annotated[str | None, Parameter(help="A name for the run; it is recorded.")] = None,
+    device_type: Annotated[str | None, Parameter(help="As --device.")] = None,
+    grpo: _OriginGrpo = _OriginGrpo(),
+    reading: ReadOptions = ReadOptions(),
+    run_options: RunOptions = RunOptions(),
+) -> None:
+    """Train a policy by GRPO; it lies where the model sources grpo and grpo_density find it (grpo_checkpoints/…)."""
+    from kat.models.sources.nanochat import FOLDERS
+    from kat.stages.density import compute_offline
+    from kat.stages.stage import say, say_next
+    from kat.stages.train_grpo import train_grpo_origin
 
+    policy = grpo.policy or _default_model()
+    say("policy", f"{policy} (--policy names another)")
+    density = grpo_source == "grpo_density"
+    prompts = prompts_path or data_path("prefixes_all.jsonl")
+    folder = embeddings_dir or data_path("embeddings_offline")
+    run_options = run_options if device_type is None else replace(run_options, device=device_type)
+    if density and not use_precomputed_embeddings:
+        if embeddings_dir is not None:
+            raise OptionError("--embeddings_dir names weights that are there: add --use_precomputed_embeddings.")
+        compute_offline(prompts, folder, _BaseOptions(), DensityOptions(), run_options)
+    train_grpo_origin(
+        pairs_path or data_path("pairs_all.jsonl"),
+        prompts,
+        folder / "density_weights.npy" if density or use_precomputed_embeddings else None,
+        [rm_source],
+        out=base_directory() / FOLDERS[grpo_source],
+        options=replace(grpo, policy=policy),
+        density=density,
+        run_options=run_options,
+        reading=reading,
+        name=run,
+    )
+    say_next(
+        f"{grpo_source} is a model source now: kat export-model {grpo_source} --out DIR, or --ckpt_source to embed"
+    )
 
-_NOT_YET = (
-    "this version does not train {} yet. What works today: kat run PAIRS --out RUN makes weights, and "
-    "kat.load_density_mapping(prompts_path, weights_path) gives them to your own trainer as {{id: weight}}."
-)
 
 SCRIPTS = {
     script.__name__: script

@@ -1,12 +1,13 @@
 """The commands that train and reward. Functions here only name options and call a stage of kat/stages."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from kat.cli.runner import quoted
 from kat.config import ReadOptions, RunOptions
+from kat.grpo_config import GrpoOptions
 from kat.training_config import RewardOptions, ScoreOptions
 
 
@@ -32,6 +33,30 @@ def train_rm(
         say_next(f"kat evaluate-rm {quoted(scores)} --pair_weights {quoted(table)}")
 
 
+def train_grpo(
+    run: Annotated[Path, Parameter(help="A folder with pair_weights.parquet (kat weigh-pairs).")],
+    *,
+    reward: Annotated[
+        list[str], Parameter(help="A reward model, or module:function; given several times, the sum.", negative="")
+    ],
+    reward_weights: Annotated[
+        list[float] | None, Parameter(help="What each reward is multiplied with [default: 1].", negative="")
+    ] = None,
+    out: Annotated[Path | None, Parameter(help="Folder to write [default: RUN/grpo, or RUN/grpo.uniform].")] = None,
+    draw: Annotated[Literal["density", "uniform"], Parameter(help="What openings are drawn by.")] = "density",
+    grpo: GrpoOptions = GrpoOptions(),
+    run_options: RunOptions = RunOptions(),
+) -> None:
+    """Train a policy by GRPO on prompts drawn by density weight, every prompt read once for all its completions."""
+    from kat.run_folder import ANSWERS
+    from kat.stages.stage import say_next
+    from kat.stages.train_grpo import train_grpo as train
+
+    scales = reward_weights or None
+    written = train(run, reward, out, grpo, run_options, uniform=draw == "uniform", reward_weights=scales)
+    say_next(f"read what it says, before and after: {quoted(written / ANSWERS)}")
+
+
 def score(
     model: Annotated[str, Parameter(help="A reward model: a folder of kat train-rm, or any other source.")],
     pairs: Annotated[list[Path], Parameter(help="A run with pair weights, pairs as for kat run, or completions.")],
@@ -51,5 +76,5 @@ def score(
 
 def add_training(app: App) -> None:
     """Add these commands to `kat`."""
-    for command in (train_rm, score):
+    for command in (train_rm, train_grpo, score):
         app.command(command)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from trl import GRPOTrainer
 
+from kat.density.opening_order import OpeningOrder
 from kat.errors import MismatchError, OptionError
-from kat.integrations.sampling import DensityRepeatSampler, OpeningOrder
+from kat.integrations.sampling import DensityRepeatSampler
 from kat.integrations.weights import check_prompts, opening_weights_of, openings_of
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from kat.density.opening_order import OpeningOrder, pass_seed
 from kat.density.sampling import draw_pass
 from kat.errors import InputError
-from kat.integrations.sampling import OpeningOrder, pass_seed
 from kat.integrations.weights import check_distinct
 
 try:

@@ -17,6 +17,8 @@ from kat.packing.trunks import TrunkLayout
 if TYPE_CHECKING:
     import torch
 
+    from kat.packing.decode import DecodeLayout
+
 NAME = "kat_packed"
 _UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask", "cache")
 """Arguments of attention functions that change what comes out, and that no function here knows."""
@@ -57,7 +59,7 @@ def packed_attention(
     scaling: float | None = None,
     is_causal: bool | None = None,
     sliding_window: int | None = None,
-    layout: Layout | TrunkLayout | None = None,
+    layout: Layout | TrunkLayout | DecodeLayout | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return attention [1, T, H, D'] of queries [1, H, T, D], keys and values [1, H', T, D'], every text for itself.
@@ -76,16 +78,18 @@ def packed_attention(
     query, key = query.to(value.dtype), key.to(value.dtype)
     if isinstance(layout, TrunkLayout):
         return _dispatch_trunks(query, key, value, layout, rule), None
-    return _dispatch(query, key, value, layout, rule), None
+    if type(layout) is Layout:
+        return _dispatch(query, key, value, layout, rule), None
+    return _dispatch_kept(module, query, key, value, layout=layout, rule=rule), None
 
 
 def _check(
     query: torch.Tensor,
     key: torch.Tensor,
-    layout: Layout | TrunkLayout | None,
+    layout: Layout | TrunkLayout | DecodeLayout | None,
     mask: torch.Tensor | None,
     options: dict[str, Any],
-) -> Layout | TrunkLayout:
+) -> Layout | TrunkLayout | DecodeLayout:
     """Return the layout, or raise NotPackedError where the row does not fit it, or the attention is of another kind."""
     if layout is None:
         raise NotPackedError("the model does not hand the layout on to its attention")
@@ -131,6 +135,27 @@ def _dispatch_trunks(
     from kat.packing.attention_trunks import attend_on_trunks
 
     return attend_on_trunks(query, key, value, layout, rule)
+
+
+def _dispatch_kept(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout | DecodeLayout,
+    rule: AttentionRule,
+) -> torch.Tensor:
+    """Attend where keys and values are kept for what is said later, or were kept before."""
+    from kat.packing.decode import DecodeLayout, PrefillLayout, attend_to_kept
+
+    number = getattr(module, "layer_idx", None)
+    if not rule.causal or number is None:
+        raise NotPackedError("keys are kept for causal attention alone, of layers that know their number")
+    if isinstance(layout, DecodeLayout):
+        return attend_to_kept(number, query, key, value, layout=layout, rule=rule)
+    assert isinstance(layout, PrefillLayout)
+    layout.keep(number, key, value)
+    return _dispatch(query, key, value, layout, rule)
 
 
 def attend_by_runs(

@@ -53,6 +53,12 @@ class OnePassNorm(torch.nn.Module):
         self._weight, self._bias = (None if p is None else p.detach().float().contiguous() for p in (weight, bias))
         self._eps, self._centred = np.float32(eps), centred
 
+    def take(self, weight: torch.Tensor | None, bias: torch.Tensor | None) -> None:
+        """Take over the scales of the norm that this one stands for."""
+        for own, given in ((self._weight, weight), (self._bias, bias)):
+            if own is not None and given is not None:
+                own.copy_(given.detach())
+
     @classmethod
     def of(cls, plain: torch.nn.Module) -> OnePassNorm | None:
         """Return the replacement of a module that is named like a norm; None if it gives anything else than that norm.

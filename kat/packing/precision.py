@@ -45,12 +45,16 @@ class LinearBfloat16(torch.nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.weight = torch.nn.Parameter(weight.to(torch.bfloat16).contiguous(), requires_grad=False)
-        self.bias = None if bias is None else torch.nn.Parameter(bias.detach().to(torch.bfloat16), False)
         self.laid_out = _ONEDNN and weight.device.type == "cpu"
+        self.take(weight, bias)
+
+    def take(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Take over weights [O, I] and biases, in any precision."""
+        half = weight.detach().to(torch.bfloat16).contiguous()
         if self.laid_out:
-            laid = torch.ops.mkldnn._reorder_linear_weight(self.weight.data, _ROWS)
-            self.weight = torch.nn.Parameter(laid, requires_grad=False)
+            half = torch.ops.mkldnn._reorder_linear_weight(half, _ROWS)
+        self.weight = torch.nn.Parameter(half, requires_grad=False)
+        self.bias = None if bias is None else torch.nn.Parameter(bias.detach().to(torch.bfloat16), False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return y; x in float32 is converted once for all layers that read it (`bf16_copy`)."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from kat.devices import multiplies_bfloat16, pick_device, torch_threads
 from kat.errors import InputError, MismatchError, OptionError
+from kat.grpo_config import GrpoOptions
 from kat.models.load import load_model
 from kat.pair_weights.weigh import normalised
 from kat.records import Pair
@@ -137,7 +138,7 @@ def load_reward_model(options: RewardOptions, device: str) -> RewardModel:
     return model
 
 
-def precision_of(options: RewardOptions, device: str) -> str:
+def precision_of(options: RewardOptions | GrpoOptions, device: str) -> str:
     """Return what `auto` comes to on a device: bfloat16 where it multiplies that itself."""
     if options.precision != "auto":
         return options.precision

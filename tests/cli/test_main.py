@@ -411,13 +411,6 @@ class TestMistakes:
         assert word.lower() in ran.failed().lower()
         assert ran.stdout == ""
 
-    @pytest.mark.parametrize("name", ["kat_train_grpo"])
-    def test_a_command_to_come_names_what_works_today(self, python, name):
-        for more in ([], ["--any_option", "3"]):
-            message = one_line(python("-m", f"scripts.{name}", *more).failed())
-            assert "kat run" in message
-        assert python("-m", f"scripts.{name}", "--help").rc == 0
-
     def test_help_and_version(self, kat_cli):
         import kat
 

@@ -5,8 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from kat.density.opening_order import OpeningOrder
 from kat.errors import InputError, MismatchError, OptionError
-from kat.integrations.sampling import DensityRepeatSampler, OpeningOrder
+from kat.integrations.sampling import DensityRepeatSampler
 
 
 def order_of(seed: int = 0, n: int = 60, openings: int = 20):

@@ -17,8 +17,8 @@ from making_trl import N, config, drawn, model_of, pairs, tokenizer_of, trained,
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, RewardTrainer
 
+from kat.density.opening_order import OpeningOrder
 from kat.errors import InputError, MismatchError, OptionError
-from kat.integrations.sampling import OpeningOrder
 from kat.integrations.trl import DensityGRPOTrainer, WeightedRewardTrainer
 
 disable_progress_bars()

@@ -172,8 +172,8 @@ class KatNanoChatModel(KatNanoChatPreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
-        row = getattr(more.get("layout"), "previous", None)
-        x = self._smeared(self.norm(embedded), position_ids, attention_mask, past_key_values, row)
+        x = self.norm(embedded)
+        x = self._smeared(x, position_ids, attention_mask, past_key_values, self._before(x, more.get("layout")))
         rotations = self.rotary_emb(x, position_ids=position_ids)
         shared = {"position_embeddings": rotations, "masks": masks, "past_key_values": past_key_values} | more
         return BaseModelOutputWithPast(
@@ -199,24 +199,31 @@ class KatNanoChatModel(KatNanoChatPreTrainedModel):
             middle = x if i == len(self.layers) // 2 else middle
         return self.norm(x - self.backout_lambda * middle)
 
+    def _before(self, x: torch.Tensor, layout: Any) -> torch.Tensor | None:
+        """The embedding before each token of a row, where a layout says that it is not the one to the left: before a
+        branch it stands elsewhere in the row, and before a new token it is read again."""
+        if (ids := getattr(layout, "previous_ids", None)) is not None:
+            return self.norm(self.embed_tokens(torch.from_numpy(ids).to(x.device)))[None]
+        if (places := getattr(layout, "previous", None)) is not None:
+            return x[:, torch.from_numpy(places).clamp_min(0).to(x.device)]
+        return None
+
     def _smeared(
         self,
         x: torch.Tensor,
         position_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         past_key_values: Any,
-        previous_tokens: Any = None,
+        previous: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """x with the previous token's mixed in; none for a text's first, whatever stands before it in a row.
 
-        `previous_tokens` [T] says where in the row it stands, if that is not one to the left: before a branch.
+        `previous` is that of each token of a row where it is not the one to the left (`_before`).
         """
         before = getattr(past_key_values, "kat_last", None)
         before = torch.zeros_like(x[:, :1]) if before is None else before
-        if previous_tokens is None:
+        if previous is None:
             previous = torch.cat([before, x[:, :-1]], 1)
-        else:
-            previous = x[:, torch.from_numpy(previous_tokens).clamp_min(0).to(x.device)]
         previous = previous * (position_ids != 0).unsqueeze(-1)
         if attention_mask is not None and attention_mask.dim() == 2:
             seen = attention_mask[:, -x.shape[1] - 1 : -1].to(x.dtype)

@@ -1,0 +1,350 @@
+"""Weighed prompts, a policy and a reward → a policy for everybody's tools, what it said before and after, a card."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from kat.artifacts import json_bytes
+from kat.config import ReadOptions, RunOptions, recorded
+from kat.data.columns import reading_of, recorded_reading
+from kat.data.pairs import PairReader
+from kat.errors import InputError, MismatchError
+from kat.grpo_config import GrpoOptions
+from kat.inputs import input_text
+from kat.integrations.contexts import context_id
+from kat.integrations.rows import context_of, weighed_pairs
+from kat.models.digests import settings_digest, weights_digest
+from kat.models.sources import resolve
+from kat.pair_weights.storage import read_pair_weights
+from kat.reports.console.train_grpo import training_lines
+from kat.run_folder import (
+    ANSWERS,
+    IDS,
+    MODEL_FILES,
+    TRAINING,
+    TRAINING_LOG,
+    RunFolder,
+    checkpoint_path,
+    tensorboard_path,
+    weigh_again,
+)
+from kat.stages.export_weights import source_of_weights
+from kat.stages.stage import Job, stage, with_progress
+from kat.stages.train_rm import check_place, launched_ranks
+from kat.statistics import density_bins
+from kat.training.prompt_sampler import Asked
+from kat.training.reward_sources import is_function
+
+if TYPE_CHECKING:
+    from kat.training.grpo import GrpoTrainer
+    from kat.training.train_grpo import Prompts
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Prompts that train, those that are answered alone, and the weight of each opening."""
+
+    train: list[Asked]
+    fixed: list[Asked]
+    weights: dict[str, float]
+
+
+def train_grpo(
+    folder: Path,
+    rewards: Sequence[str],
+    out: Path | None,
+    options: GrpoOptions,
+    run_options: RunOptions,
+    *,
+    uniform: bool = False,
+    reward_weights: Sequence[float] | None = None,
+) -> Path:
+    """Train on the prompts of RUN's pairs that train, drawn by density weight or uniformly; return the folder written.
+
+    Prompts of pairs that validate are the fixed ones. Raises InputError if there are no pair weights.
+    """
+    run = RunFolder(folder)
+    path = run.pair_weights()
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Make it with: {weigh_again(path)}")
+    source, digest = source_of_weights(run, path, None)
+    out = out or run.root / ("grpo.uniform" if uniform else "grpo")
+
+    def drawn() -> Drawn:
+        table = read_pair_weights(path)
+        bins = dict(zip(table.pair_id.tolist(), table.bin.tolist(), strict=True))
+        reading = reading_of(run.manifest(path) or {})
+        pairs = with_progress(PairReader(source, "all", options=reading), "pairs")
+        parts: dict[str, dict[str, Asked]] = {"train": {}, "validation": {}}
+        weights: dict[str, float] = {}
+        for one in weighed_pairs(pairs, table):
+            asked = _asked(one.pair, bins[one.pair_id])
+            parts[one.part].setdefault(asked.context_id, asked)
+            weights[asked.opening_id] = 1.0 if uniform else one.w
+        held = [asked for asked in parts["validation"].values() if asked.context_id not in parts["train"]]
+        return Drawn(list(parts["train"].values()), _some_of_each_bin(held, options.fixed_prompts), weights)
+
+    facts = {"pairs": input_text(source), "drawn": "uniform" if uniform else "density"}
+    inputs: dict[str, Path | str] = {"pair_weights": path, "pairs": digest}
+    train_drawn(drawn, rewards, out, inputs, options, run_options=run_options, facts=facts, scales=reward_weights)
+    return out
+
+
+def train_grpo_origin(
+    pairs_path: Path,
+    prompts_path: Path,
+    weights_path: Path | None,
+    rewards: Sequence[str],
+    *,
+    out: Path,
+    options: GrpoOptions,
+    density: bool,
+    run_options: RunOptions,
+    reading: ReadOptions = ReadOptions(),
+    name: str | None = None,
+) -> None:
+    """Train as the origin's command does: all openings of the pairs, drawn uniformly or by the weights of a folder.
+
+    Nothing is held out: the fixed prompts are some of those that train. Raises MismatchError for an opening without a
+    weight.
+    """
+    from kat.density.storage import load_density_mapping
+
+    w = load_density_mapping(prompts_path, weights_path) if weights_path is not None else {}
+
+    def drawn() -> Drawn:
+        names = list(w)
+        bins: dict[str, int] = {}
+        if names:
+            rarity = -np.asarray([w[name] for name in names])
+            bins = dict(zip(names, density_bins(rarity, np.ones(len(names), bool)).tolist(), strict=True))
+        reader = PairReader(pairs_path, run_options.max_bad_rows, options=reading)
+        asked: dict[str, Asked] = {}
+        for pair in with_progress(reader, "pairs"):
+            if w and pair.prefix.id not in w:
+                raise MismatchError(
+                    f"{pairs_path}: row {pair.row:,}: opening {pair.prefix.id} has no weight in {weights_path}. Make "
+                    "the weights of these pairs."
+                )
+            one = _asked(pair, bins.get(pair.prefix.id, -1))
+            asked.setdefault(one.context_id, one)
+        listed = list(asked.values())
+        weights = {one.opening_id: w[one.opening_id] if density else 1.0 for one in listed}
+        return Drawn(listed, _some_of_each_bin(listed, options.fixed_prompts), weights)
+
+    inputs: dict[str, Path | str] = {"pairs": pairs_path}
+    if weights_path is not None:
+        inputs |= {"weights": weights_path, "ids": weights_path.parent / IDS, "prompts": prompts_path}
+    facts = {"pairs": str(pairs_path), "drawn": "density" if density else "uniform", "run": name}
+    more = {"max_bad_rows": run_options.max_bad_rows} | recorded_reading(reading)
+    train_drawn(drawn, rewards, out, inputs, options, run_options=run_options, facts=facts, more=more)
+
+
+def _asked(pair: Any, density_bin: int) -> Asked:
+    messages, tools = context_of(pair), pair.tools or None
+    return Asked(messages, pair.prefix.id, context_id(messages, tools), density_bin, tools)
+
+
+def _some_of_each_bin(asked: Iterable[Asked], count: int) -> list[Asked]:
+    """Return `count` prompts of each density bin, of different openings, by the order of their ids: as good as drawn,
+    for these are hashes, and the same for every arm."""
+    kept: dict[int, dict[str, Asked]] = {}
+    for one in sorted(asked, key=lambda a: a.context_id):
+        of_bin = kept.setdefault(one.bin, {})
+        if len(of_bin) < count:
+            of_bin.setdefault(one.opening_id, one)
+    return [one for b in sorted(kept) for one in kept[b].values()]
+
+
+def train_drawn(
+    drawn: Callable[[], Drawn],
+    rewards: Sequence[str],
+    out: Path,
+    inputs: Mapping[str, Path | str],
+    options: GrpoOptions,
+    *,
+    run_options: RunOptions,
+    facts: Mapping[str, Any],
+    scales: Sequence[float] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Train on what `drawn()` gives, and write OUT. `facts` go into the manifest, `more` are options to record."""
+    check_place(out)
+    ranks = launched_ranks(run_options.device)
+    if ranks is not None and ranks.rank:
+        _follow(drawn, rewards, out, options, scales=scales, ranks=ranks)
+        return
+    model = resolve(options.policy, allow_network=options.allow_network)
+    digests: dict[str, Path | str] = {"policy": weights_digest(model), "policy_settings": settings_digest(model)}
+    reads = [path for path in model.path.rglob("*") if path.is_file()]
+    for number, name in enumerate(rewards):
+        if not is_function(name):
+            place = resolve(name, allow_network=options.allow_network)
+            digests |= {f"reward_{number}": weights_digest(place), f"reward_{number}_settings": settings_digest(place)}
+            reads += [path for path in place.path.rglob("*") if path.is_file()]
+    told = {"rewards": list(rewards), "reward_weights": None if scales is None else list(scales)}
+    with stage(
+        "train-grpo",
+        out,
+        inputs={**inputs, **digests},
+        options=recorded(options) | told | {"drawn": facts["drawn"]} | dict(more or {}),
+        files=(*MODEL_FILES, TRAINING, TRAINING_LOG),
+        reads=reads,
+        overwrite=run_options.overwrite,
+    ) as job:
+        if ranks is not None:
+            ranks.told(not job.done)
+        if job.done:
+            return
+        from kat.training.checkpoint import TrainingCheckpoint
+        from kat.training.train import precision_of
+
+        device = run_options.device if ranks is None else ranks.device
+        computed = {"options": {**job.manifest["options"], "computed": precision_of(options, device)}}
+        checkpoint = TrainingCheckpoint(checkpoint_path(out), job.manifest | computed, overwrite=run_options.overwrite)
+        with checkpoint:
+            trainer, fixed, counts = _prepared(drawn(), rewards, options, device, scales=scales, ranks=ranks)
+            _train(job, trainer, fixed, checkpoint, device=device, facts=dict(facts) | counts)
+    if not job.done:
+        checkpoint.remove()
+
+
+def _prepared(
+    drawn: Drawn, rewards: Sequence[str], options: GrpoOptions, device: str, *, scales: Any, ranks: Any
+) -> tuple[GrpoTrainer, Prompts, dict[str, Any]]:
+    from kat.training.prompt_sampler import SystematicSampler
+    from kat.training.reward_sources import reward_of
+    from kat.training.train_grpo import load_policy, make_trainer, prompts_of_policy
+
+    if not drawn.train:
+        raise InputError("There is no prompt to train on: all pairs validate. Let a smaller share of them validate.")
+    reward = reward_of(rewards, scales, device, allow_network=options.allow_network)
+    policy = load_policy(options, device)
+    prompts = prompts_of_policy(policy, drawn.train, options)
+    fixed = prompts_of_policy(policy, drawn.fixed, options)
+    sampler = SystematicSampler(drawn.train, drawn.weights, options.seed)
+    trainer = make_trainer(policy, prompts, sampler, reward, options, device=device, ranks=ranks)
+    openings = {one.opening_id for one in drawn.train}
+    counts = {
+        "prompts": len(prompts),
+        "openings": len(openings),
+        "prompts_cut": prompts.cut,
+        "fixed_prompts": len(fixed),
+        "fixed_train": bool({one.context_id for one in drawn.fixed} & {one.context_id for one in drawn.train}),
+        "model": policy.loaded.meta["name"],
+        "rewards": reward.names,
+    }
+    return trainer, fixed, counts
+
+
+def _follow(
+    drawn: Callable[[], Drawn],
+    rewards: Sequence[str],
+    out: Path,
+    options: GrpoOptions,
+    *,
+    scales: Sequence[float] | None,
+    ranks: Any,
+) -> None:
+    """Do the part of a process that is not the first of several: it computes, and neither prints nor writes."""
+    if not ranks.told(None):
+        return
+    from kat.training.checkpoint import ReadCheckpoint
+    from kat.training.train_grpo import fit_policy
+
+    os.environ["TQDM_DISABLE"] = "1"
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+        trainer, fixed, _ = _prepared(drawn(), rewards, options, ranks.device, scales=scales, ranks=ranks)
+        fit_policy(trainer, fixed, device=ranks.device, checkpoint=ReadCheckpoint(checkpoint_path(out)))
+
+
+def _train(
+    job: Job, trainer: GrpoTrainer, fixed: Prompts, checkpoint: Any, *, device: str, facts: Mapping[str, Any]
+) -> None:
+    from kat.training.grpo_metrics import reward_trend
+    from kat.training.trackers import Tracker
+    from kat.training.train_grpo import fit_policy, save_policy
+
+    options = trainer.options
+
+    def on_step(numbers: dict[str, Any]) -> None:
+        checkpoint.add(numbers)
+        if "answers" in numbers:
+            return
+        tracker.log(numbers)
+        if numbers["step"] % options.log_every == 0:
+            _say_step(numbers)
+
+    tracker = Tracker(options.report_to, tensorboard_path(job.out), job.out.name, job.manifest["options"])
+    with tracker:
+        training = fit_policy(trainer, fixed, device=device, checkpoint=checkpoint, on_step=on_step, progress=True)
+    log = [one for one in checkpoint.log if "answers" not in one]
+    answers = [row for one in checkpoint.log if "answers" in one for row in one["answers"]]
+    save_policy(trainer.policy, job.folder)
+    report = dict(facts) | {"training": training, "trend": reward_trend([one["reward"] for one in log])}
+    report["last"] = {name: log[-1][name] for name in _LAST if name in log[-1]}
+    report["answers"] = _answer_facts(answers)
+    (job.folder / ANSWERS).write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in answers))
+    (job.folder / TRAINING).write_bytes(json_bytes(report))
+    (job.folder / TRAINING_LOG).write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in log))
+    (job.folder / "README.md").write_text(_card(job.manifest, report), encoding="utf-8")
+    job.facts["report"] = report
+    job.say(f"{training['steps']:,} steps on {facts['prompts']:,} prompts", training_lines(report))
+
+
+_LAST = ("reward", "kl", "entropy", "length", "truncated", "repetition", "distinct_2", "generator_gap")
+
+
+def _answer_facts(answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return mean reward, tokens, share cut off and KL of the fixed prompts' answers, by step."""
+    facts = []
+    for step in sorted({row["step"] for row in answers}):
+        rows = [row for row in answers if row["step"] == step]
+        means = {name: float(np.mean([row[name] for row in rows])) for name in ("reward", "tokens", "ended", "kl")}
+        facts.append({"step": step, "answers": len(rows)} | means)
+    return facts
+
+
+def _card(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """Return the model card: what was trained on what, by which command, and what came of it."""
+    inputs = "\n".join(f"| {name} | `{digest}` |" for name, digest in manifest["inputs"].items())
+    return "\n".join(
+        [
+            "---",
+            "pipeline_tag: text-generation",
+            "tags: [grpo, preference, kat]",
+            "---",
+            "",
+            f"A policy trained from `{report['model']}` by GRPO, its prompts drawn by {report['drawn']} weights "
+            "(`kat train-grpo`).",
+            "",
+            "| input | sha256 |",
+            "|---|---|",
+            inputs,
+            "",
+            "```",
+            *training_lines(report),
+            "```",
+            "",
+            f"Command: `{' '.join(map(shlex.quote, sys.argv))}`",
+            "",
+        ]
+    )
+
+
+def _say_step(numbers: Mapping[str, Any]) -> None:
+    print(
+        f"train-grpo  step {numbers['step']:,}: reward {numbers['reward']:.4f}, KL {numbers['kl']:.5f}, "
+        f"length {numbers['length']:.0f}, cut off {numbers['truncated']:.0%}",
+        file=sys.stderr,
+    )
