@@ -44,5 +44,7 @@ def policy_of(family, folder, base_dir, *, autocast=False):
 def plain_of(policy):
     """The policy's model as transformers reads it."""
     plain = copy.deepcopy(policy.model)
+    for module in plain.modules():  # the loops of training would call the modules that they were made for
+        module.__dict__.pop("forward", None)
     plain.set_attn_implementation("eager")
     return plain

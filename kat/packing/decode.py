@@ -18,8 +18,8 @@ from kat.packing.layout import AttentionRule, Layout
 
 
 class Store(NamedTuple):
-    """Keys and values of one layer: of prompts [P, T, H', D] and [P, T, H', D'], of what was said [S, N, H', D] and
-    [S, N, H', D']."""
+    """Keys and values of one layer: of prompts [P, H', T, D] and [P, H', T, D'], of what was said [S, H', N, D] and
+    [S, H', N, D']."""
 
     trunk_keys: torch.Tensor
     trunk_values: torch.Tensor
@@ -37,14 +37,23 @@ class KeyValues:
     rows: int
     most: int
     layers: dict[int, Store] = field(default_factory=dict)
+    _words: dict[int, list[np.ndarray]] = field(default_factory=dict)
 
     def layer(self, number: int, key: torch.Tensor, value: torch.Tensor) -> Store:
         """Return a layer's room, for keys [1, H', T, D] and values [1, H', T, D'] of this kind."""
         if number not in self.layers:
             of_prompts, of_rows = (self.prompts, self.longest), (self.rows, self.most)
-            made = [x.new_zeros(*room, x.shape[1], x.shape[3]) for room in (of_prompts, of_rows) for x in (key, value)]
+            made = [
+                x.new_zeros(n, x.shape[1], most, x.shape[3]) for n, most in (of_prompts, of_rows) for x in (key, value)
+            ]
             self.layers[number] = Store(*made)
         return self.layers[number]
+
+    def words(self, number: int) -> list[np.ndarray]:
+        """Return a layer's room in bfloat16 as uint16, for compiled loops."""
+        if number not in self._words:
+            self._words[number] = [x.view(torch.uint16).numpy() for x in self.layers[number]]
+        return self._words[number]
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,8 @@ class PrefillLayout(Layout):
         store = self.cache.layer(layer, key, value)
         bounds = self.bounds.tolist()
         for place, start, stop in zip(self.places.tolist(), bounds, bounds[1:], strict=False):
-            store.trunk_keys[place, : stop - start] = key[0, :, start:stop].transpose(0, 1)
-            store.trunk_values[place, : stop - start] = value[0, :, start:stop].transpose(0, 1)
+            store.trunk_keys[place, :, : stop - start] = key[0, :, start:stop]
+            store.trunk_values[place, :, : stop - start] = value[0, :, start:stop]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +90,7 @@ class DecodeLayout:
         """Return the tokens of the row, R."""
         return len(self.rows)
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Return the tokens of the longest sequence, the new one included."""
         return int((self.lengths + self.said).max()) + 1
@@ -114,7 +123,7 @@ def attend_to_kept(
     """Keep the keys and values of new tokens; return their attention [1, R, H, D'] of queries [1, H, R, D]."""
     store = layout.cache.layer(layer, key, value)
     if query.dtype == torch.bfloat16 and query.device.type == "cpu" and not torch.is_grad_enabled():
-        return _attend_compiled(store, query, key, value, layout, rule=rule)
+        return _attend_compiled(layout.cache.words(layer), query, key, value, layout, rule=rule)
     return _attend(store, query, key, value, layout, rule=rule)
 
 
@@ -128,11 +137,11 @@ def _attend(
 ) -> torch.Tensor:
     """Attend by torch, on any device in any precision: every completion's keys side by side, filled up and masked."""
     places, lengths, rows, said = layout.on(query.device)
-    store.keys[rows, said] = key[0].transpose(0, 1)
-    store.values[rows, said] = value[0].transpose(0, 1)
+    store.keys[rows, :, said] = key[0].transpose(0, 1)
+    store.values[rows, :, said] = value[0].transpose(0, 1)
     trunk, own = int(layout.lengths.max()), int(layout.said.max()) + 1
     k, v = (
-        torch.cat([of_prompts[places, :trunk], of_rows[rows, :own]], 1)
+        torch.cat([of_prompts[places, :, :trunk], of_rows[rows, :, :own]], 2)
         for of_prompts, of_rows in ((store.trunk_keys, store.keys), (store.trunk_values, store.values))
     )
     i, j = (torch.arange(n, device=query.device) for n in (trunk, own))
@@ -143,14 +152,12 @@ def _attend(
         keep &= back < rule.window
     groups = query.shape[1] // key.shape[1]
     q = query[0].transpose(0, 1).unflatten(1, (key.shape[1], groups))  # [R, H', G, D]
-    out = torch.nn.functional.scaled_dot_product_attention(
-        q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=keep[:, None, None], scale=rule.scale
-    )
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=keep[:, None, None], scale=rule.scale)
     return out.flatten(1, 2).unsqueeze(0)
 
 
 def _attend_compiled(
-    store: Store,
+    kept: list[np.ndarray],
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -161,7 +168,6 @@ def _attend_compiled(
     from kat.packing import decode_kernels  # numba loads with it: only where it is needed
 
     out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
-    kept = [x.view(torch.uint16).numpy() for x in store]
     new = [x[0].transpose(0, 1).view(torch.uint16).numpy() for x in (query, key, value)]
     decode_kernels.attend_new(
         *kept,

@@ -39,10 +39,10 @@ def attend_new(
     for place in numba.prange(queries.shape[0] * shared):
         r, h = place // shared, place % shared
         trunk, row, count, length = places[r], rows[r], said[r], lengths[r]
-        new_key, kept_key = keys[r, h], own_keys[row, count, h]
+        new_key, kept_key = keys[r, h], own_keys[row, h, count]
         for d in range(len(new_key)):
             kept_key[d] = new_key[d]
-        new_value, kept_value = values[r, h], own_values[row, count, h]
+        new_value, kept_value = values[r, h], own_values[row, h, count]
         for d in range(len(new_value)):
             kept_value[d] = new_value[d]
         total = length + count + 1
@@ -54,7 +54,7 @@ def attend_new(
             for d in range(len(query)):
                 head[d] = wide(query[d]) * scale
         for i in range(first, total):
-            key = trunk_keys[trunk, i, h] if i < length else own_keys[row, i - length, h]
+            key = trunk_keys[trunk, h, i] if i < length else own_keys[row, h, i - length]
             for g in range(groups):
                 head, score = q[g], np.float32(0)
                 for d in range(len(key)):
@@ -73,7 +73,7 @@ def attend_new(
                 weight += of_head[i]
             totals[g] = weight
         for i in range(first, total):
-            value = trunk_values[trunk, i, h] if i < length else own_values[row, i - length, h]
+            value = trunk_values[trunk, h, i] if i < length else own_values[row, h, i - length]
             for g in range(groups):
                 into, weight = sums[g], scores[g, i]
                 for d in range(len(into)):
@@ -131,3 +131,66 @@ def draw(
             v += 1
         tokens[r] = b * BLOCK + v
         log_probs[r] = wide(part[v]) * inverse - largest - np.log(total)
+
+
+@numba.njit(**FLAGS)
+def norm_rows(residual: np.ndarray, scale: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
+    """Write the root mean square norm of residuals [R, D] float32 times `scale` [D] into `out` [R, D] uint16."""
+    for r in numba.prange(len(residual)):
+        row, result, square = residual[r], out[r], np.float32(0)
+        for d in range(len(row)):
+            square += row[d] * row[d]
+        factor = np.float32(1) / np.sqrt(square / np.float32(len(row)) + eps)
+        for d in range(len(row)):
+            result[d] = narrow(row[d] * factor * scale[d])
+
+
+@numba.njit(**FLAGS)
+def add_and_norm(residual: np.ndarray, change: np.ndarray, scale: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
+    """Add a change [R, D] uint16 to residuals [R, D] float32, in place, and write their norm as `norm_rows` does."""
+    for r in numba.prange(len(residual)):
+        row, added, result, square = residual[r], change[r], out[r], np.float32(0)
+        for d in range(len(row)):
+            row[d] += wide(added[d])
+        for d in range(len(row)):
+            square += row[d] * row[d]
+        factor = np.float32(1) / np.sqrt(square / np.float32(len(row)) + eps)
+        for d in range(len(row)):
+            result[d] = narrow(row[d] * factor * scale[d])
+
+
+@numba.njit(**FLAGS)
+def gate_rows(both: np.ndarray, out: np.ndarray) -> None:
+    """Write silu(gate) · up of rows [R, 2 I] uint16, gate before up, into `out` [R, I] uint16."""
+    for r in numba.prange(len(both)):
+        size = out.shape[1]
+        gate, up, result = both[r, :size], both[r, size:], out[r]
+        for i in range(len(result)):
+            x = wide(gate[i])
+            # e^−|x| is what `exp` gives: σ(x) is 1 / (1 + e^−x), or e^x / (1 + e^x) below 0.
+            small = exp(-abs(x), np.float32(0))
+            sigmoid = (np.float32(1) if x >= np.float32(0) else small) / (np.float32(1) + small)
+            result[i] = narrow(x * sigmoid * wide(up[i]))
+
+
+@numba.njit(**FLAGS)
+def rotate_rows(
+    qkv: np.ndarray, cos: np.ndarray, sin: np.ndarray, queries: np.ndarray, keys: np.ndarray, values: np.ndarray
+) -> None:
+    """Write rows [R, (H + 2 H') D] uint16 as queries [R, H, D], keys and values [R, H', D], the first two rotated by
+    `cos` and `sin` [R, D] float32: x · cos + (−second half, first half) · sin."""
+    heads, shared, size = queries.shape[1], keys.shape[1], queries.shape[2]
+    half = size // 2
+    for r in numba.prange(len(qkv)):
+        for h in range(heads + 2 * shared):
+            head = qkv[r, h * size : (h + 1) * size]
+            if h >= heads + shared:
+                value = values[r, h - heads - shared]
+                for d in range(len(value)):
+                    value[d] = head[d]
+                continue
+            target = queries[r, h] if h < heads else keys[r, h - heads]
+            for d in range(half):
+                first, second = wide(head[d]), wide(head[d + half])
+                target[d] = narrow(first * cos[r, d] - second * sin[r, d])
+                target[d + half] = narrow(second * cos[r, d + half] + first * sin[r, d + half])

@@ -1,8 +1,9 @@
 """What stands between the products of a block while it trains in bfloat16 on a processor: one pass over memory each.
 
 torch makes a tensor of each step of a norm, and casts what comes out once for every product that reads it. Here a root
-mean square norm gives bfloat16 at once, and silu(gate) · up is one loop, both with their gradients. Modules keep their
-names and parameters: only their `forward` is exchanged, and falls back on their own wherever these loops do not serve.
+mean square norm gives bfloat16 at once, silu(gate) · up is one loop, and so is the rotation of queries or keys, all
+with their gradients. Modules keep their names and parameters: only their `forward` is exchanged, and falls back on
+their own wherever these loops do not serve.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import numpy as np
 import torch
 
 from kat.packing.attention_cpu import as_words
+from kat.packing.attention_trunks import attend_on_trunks
+from kat.packing.layout import AttentionRule
+from kat.packing.trunks import TrunkLayout
 
 _PARTS = 16
 """Parts that rows are shared out in where a sum over rows is wanted; more than any processor of a laptop has cores."""
@@ -24,7 +28,7 @@ def fuse_for_training(model: torch.nn.Module) -> int:
     """Exchange the forward passes of norms and gated layers that give what these loops give; return how many."""
     count = 0
     for module in model.modules():
-        fused = _fused_norm(module) or _fused_gate(module)
+        fused = _fused_norm(module) or _fused_gate(module) or _fused_attention(module)
         if fused is not None:
             module.forward = fused
             count += 1
@@ -74,6 +78,43 @@ def _fused_gate(layer: Any) -> Any:
     return forward if _agree(forward, plain, _probe(layer.gate_proj.in_features)) else None
 
 
+def _fused_attention(layer: Any) -> Any:
+    """Return the new forward of attention whose queries and keys are rotated by halves, on rows of trunks; None for
+    any other: what else is between the products makes it give something else."""
+    if {name for name, _ in layer.named_children()} != {"q_proj", "k_proj", "v_proj", "o_proj"}:
+        return None
+    size, scale = getattr(layer, "head_dim", None), getattr(layer, "scaling", None)
+    if not isinstance(size, int) or size % 2 or not isinstance(scale, float):
+        return None
+    if getattr(getattr(layer, "config", None), "sliding_window", None):
+        return None  # which of its layers have the window is not said in one way
+    plain = layer.forward
+
+    def forward(hidden_states: torch.Tensor, position_embeddings: Any = None, *given: Any, **more: Any) -> Any:
+        layout = more.get("layout")
+        if not _serves(hidden_states) or not isinstance(layout, TrunkLayout) or position_embeddings is None:
+            return plain(hidden_states, position_embeddings, *given, **more)
+        cos, sin = (x[0].float().contiguous() for x in position_embeddings)
+        q, k, v = (p(hidden_states)[0].unflatten(-1, (-1, size)) for p in (layer.q_proj, layer.k_proj, layer.v_proj))
+        q, k = (_Rotate.apply(x, cos, sin) for x in (q, k))
+        rule = AttentionRule(scale, causal=True, window=None)
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        read = attend_on_trunks(q, k, v, layout, rule)
+        return layer.o_proj(read.flatten(-2)), None
+
+    return forward if _attend_alike(forward, plain, layer) else None
+
+
+def _attend_alike(forward: Any, plain: Any, layer: Any) -> bool:
+    """Tell whether two passes of attention give the same for a trunk with two branches, under any rotation."""
+    width, size = layer.q_proj.in_features, layer.head_dim
+    row = TrunkLayout(np.asarray([3, 2, 4]), np.asarray([-1, 0, 0]))
+    angles = torch.linspace(0, 40, row.total * size).view(1, row.total, size)
+    given = {"position_embeddings": (angles.cos(), angles.sin()), "attention_mask": None, "layout": row}
+    x = _probe(width).repeat(3, 1)[: row.total][None].to(torch.bfloat16)
+    return _agree(lambda y: forward(y, **given)[0], lambda y: plain(y, **given)[0], x)
+
+
 def _probe(width: int) -> torch.Tensor:
     return (torch.linspace(-3, 5, 4 * width).sin() + 0.5).view(4, width)
 
@@ -111,6 +152,26 @@ class _RMSNorm(torch.autograd.Function):
         _kernels().rms_norm_gradients(rows.numpy(), scale, inverse.numpy(), **arrays)
         of_weight = parts.sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         return of_x.view(grad.shape), of_weight, None
+
+
+class _Rotate(torch.autograd.Function):
+    """x · cos + (−second half, first half) · sin of [T, H, D] bfloat16, cos and sin [T, D] float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin, backward=False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return _rotated(grad.to(torch.bfloat16), *ctx.saved_tensors, backward=True), None, None
+
+
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, backward: bool) -> torch.Tensor:
+    x = x.detach().contiguous()
+    out = torch.empty_like(x)
+    _kernels().rotate(as_words(x), cos.numpy(), sin.numpy(), backward, as_words(out))
+    return out
 
 
 class _SwiGLU(torch.autograd.Function):

@@ -80,3 +80,25 @@ def swiglu_gradients(
             s = _sigmoid(v)
             of_x[d] = narrow(into * other * s * (np.float32(1) + v * (np.float32(1) - s)))
             of_u[d] = narrow(into * v * s)
+
+
+@numba.njit(**FLAGS)
+def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, backward: bool, out: np.ndarray) -> None:
+    """Write x [T, H, D] uint16 rotated by halves, x · cos + (−second half, first half) · sin with [T, D] float32, into
+    `out`; if `backward`, the gradients of x for gradients x of what comes out."""
+    heads, size = x.shape[1], x.shape[2]
+    half = size // 2
+    for t in numba.prange(len(x)):
+        a, b, c, d = cos[t, :half], cos[t, half:], sin[t, :half], sin[t, half:]
+        for h in range(heads):
+            first, second, low, high = x[t, h, :half], x[t, h, half:], out[t, h, :half], out[t, h, half:]
+            if backward:
+                for i in range(len(low)):
+                    p, q = wide(first[i]), wide(second[i])
+                    low[i] = narrow(p * a[i] + q * d[i])
+                    high[i] = narrow(q * b[i] - p * c[i])
+            else:
+                for i in range(len(low)):
+                    p, q = wide(first[i]), wide(second[i])
+                    low[i] = narrow(p * a[i] - q * c[i])
+                    high[i] = narrow(q * b[i] + p * d[i])

@@ -6,20 +6,17 @@ the weights are read from memory once a step for all of them, which is what a st
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from transformers.pytorch_utils import Conv1D
 
 from kat.packing.decode import DecodeLayout, KeyValues, PrefillLayout
 from kat.packing.layout import pack
-from kat.packing.norms import OnePassNorm
-from kat.packing.precision import LinearBfloat16, to_bfloat16
 from kat.training.policy import Policy
+from kat.training.readers import Reader, reader_of
 
 ROWS = 64
 """Completions that grow together."""
@@ -65,12 +62,11 @@ class PolicyGenerator:
 
     def __init__(self, policy: Policy, rows: int = ROWS) -> None:
         self.policy, self.rows = policy, rows
-        self._copy = bfloat16_copy(policy) if policy.autocast and policy.unshared is None else policy
+        self._reader = reader_of(policy)
 
     def refresh(self) -> None:
         """Take the policy's weights as they are now."""
-        if self._copy is not self.policy:
-            take_weights(self._copy.model, self.policy.model)
+        self._reader.refresh()
 
     def generate(
         self, prompts: Sequence[np.ndarray], count: int, sampling: Sampling, seeds: Sequence[Sequence[int]]
@@ -83,7 +79,7 @@ class PolicyGenerator:
                     for p, seed in zip(prompts, seeds, strict=True)
                 ]
             rows = min(self.rows, count * len(prompts))
-            return _Run(self._copy, prompts, count, sampling, seeds=seeds, rows=rows).run()
+            return _Run(self._reader, prompts, count, sampling, seeds=seeds, rows=rows).run()
 
 
 def _uniforms(seed: Sequence[int], number: int, most: int) -> np.ndarray:
@@ -95,14 +91,14 @@ class _Run:
 
     def __init__(
         self,
-        policy: Policy,
+        reader: Reader,
         prompts: Sequence[np.ndarray],
         count: int,
         sampling: Sampling,
         seeds: Sequence[Sequence[int]],
         rows: int,
     ) -> None:
-        self.policy, self.prompts, self.count, self.sampling = policy, prompts, count, sampling
+        self.reader, self.prompts, self.count, self.sampling = reader, prompts, count, sampling
         self.seeds = seeds
         longest = max(map(len, prompts))
         self.cache = KeyValues(min(len(prompts), rows), longest, rows, sampling.most)
@@ -162,8 +158,8 @@ class _Run:
                 taken.append(numbers.pop(0))
             ids, layout = pack([self.prompts[p] for p in taken])
             layout = PrefillLayout(layout.lengths, self.cache, self.place[taken])
-            hidden = self._hidden(ids, layout.positions, layout)
-            logits = self.policy.logits(hidden[torch.from_numpy(layout.bounds[1:] - 1).to(hidden.device)])
+            hidden = self.reader.hidden(ids, layout)
+            logits = self.reader.logits(hidden[torch.from_numpy(layout.bounds[1:] - 1).to(hidden.device)])
             self.first_logits.update(zip(taken, logits, strict=True))
 
     def _step(self, rows: np.ndarray) -> None:
@@ -180,16 +176,7 @@ class _Run:
             said=said - 1,
             previous_ids=np.where(said > 1, before, ends_of_prompts),
         )
-        self._draw(rows, self.policy.logits(self._hidden(last, layout.positions, layout)))
-
-    def _hidden(self, ids: np.ndarray, positions: np.ndarray, layout: Any) -> torch.Tensor:
-        policy = self.policy
-        return policy.base(
-            input_ids=torch.from_numpy(ids)[None].to(policy.device),
-            position_ids=torch.from_numpy(positions + policy.offset)[None].to(policy.device),
-            layout=layout,
-            use_cache=False,
-        ).last_hidden_state[0]
+        self._draw(rows, self.reader.logits(self.reader.hidden(last, layout)))
 
     def _draw(self, rows: np.ndarray, logits: torch.Tensor) -> None:
         """Draw a token of each row, and put away the completions that this ends."""
@@ -268,37 +255,3 @@ def _uncached(policy: Policy, prompt: np.ndarray, sampling: Sampling, uniforms: 
         tokens.append(int(token[0]))
         probs.append(float(prob[0]))
     return Completion(np.asarray(tokens, np.int32), np.asarray(probs, np.float32), tokens[-1] in sampling.ends)
-
-
-def bfloat16_copy(policy: Policy) -> Policy:
-    """Return the policy with linear layers in bfloat16, without gradients: to generate by, or to measure from."""
-    made = copy.copy(policy)
-    made.autocast = False
-    made.model = copy.deepcopy(policy.model)
-    for module in made.model.modules():  # the loops of training, which a copy brings along
-        module.__dict__.pop("forward", None)
-    made.base = getattr(made.model, made.model.base_model_prefix)
-    made.model.requires_grad_(False)
-    to_bfloat16(made.base)
-    head = made.model.get_output_embeddings()
-    if type(head) is torch.nn.Linear:
-        made.model.set_output_embeddings(LinearBfloat16(head.weight, head.bias))
-    return made
-
-
-def take_weights(made: torch.nn.Module, model: torch.nn.Module) -> None:
-    """Take a model's parameters over into its bfloat16 copy."""
-    sources = dict(model.named_modules(remove_duplicate=False))
-    with torch.no_grad():
-        for name, module in made.named_modules(remove_duplicate=False):
-            source = sources.get(name)
-            if source is None:  # a norm that was replaced, inside of what replaced it
-                continue
-            if isinstance(module, LinearBfloat16):
-                module.take(source.weight.t() if isinstance(source, Conv1D) else source.weight, source.bias)
-            elif isinstance(module, OnePassNorm):
-                module.take(getattr(source, "weight", None), getattr(source, "bias", None))
-            else:
-                own = dict(source.named_parameters(recurse=False))
-                for key, parameter in module.named_parameters(recurse=False):
-                    parameter.copy_(own[key])

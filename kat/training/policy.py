@@ -56,7 +56,9 @@ def said(row: Row) -> Said:
 class Policy:
     """A loaded causal model, switched over to rows. `autocast` runs it in bfloat16.
 
-    `offset` is the position of a sequence's first token. `unshared` is None, or why prompts are computed once for each completion: the model reads padded batches then.
+    `offset` is the position of a sequence's first token. `plain_head` is the head if logits are what it gives, without
+    a soft cap or scale. `unshared` is None, or why prompts are computed once for each completion: the model reads
+    padded batches then.
     """
 
     def __init__(self, loaded: LoadedModel, *, autocast: bool = False) -> None:
@@ -72,7 +74,7 @@ class Policy:
         if self.unshared is None and (why := self._why_unshared()) is not None:
             self.base.set_attn_implementation(before)
             self.unshared = why
-        self._head = self._plain_head()
+        self.plain_head = self._plain_head()
         if autocast and self.device.type == "cpu":
             fuse_for_training(self.base)
 
@@ -94,7 +96,7 @@ class Policy:
     def _hidden(self, row: Row) -> torch.Tensor:
         """Return hidden states [T, D] for the tokens of a row; every branch with its own trunk where none is shared."""
         if self.unshared is None:
-            with self._cast():
+            with self.cast():
                 output = self.base(
                     input_ids=torch.from_numpy(row.tokens)[None].to(self.device),
                     position_ids=torch.from_numpy(row.layout.positions + self.offset)[None].to(self.device),
@@ -118,7 +120,7 @@ class Policy:
         for i, sequence in enumerate(sequences):
             ids[i, : len(sequence)], mask[i, : len(sequence)] = sequence, 1
         given = [torch.from_numpy(x).to(self.device) for x in (ids, mask)]
-        with self._cast():
+        with self.cast():
             output = self.base(input_ids=given[0], attention_mask=given[1], use_cache=False)
         return output.last_hidden_state[given[1].bool()]
 
@@ -126,10 +128,10 @@ class Policy:
         self, states: torch.Tensor, ids: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log-probabilities [T] of ids [T] after hidden states [T, D], and the entropies, chunk by chunk."""
-        if self._head is not None and self.autocast and states.device.type == "cpu":
+        if self.plain_head is not None and self.autocast and states.device.type == "cpu":
             from kat.packing.head import token_log_probs
 
-            return token_log_probs(states, self._head.weight, self._head.bias, ids, temperature)
+            return token_log_probs(states, self.plain_head.weight, self.plain_head.bias, ids, temperature)
         parts = []
         for start in range(0, len(ids), CHUNK):
             part = slice(start, start + CHUNK)
@@ -165,7 +167,7 @@ class Policy:
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Return logits [T, V] of hidden states [T, D], by what the model's class has above its backbone: the head, and
         a soft cap or scale where it has one."""
-        with self._cast(), self._base_gives(states):
+        with self.cast(), self._base_gives(states):
             return self.model(input_ids=torch.zeros(1, len(states), dtype=torch.long, device=self.device)).logits[0]
 
     @contextmanager
@@ -176,7 +178,8 @@ class Policy:
         finally:
             del self.base.forward
 
-    def _cast(self) -> torch.autocast:
+    def cast(self) -> torch.autocast:
+        """Return the context that the model runs in."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
     def _why_unshared(self) -> str | None:

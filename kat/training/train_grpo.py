@@ -116,7 +116,7 @@ def load_policy(options: GrpoOptions, device: str) -> Policy:
 
 def load_reference(options: GrpoOptions, device: str) -> Policy:
     """Load the first policy again, to measure KL from."""
-    from kat.training.generation import bfloat16_copy
+    from kat.training.readers import bfloat16_copy
 
     policy = load_policy(options, device)
     policy.model.requires_grad_(False)

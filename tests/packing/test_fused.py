@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaConfig, LlamaModel, MistralConfig
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralAttention
 
-from kat.packing.fused import fuse_for_training
+from kat.packing.attention import register
+from kat.packing.fused import _Rotate, fuse_for_training
+from kat.packing.trunks import TrunkLayout
 
 ROUNDING = 2.0**-8  # of bfloat16, to the nearest: half a unit in the last of 8 digits
 
@@ -75,6 +79,64 @@ def test_extreme_gates_are_finite():
     assert torch.isfinite(out).all()
     assert torch.isfinite(of_x).all()
     torch.testing.assert_close(out.double(), torch.nn.functional.silu(x.double()) * x.double(), rtol=0.03, atol=1e-2)
+
+
+def test_a_rotation_is_its_definition():
+    """x · cos + (−second half, first half) · sin, with angles of the halves that have nothing in common."""
+    x, into = drawn(7, 3, 10).bfloat16(), drawn(7, 3, 10, seed=1).bfloat16()
+    cos, sin = drawn(7, 10, seed=2), drawn(7, 10, seed=3)
+    given = x.clone().requires_grad_()
+    out = _Rotate.apply(given, cos, sin)
+    (out * into).sum().backward()
+    exact_x = x.double().requires_grad_()
+    turned = torch.cat([-exact_x[..., 5:], exact_x[..., :5]], -1)
+    exact = exact_x * cos[:, None].double() + turned * sin[:, None].double()
+    (exact * into.double()).sum().backward()
+    torch.testing.assert_close(out.double(), exact.detach(), rtol=ROUNDING, atol=1e-6)
+    torch.testing.assert_close(given.grad.double(), exact_x.grad, rtol=ROUNDING, atol=1e-6)
+
+
+def test_fused_blocks_err_no_more_than_torchs_own():
+    config = LlamaConfig(
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=50,
+        initializer_range=0.2,
+        attn_implementation=register(),
+    )
+    torch.manual_seed(0)
+    model = LlamaModel(config).eval()
+    row = TrunkLayout(np.asarray([5, 3, 7, 2]), np.asarray([-1, 0, 0, 2]))
+    ids, into = torch.arange(17)[None] % 50, drawn(17, 48)
+
+    def gradients(autocast):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = model(input_ids=ids, position_ids=torch.from_numpy(row.positions)[None], layout=row, use_cache=False)
+        (out.last_hidden_state[0].float() * into).sum().backward()
+        return [out.last_hidden_state.detach(), *(p.grad.clone() for p in model.parameters())]
+
+    exact, plain = gradients(False), gradients(True)
+    assert fuse_for_training(model) == 9
+    fused = [off(a, e) for a, e in zip(gradients(True), exact, strict=True)]
+    by_torch = [off(a, e) for a, e in zip(plain, exact, strict=True)]
+    assert all(ours <= 1.3 * theirs for ours, theirs in zip(fused, by_torch, strict=True)), (fused, by_torch)
+    for a, e in zip(gradients(False), exact, strict=True):
+        assert torch.equal(a, e)
+
+
+@pytest.mark.parametrize("window", [4, 4096])
+def test_attention_with_a_window_keeps_its_own_pass(window):
+    config = MistralConfig(hidden_size=16, intermediate_size=16, num_attention_heads=1, num_key_value_heads=1)
+    config.sliding_window, config._attn_implementation = window, register()
+    attention = MistralAttention(config, 0)
+    assert fuse_for_training(attention) == 0
+    config.sliding_window = None
+    assert fuse_for_training(attention) == 1
 
 
 def test_what_is_of_another_kind_keeps_its_own_pass():

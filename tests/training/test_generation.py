@@ -8,7 +8,10 @@ import torch
 import transformers
 from making_policies import FAMILIES, plain_of, policy_of
 
-from kat.training.generation import PolicyGenerator, Sampling, _uncached, _uniforms, draw_tokens, take_weights
+from kat.models.load import load_model
+from kat.training.generation import PolicyGenerator, Sampling, _uncached, _uniforms, draw_tokens
+from kat.training.policy import Policy
+from kat.training.readers import BlockReader, ModelReader, bfloat16_copy, reader_of, take_weights
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +125,7 @@ def test_the_copy_in_bfloat16_follows_the_policy(family, tmp_path, base_dir):
 
 def test_every_parameter_is_taken_over(tmp_path, base_dir):
     policy = policy_of("GPT2", tmp_path, base_dir, autocast=True)
-    made = PolicyGenerator(policy)._copy.model
+    made = bfloat16_copy(policy).model
     fresh = {name: p.clone() for name, p in made.named_parameters()}
     with torch.no_grad():
         for parameter in policy.model.parameters():
@@ -130,6 +133,59 @@ def test_every_parameter_is_taken_over(tmp_path, base_dir):
     take_weights(made, policy.model)
     changed = {name for name, p in made.named_parameters() if not torch.equal(p.to_dense(), fresh[name].to_dense())}
     assert {name for name in fresh if ".plain." not in name} <= changed
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("Llama", BlockReader), ("Qwen3", ModelReader), ("GPT2", ModelReader), ("nanochat 2025-10", ModelReader)],
+)
+def test_the_quickest_reader_that_gives_the_same_is_taken(family, kind, tmp_path, base_dir, monkeypatch):
+    policy = policy_of(family, tmp_path, base_dir, autocast=True)
+    assert type(reader_of(policy)) is kind
+    assert type(reader_of(policy_of(family, tmp_path, base_dir))) is ModelReader
+    if kind is BlockReader:  # a model that does something else in between is not taken for it
+        layer = policy.base.layers[1].mlp
+        plain = layer.forward
+        layer.forward = lambda x: 1.5 * plain(x)
+        assert type(reader_of(policy)) is ModelReader
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_blocks_alone_give_what_the_model_gives(bias, tmp_path, base_dir):
+    """Token by token in bfloat16, with grouped queries, against whole sequences in float32."""
+    config = transformers.LlamaConfig(
+        vocab_size=90,
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=24,
+        intermediate_size=96,
+        attention_bias=bias,
+        mlp_bias=bias,
+        pad_token_id=1,
+        initializer_range=0.15,
+    )
+    policy = policy_of("Llama", tmp_path, base_dir)
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        if "norm" in name or "bias" in name:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "Llama")
+    policy = Policy(load_model(str(tmp_path / "Llama"), kind="causal", device="cpu"), autocast=True)
+    generator = PolicyGenerator(policy, rows=4)
+    assert type(generator._reader) is BlockReader
+    prompts = prompts_for(policy)
+    got = generator.generate(prompts, 3, Sampling(12, frozenset({5})), [(i,) for i in range(5)])
+    plain = plain_of(policy)
+    for prompt, group in zip(prompts, got, strict=True):
+        for one in group:
+            ids = torch.from_numpy(np.concatenate([prompt, one.tokens]).astype(np.int64))[None]
+            with torch.no_grad():
+                exact = plain(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
+            exact = exact[torch.arange(len(prompt) - 1, ids.shape[1] - 1), ids[0, len(prompt) :]].numpy()
+            assert np.abs(exact - one.log_probs).max() < 0.12
 
 
 class TestDrawing:

@@ -140,5 +140,5 @@ def test_the_compiled_head_is_that_of_torch(bias, temperature, monkeypatch):
 
 
 def test_a_head_with_a_soft_cap_is_not_taken_for_a_plain_one(tmp_path, base_dir):
-    assert policy_of("nanochat 2025-10", tmp_path, base_dir)._head is None
-    assert policy_of("Llama", tmp_path, base_dir)._head is not None
+    assert policy_of("nanochat 2025-10", tmp_path, base_dir).plain_head is None
+    assert policy_of("Llama", tmp_path, base_dir).plain_head is not None
