@@ -55,8 +55,8 @@ def main() -> None:
         each = ", ".join(f"{100 * run['accuracy']:.1f}" for run in runs)
         means = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
         print(
-            f"| {name} | {batch} | {means['steps']:.0f} | {each} | {100 * means['accuracy']:.1f} | {means['loss']:.4f} | "
-            f"{means['seconds']:.0f} |",
+            f"| {name} | {batch} | {means['steps']:.0f} | {each} | {100 * means['accuracy']:.1f} | "
+            f"{means['loss']:.4f} | {means['seconds']:.0f} |",
             flush=True,
         )
     sampling = 100 * (0.25 / len(validation)) ** 0.5

@@ -145,6 +145,7 @@ def trl_method(method: str, pairs: list[Any], options: dict[str, Any]) -> Callab
     def run(warm_up: bool = False) -> int:
         dataset = Dataset.from_list(rows[:8] if warm_up else rows)
         trainer = RewardTrainer(model=model, args=arguments, processing_class=tokenizer, train_dataset=dataset)
+        trainer._signature_columns = ["chosen_ids", "rejected_ids", "length"]  # else it drops what it groups by
         began.append(time.perf_counter())
         trainer.train()
         return len(dataset)

@@ -54,6 +54,36 @@ def test_examples_run(name, workshop):
     assert run_blocks(ROOT / name, workshop) > 0
 
 
+def test_examples_of_policies_run(workshop):
+    """Those of docs/grpo.md, with a tiny policy and few steps; the file of rewards is the page's first block."""
+    from making_training import tiny_chat_model
+
+    policy = tiny_chat_model(workshop / "tiny", causal=True)
+    small = {"max_steps": 1, "batch_size": 2, "num_generations": 2, "max_new_tokens": 4, "fixed_prompts": 1}
+    options = [str(part) for name, value in (small | {"policy": policy}).items() for part in (f"--{name}", value)]
+    blocks = BLOCK.findall((ROOT / "docs/grpo.md").read_text(encoding="utf-8"))
+    files = [body for kind, body in blocks if kind == "python" and body.startswith("# ")]
+    assert len(files) == 1
+    (workshop / files[0].split(",")[0].removeprefix("# ")).write_text(files[0])
+    ran = 0
+    for kind, body in blocks:
+        if body in files:
+            continue
+        if kind == "python":
+            assert "max_steps=100" in body
+            told = ", ".join(f"{name}={value!r}" for name, value in (small | {"policy": policy}).items())
+            lines = [[sys.executable, "-c", body.replace("max_steps=100", told)]]
+        else:
+            lines = [command(line) for line in body.strip().splitlines()]
+            # The README made the run, its weights and its reward model.
+            lines = [[*line, *options, "--overwrite"] for line in lines if line[3] == "train-grpo"]
+        for line in lines:
+            done = subprocess.run(line, cwd=workshop, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+            ran += 1
+    assert ran == 3
+
+
 def test_readme_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in ("demo", "test", "install"):

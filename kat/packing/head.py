@@ -59,7 +59,7 @@ class _LogProbs(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         half, head, bias, ids, totals = ctx.saved_tensors
         of_states = torch.empty_like(half)
-        of_head = torch.zeros(head.shape) if ctx.needs_input_grad[1] else None
+        of_head: torch.Tensor | None = None
         of_bias = torch.zeros(bias.shape) if bias is not None and ctx.needs_input_grad[2] else None
         scale = (grad.float() * ctx.inverse).contiguous()
         for part in _chunks(len(ids)):
@@ -68,11 +68,12 @@ class _LogProbs(torch.autograd.Function):
                 as_words(logits), np.float32(ctx.inverse), ids[part].numpy(), totals[part].numpy(), scale[part].numpy()
             )
             torch.mm(logits, head, out=of_states[part])
-            if of_head is not None:
-                of_head += logits.t() @ half[part]
+            if ctx.needs_input_grad[1]:
+                product = logits.t() @ half[part]
+                of_head = product.to(ctx.types[1]) if of_head is None else of_head.add_(product)
             if of_bias is not None:
                 of_bias += logits.sum(0, dtype=torch.float32)
-        return of_states.to(ctx.types[0]), None if of_head is None else of_head.to(ctx.types[1]), of_bias, None, None
+        return of_states.to(ctx.types[0]), of_head, of_bias, None, None
 
 
 def _chunks(count: int) -> list[slice]:

@@ -104,15 +104,16 @@ class GrpoTrainer:
         if len(trained):
             rollout = replace(rollout, groups=self._with_advantages(rollout, trained))
             updates = self._update(rollout, trained)
-            if self.own:
-                self.generator.refresh()  # type: ignore[attr-defined]
+            self._refresh()
         self.done += 1
         numbers = self._numbers(rollout, updates)
         if self.options.target_kl is not None and updates:
             self.beta = adapted_beta(self.beta, numbers["kl"], self.options.target_kl, self.options.beta_gain)
         ended = time.monotonic()
-        rates = {"seconds_generating": generated - began, "seconds_training": ended - generated}
-        return numbers | rates
+        tokens = numbers["tokens_generated"]
+        for name, seconds in (("generating", generated - began), ("training", ended - generated)):
+            numbers |= {f"seconds_{name}": seconds, f"tokens_a_second_{name}": tokens / max(seconds, 1e-9)}
+        return numbers
 
     def _with_advantages(self, rollout: Rollout, trained: np.ndarray) -> dict[int, Group]:
         """Return this rank's groups that train, with advantages scaled over those of all ranks."""
@@ -282,8 +283,12 @@ class GrpoTrainer:
         with torch.no_grad():
             for parameter, kept in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(kept)
-        if self.own:
-            self.generator.refresh()  # type: ignore[attr-defined]
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Tell the generator that the policy has changed, if it wants to know."""
+        if (refresh := getattr(self.generator, "refresh", None)) is not None:
+            refresh()
 
 
 _SUMS = (

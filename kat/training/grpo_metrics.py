@@ -39,9 +39,13 @@ class BinCounts:
             counts[name] = counts.get(name, 0) + int(value)
 
     def rewards(self, prompts: Sequence[Asked], rows: np.ndarray, rewards: np.ndarray) -> dict[str, float]:
-        """Return the mean reward [N, G] of the groups of each bin."""
+        """Return the mean reward [N, G] of the groups of each bin, and its deviation."""
         bins = np.asarray([prompts[row].bin for row in rows.tolist()])
-        return {f"reward_bin_{b}": float(rewards[bins == b].mean()) for b in np.unique(bins).tolist() if b >= 0}
+        numbers = {}
+        for b in np.unique(bins[bins >= 0]).tolist():
+            numbers[f"reward_bin_{b}"] = float(rewards[bins == b].mean())
+            numbers[f"reward_std_bin_{b}"] = float(rewards[bins == b].std())
+        return numbers
 
     def state(self) -> dict[str, dict[str, int]]:
         """Return plain values."""

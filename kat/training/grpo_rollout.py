@@ -11,6 +11,7 @@ import torch
 from kat.grpo_config import GrpoOptions
 from kat.training.generation import Completion, Generator, Sampling
 from kat.training.grpo_metrics import BinCounts
+from kat.training.loop import NotFiniteError
 from kat.training.policy import Policy
 from kat.training.prompt_sampler import Asked, PromptSampler
 from kat.training.ranks import Ranks
@@ -97,7 +98,7 @@ class Roller:
         asked = [self.prompts[prompts[i]] for i in own]
         trunks = [self.trunks[prompts[i]] for i in own]
         seeds = [(self.options.seed, *seed, int(places[i])) for i in own]
-        answers = self.generator.generate(trunks, size, self.sampling, seeds) if own else []
+        answers = self._generated(asked, trunks, seeds) if own else []
         texts = [self.text(one) for group in answers for one in group]
         rewards = np.zeros((len(prompts), size))
         lengths, ended = np.zeros_like(rewards), np.zeros_like(rewards)
@@ -113,6 +114,18 @@ class Roller:
         trains = np.ptp(rewards, axis=1) > self.options.min_spread
         return Rollout(groups, prompts, rewards, lengths, ended=ended > 0, trains=trains)
 
+    def _generated(
+        self, asked: Sequence[Asked], trunks: Sequence[np.ndarray], seeds: Sequence[Sequence[int]]
+    ) -> list[list[Completion]]:
+        try:
+            return self.generator.generate(trunks, self.options.num_generations, self.sampling, seeds)
+        except FloatingPointError as error:
+            names = ", ".join(one.opening_id for one in asked[:5])
+            raise NotFiniteError(
+                f"Step {seeds[0][1] + 1:,}: {error}. Its openings begin with {names}. Try a lower --learning_rate, or "
+                "--precision float32."
+            ) from error
+
     def _summed(self, *arrays: np.ndarray) -> list[np.ndarray]:
         tensors = [torch.from_numpy(np.ascontiguousarray(x)) for x in arrays]
         self.ranks.sum(tensors)
@@ -121,7 +134,8 @@ class Roller:
     def text(self, completion: Completion) -> str:
         """Return what a completion says, without its end."""
         tokens = completion.tokens[:-1] if completion.ended else completion.tokens
-        return str(self.policy.loaded.tokenizer.decode(tokens.tolist(), skip_special_tokens=True))
+        tokenizer = self.policy.loaded.tokenizer
+        return str(tokenizer.decode(tokens.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _replaced(got: Rollout, places: np.ndarray, other: Rollout) -> Rollout:

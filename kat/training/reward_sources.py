@@ -52,7 +52,8 @@ class ModelReward:
         from kat.models.sources import resolve
         from kat.training.train import load_reward_model
 
-        limits = trained_limits(resolve(source, allow_network=allow_network).path)
+        # What a policy says may take all of the room: a prompt that loses its beginning is better than no reward.
+        limits = trained_limits(resolve(source, allow_network=allow_network).path) | {"min_prompt": 0}
         self._options = RewardOptions(model=source, allow_network=allow_network, **limits)
         self._model = load_reward_model(self._options, device)
 

@@ -109,6 +109,11 @@ def load_policy(options: GrpoOptions, device: str) -> Policy:
         options.policy, kind="causal", device=device, dtype="float32", allow_network=options.allow_network
     )
     policy = Policy(loaded, autocast=precision_of(options, str(loaded.device)) == "bfloat16")
+    if options.top_p < 1 or options.top_k is not None:
+        print(
+            "train-grpo  with top_p or top_k tokens are drawn from another distribution than the one that trains",
+            file=sys.stderr,
+        )
     if policy.unshared is not None:
         print(f"train-grpo  prompts are read again for each token, which is slow: {policy.unshared}", file=sys.stderr)
     return policy

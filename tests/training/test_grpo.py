@@ -15,7 +15,7 @@ from kat.errors import InputError, OptionError
 from kat.grpo_config import GrpoOptions
 from kat.models.load import load_model
 from kat.training import grpo as module
-from kat.training.generation import Completion
+from kat.training.generation import Completion, Sampling
 from kat.training.grpo import GrpoTrainer
 from kat.training.grpo_losses import advantages
 from kat.training.loop import NotFiniteError
@@ -311,6 +311,30 @@ def test_tokens_of_another_engine_are_corrected_for(model, cap, monkeypatch):
     assert float((then + np.log(257)).abs().mean()) == pytest.approx(numbers["generator_gap"], rel=1e-5)
 
 
+def test_transformers_continuous_batching_is_such_an_engine(model):
+    from kat.training.engines import ContinuousBatching
+
+    policy = Policy(load_model(model, kind="causal", device="cpu"))
+    engine = ContinuousBatching(policy, torch.float32)
+    chosen = GrpoOptions(policy=model, **SMALL)
+    prompts = prompts_of_policy(policy, asked(), chosen)
+    sampling = Sampling(6, frozenset(policy.loaded.chat.end[-1:]))
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    engine.refresh()
+    plain = plain_of(policy)
+    made = engine.generate(prompts.trunks, 3, sampling, [(1, 2)] * 5)
+    for prompt, group in zip(prompts.trunks, made, strict=True):
+        assert len(group) == 3
+        for one in group:
+            ids = torch.from_numpy(np.concatenate([prompt, one.tokens]).astype(np.int64))[None]
+            with torch.no_grad():
+                logits = plain(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
+            exact = logits[torch.arange(len(prompt) - 1, ids.shape[1] - 1), ids[0, len(prompt) :]]
+            np.testing.assert_allclose(one.log_probs, exact, atol=1e-3)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("normalise", ["dapo", "grpo"])
 def test_completions_without_an_end_are_left_out_of_the_loss_alone(model, masked, normalise, monkeypatch):
@@ -378,6 +402,38 @@ def test_what_is_no_number_is_named(model):
     with pytest.raises(NotFiniteError, match="opening"):
         trainer.step()
     assert torch.equal(parameters_of(trainer)[-100:], before[-100:])
+
+
+def test_logits_that_are_no_numbers_name_the_openings(model):
+    trainer = trainer_of(model)
+    with torch.no_grad():
+        for parameter in trainer.parameters:
+            parameter.fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match=r"Step 1: .* begin with opening"):
+        trainer.step()
+
+
+def test_a_reward_model_reads_answers_that_say_nothing_or_were_cut_off(model, tmp_path):
+    from kat.training.reward_sources import ModelReward
+    from kat.training.train import load_reward_model, save_model
+    from kat.training_config import RewardOptions
+
+    scorer = load_reward_model(RewardOptions(model=model, precision="float32"), "cpu")
+    with torch.no_grad():
+        scorer.head.weight.mul_(20)
+    save_model(scorer, tmp_path / "rm")
+    texts = ["", "yes", "yes", "no" * 30]
+    reward = ModelReward(str(tmp_path / "rm"), "cpu")
+    reward._model.autocast = False
+    rewards = reward([asked()[0]] * 4, texts)
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm", dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "rm")
+    for text, reward in zip(texts, rewards, strict=True):
+        said = [*asked()[0].messages, {"role": "assistant", "content": text}]
+        ids = tokenizer(tokenizer.apply_chat_template(said, tokenize=False), add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            expected = plain.eval()(input_ids=torch.tensor([ids])).logits.item()
+        assert reward == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(
