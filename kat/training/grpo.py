@@ -42,8 +42,7 @@ class GrpoTrainer:
     """GRPO of a policy on prompts (token ids of each: `trunks`); `run` yields the numbers of every step.
 
     `reference` is the policy that KL is measured from, None where beta is 0. `generator` is the policy's own unless
-    another engine is given, whose tokens are corrected for (`truncated_importance`). `step_over` is called between
-    steps.
+    another engine is given, whose tokens are corrected for (`truncated_importance`).
     """
 
     def __init__(
@@ -142,13 +141,14 @@ class GrpoTrainer:
         counted = rollout.ended[part] | (not options.mask_truncated)
         whole = {"tokens": int(rollout.lengths[part][counted].sum()), "sequences": int(counted.sum())}
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, float] = {}
+        sums = dict.fromkeys(_SUMS, 0.0)  # without a row, where all completions are masked, there is nothing to add
         for row in rows:
             numbers = self._backward(row, whole)
             sums = {name: sums.get(name, 0.0) + value for name, value in numbers.items()}
         sums = self._over_ranks(sums)
-        norm = float(torch.linalg.vector_norm(torch.stack([n.float() for n in self._norms()]))) if sums else 0.0
-        if not math.isfinite(norm) or not math.isfinite(sums.get("loss", 0.0)):
+        norms = self._norms()
+        norm = float(torch.linalg.vector_norm(torch.stack([n.float() for n in norms]))) if norms else 0.0
+        if not math.isfinite(norm) or not math.isfinite(sums["loss"]):
             names = ", ".join(self.prompts[p].opening_id for p in rollout.prompts[part][:5].tolist())
             raise NotFiniteError(
                 f"Step {self.done + 1:,}: the loss is {sums['loss']:g} and the gradient's norm {norm:g}. Its openings "
@@ -228,7 +228,8 @@ class GrpoTrainer:
         return dict(zip(_SUMS, numbers.tolist(), strict=True))
 
     def _norms(self) -> Sequence[torch.Tensor]:
-        norms: Sequence[torch.Tensor] = torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None])
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        norms: Sequence[torch.Tensor] = torch._foreach_norm(grads) if grads else []
         return norms
 
     def _schedule(self) -> float:

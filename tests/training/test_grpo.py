@@ -362,6 +362,15 @@ def test_completions_without_an_end_are_left_out_of_the_loss_alone(model, masked
     np.testing.assert_allclose(advantage, np.repeat(expected, kept), rtol=1e-4)
 
 
+def test_a_step_in_which_no_completion_ends_changes_nothing_where_these_are_masked(model):
+    trainer = trainer_of(model, generator=Engine(), mask_truncated=True, max_steps=1)
+    before = parameters_of(trainer)
+    numbers = trainer.step()
+    assert numbers["truncated"] == 1
+    assert numbers["loss"] == numbers["gradient_norm"] == 0
+    assert torch.equal(parameters_of(trainer), before)
+
+
 def test_a_state_goes_on_to_the_same_end(model):
     whole = trainer_of(model, max_steps=4)
     list(whole.run())
