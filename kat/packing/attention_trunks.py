@@ -66,14 +66,14 @@ class _Attention(torch.autograd.Function):
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: TrunkLayout, scale: float
     ) -> torch.Tensor:
         steps = steps_for(query)
-        out = query.new_zeros((*query.shape[:2], value.shape[2]), dtype=_wide(query))
-        lse = query.new_full(query.shape[:2], -torch.inf, dtype=_wide(query))
+        out = query.new_empty((*query.shape[:2], value.shape[2]), dtype=_wide(query))
+        lse = query.new_empty(query.shape[:2], dtype=_wide(query))
         for block in blocks(layout, query.shape[1]):
             q, k, v = _stretches(steps, block, query, key, value)
             scores = _scores(q, k, scale)
             totals = steps.softmax(scores.view(len(block.keys.starts), key.shape[1], *scores.shape[1:]), block)
             sums = torch.bmm(scores, v).view(len(block.keys.starts), query.shape[1], block.queries.filled, -1)
-            steps.join(sums, totals, block.queries, out, lse)
+            steps.join(sums, totals, block, out, lse)
         result = out.to(query.dtype)
         ctx.save_for_backward(query, key, value, result, lse)
         ctx.layout, ctx.scale = layout, scale
@@ -83,7 +83,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, result, lse = ctx.saved_tensors
         steps = steps_for(query)
-        delta = (grad.to(lse.dtype) * result.to(lse.dtype)).sum(-1)
+        delta = steps.products(grad, result, lse)
         rows = [torch.zeros(x.shape, dtype=lse.dtype, device=x.device) for x in (query, key, value)]
         for block in blocks(ctx.layout, query.shape[1]):
             q, k, v = _stretches(steps, block, query, key, value)

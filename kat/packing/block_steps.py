@@ -40,19 +40,27 @@ class PlainSteps:
         self,
         sums: torch.Tensor,
         totals: tuple[torch.Tensor, torch.Tensor],
-        spans: Spans,
+        block: Block,
         out: torch.Tensor,
         lse: torch.Tensor,
     ) -> None:
-        """Join what one block gives, [B, H, L, D] before its division by the sums, to `out` [T, H, D] float32."""
-        place, inside = _places(spans, out.device)
+        """Join what one block gives, [B, H, L, D] before its division by the sums, to `out` [T, H, D] float32; a causal
+        block is the first of its tokens, and `out` and `lse` hold nothing there."""
+        place, inside = _places(block.queries, out.device)
         total, logarithm = (x.reshape(sums.shape[:3]).transpose(1, 2)[inside] for x in totals)
-        tokens = place[inside]
+        tokens, new = place[inside], sums.transpose(1, 2)[inside].to(out.dtype)
+        if block.causal:
+            out[tokens], lse[tokens] = new / total[..., None], logarithm
+            return
         known = lse[tokens]
         both = torch.logaddexp(known, logarithm)
-        new = sums.transpose(1, 2)[inside].to(out.dtype) * ((logarithm - both).exp() / total)[..., None]
+        new = new * ((logarithm - both).exp() / total)[..., None]
         out[tokens] = out[tokens] * (known - both).exp()[..., None] + new
         lse[tokens] = both
+
+    def products(self, grad: torch.Tensor, result: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+        """Return the products [T, H] of output and its gradient [T, H, D], in the precision of `lse`."""
+        return (grad.to(lse.dtype) * result.to(lse.dtype)).sum(-1)
 
     def gradients(
         self,
@@ -121,13 +129,18 @@ class CompiledSteps(PlainSteps):
         self,
         sums: torch.Tensor,
         totals: tuple[torch.Tensor, torch.Tensor],
-        spans: Spans,
+        block: Block,
         out: torch.Tensor,
         lse: torch.Tensor,
     ) -> None:
         total, logarithm = (x.view(sums.shape[:3]).numpy() for x in totals)
-        places = {"starts": spans.starts, "lengths": spans.lengths, "out": out.numpy(), "lse": lse.numpy()}
-        _kernels().join_block(_words(sums), total, logarithm, **places)
+        places = {"starts": block.queries.starts, "lengths": block.queries.lengths, "first": block.causal}
+        _kernels().join_block(_words(sums), total, logarithm, **places, out=out.numpy(), lse=lse.numpy())
+
+    def products(self, grad: torch.Tensor, result: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(lse)
+        _kernels().row_products(_words(grad.contiguous()), _words(result), out.numpy())
+        return out
 
     def gradients(
         self,

@@ -69,6 +69,7 @@ class DecodeBlocks:
     def hidden(self, ids: np.ndarray, layout: DecodeLayout | PrefillLayout, offset: int = 0) -> torch.Tensor:
         """Return the last hidden states [R, D] bfloat16 of tokens [R], prompts or new ones, and keep their keys."""
         from kat.packing import decode_kernels as kernels
+        from kat.packing import train_kernels
 
         table = self.base.embed_tokens(torch.from_numpy(ids))
         residual = table.detach().float().contiguous().numpy()
@@ -83,7 +84,7 @@ class DecodeBlocks:
             kernels.add_and_norm(residual, as_words(block.out(read)), block.norms[1], self._eps[1], as_words(given))
             both = block.gate_up(given)
             gated = torch.empty(rows, both.shape[1] // 2, dtype=torch.bfloat16)
-            kernels.gate_rows(as_words(both), as_words(gated))
+            train_kernels.swiglu(as_words(both), as_words(gated))
             is_last = number + 1 == len(self._blocks)
             scale = self._norm if is_last else self._blocks[number + 1].norms[0]
             eps = self._last_eps if is_last else self._eps[0]
@@ -102,13 +103,14 @@ class DecodeBlocks:
     ) -> torch.Tensor:
         """Return what the tokens read, [R, H·D] bfloat16."""
         from kat.packing import decode_kernels as kernels
+        from kat.packing import train_kernels
 
         size, rows = self._size, len(given)
         heads, shared = block.heads(size)
         q, out = (torch.empty(rows, heads, size, dtype=torch.bfloat16) for _ in range(2))
         k, v = (torch.empty(rows, shared, size, dtype=torch.bfloat16) for _ in range(2))
         new = [as_words(x) for x in (q, k, v)]
-        kernels.rotate_rows(as_words(block.qkv(given)), cos, sin, *new)
+        train_kernels.rotate(as_words(block.qkv(given)), cos, sin, *new)
         if isinstance(layout, PrefillLayout):
             query, key, value = (x.transpose(0, 1)[None] for x in (q, k, v))
             layout.keep(number, key, value)

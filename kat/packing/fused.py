@@ -1,9 +1,9 @@
 """What stands between the products of a block while it trains in bfloat16 on a processor: one pass over memory each.
 
 torch makes a tensor of each step of a norm, and casts what comes out once for every product that reads it. Here a root
-mean square norm gives bfloat16 at once, silu(gate) · up is one loop, and so is the rotation of queries or keys, all
-with their gradients. Modules keep their names and parameters: only their `forward` is exchanged, and falls back on
-their own wherever these loops do not serve.
+mean square norm gives bfloat16 at once, silu(gate) · up is one loop, and so is the rotation of queries and keys, all
+with their gradients; linear layers that read the same are one product (`kat.packing.products`). Modules keep their
+names and parameters: only their `forward` is exchanged, and falls back on their own wherever these loops do not serve.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from kat.packing.attention_cpu import as_words
 from kat.packing.attention_trunks import attend_on_trunks
 from kat.packing.layout import AttentionRule
+from kat.packing.products import joined
 from kat.packing.trunks import TrunkLayout
 
 _PARTS = 16
@@ -70,10 +71,8 @@ def _fused_gate(layer: Any) -> Any:
     def forward(x: torch.Tensor) -> torch.Tensor:
         if not _serves(x):
             return plain(x)
-        gate, up = layer.gate_proj(x), layer.up_proj(x)
-        if gate.dtype != torch.bfloat16:
-            return plain(x)
-        return layer.down_proj(_SwiGLU.apply(gate, up))
+        both = _side_by_side(x, [layer.gate_proj, layer.up_proj])
+        return _side_by_side(_SwiGLU.apply(both), [layer.down_proj])
 
     return forward if _agree(forward, plain, _probe(layer.gate_proj.in_features)) else None
 
@@ -95,14 +94,28 @@ def _fused_attention(layer: Any) -> Any:
         if not _serves(hidden_states) or not isinstance(layout, TrunkLayout) or position_embeddings is None:
             return plain(hidden_states, position_embeddings, *given, **more)
         cos, sin = (x[0].float().contiguous() for x in position_embeddings)
-        q, k, v = (p(hidden_states)[0].unflatten(-1, (-1, size)) for p in (layer.q_proj, layer.k_proj, layer.v_proj))
-        q, k = (_Rotate.apply(x, cos, sin) for x in (q, k))
+        qkv = _side_by_side(hidden_states, [layer.q_proj, layer.k_proj, layer.v_proj])[0]
+        q, k, v = _Rotate.apply(qkv, cos, sin, layer.k_proj.out_features // size)
         rule = AttentionRule(scale, causal=True, window=None)
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
         read = attend_on_trunks(q, k, v, layout, rule)
-        return layer.o_proj(read.flatten(-2)), None
+        return _side_by_side(read.flatten(-2), [layer.o_proj]), None
 
     return forward if _attend_alike(forward, plain, layer) else None
+
+
+def _side_by_side(x: torch.Tensor, layers: list[Any]) -> torch.Tensor:
+    """Return what layers give for x in bfloat16, side by side: as one product if they are linear and nothing else."""
+    if all(type(layer) is torch.nn.Linear and not _is_watched(layer) for layer in layers):
+        return joined(x, layers)
+    given = [layer(x).to(torch.bfloat16) for layer in layers]
+    return given[0] if len(given) == 1 else torch.cat(given, -1)
+
+
+def _is_watched(layer: torch.nn.Module) -> bool:
+    """Tell whether a layer's call does more than its product: a hook of somebody's, or a forward pass of its own."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(hooks) or "forward" in layer.__dict__
 
 
 def _attend_alike(forward: Any, plain: Any, layer: Any) -> bool:
@@ -155,42 +168,44 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _Rotate(torch.autograd.Function):
-    """x · cos + (−second half, first half) · sin of [T, H, D] bfloat16, cos and sin [T, D] float32."""
+    """Rows [T, (H + 2 H') D] bfloat16 → queries [T, H, D], keys and values [T, H', D], the first two rotated by halves:
+    x · cos + (−second half, first half) · sin with cos and sin [T, D] float32."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, shared: int) -> Any:
+        qkv = qkv.detach().contiguous()
+        size = cos.shape[1]
+        heads = qkv.shape[1] // size - 2 * shared
+        out = tuple(qkv.new_empty(len(qkv), n, size) for n in (heads, shared, shared))
+        _kernels().rotate(as_words(qkv), cos.numpy(), sin.numpy(), *map(as_words, out))
         ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin, backward=False)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return _rotated(grad.to(torch.bfloat16), *ctx.saved_tensors, backward=True), None, None
-
-
-def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, backward: bool) -> torch.Tensor:
-    x = x.detach().contiguous()
-    out = torch.empty_like(x)
-    _kernels().rotate(as_words(x), cos.numpy(), sin.numpy(), backward, as_words(out))
-    return out
-
-
-class _SwiGLU(torch.autograd.Function):
-    """silu(gate) · up of [..., D] bfloat16."""
-
-    @staticmethod
-    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(gate, up)
-        out = torch.empty_like(gate)
-        _kernels().swiglu(*map(_rows, (gate, up, out)))
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        gate, up = ctx.saved_tensors
-        grad = grad.to(gate.dtype).contiguous()
-        of_gate, of_up = torch.empty_like(gate), torch.empty_like(up)
-        _kernels().swiglu_gradients(*map(_rows, (gate, up, grad, of_gate, of_up)))
-        return of_gate, of_up
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        grads = tuple(grad.to(torch.bfloat16).contiguous() for grad in grads)
+        of_qkv = grads[0].new_empty(len(cos), sum(grad.shape[1] for grad in grads) * cos.shape[1])
+        _kernels().rotate_gradients(*map(as_words, grads), cos.numpy(), sin.numpy(), as_words(of_qkv))
+        return of_qkv, None, None, None
+
+
+class _SwiGLU(torch.autograd.Function):
+    """silu(gate) · up [..., D] of both side by side [..., 2 D] bfloat16."""
+
+    @staticmethod
+    def forward(ctx: Any, both: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(both)
+        out = both.new_empty(*both.shape[:-1], both.shape[-1] // 2)
+        _kernels().swiglu(_rows(both), _rows(out))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        (both,) = ctx.saved_tensors
+        grad, of_both = grad.to(both.dtype).contiguous(), torch.empty_like(both)
+        _kernels().swiglu_gradients(*map(_rows, (both, grad, of_both)))
+        return of_both
 
 
 def _rows(x: torch.Tensor) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from kat.packing.attention_cpu import as_words
+from kat.packing.products import weight_gradient
 
 CHUNK = 1024
 """Tokens whose logits are made at a time: 100 MB for a vocabulary of 49,152."""
@@ -69,11 +70,11 @@ class _LogProbs(torch.autograd.Function):
             )
             torch.mm(logits, head, out=of_states[part])
             if ctx.needs_input_grad[1]:
-                product = logits.t() @ half[part]
-                of_head = product.to(ctx.types[1]) if of_head is None else of_head.add_(product)
+                of_head = weight_gradient(half[part], logits, of_head)
             if of_bias is not None:
                 of_bias += logits.sum(0, dtype=torch.float32)
-        return of_states.to(ctx.types[0]), of_head, of_bias, None, None
+        of_weight = None if of_head is None else of_head.to(ctx.types[1])
+        return of_states.to(ctx.types[0]), of_weight, of_bias, None, None
 
 
 def _chunks(count: int) -> list[slice]:

@@ -67,6 +67,7 @@ def join_block(
     logarithms: np.ndarray,
     starts: np.ndarray,
     lengths: np.ndarray,
+    first: bool,
     out: np.ndarray,
     lse: np.ndarray,
 ) -> None:
@@ -76,11 +77,17 @@ def join_block(
         b, h = place // heads, place % heads
         start = starts[b]
         for i in range(lengths[b]):
+            source, target = sums[b, h, i], out[start + i, h]
+            if first:
+                share = np.float32(1) / totals[b, h, i]
+                for d in range(len(target)):
+                    target[d] = wide(source[d]) * share
+                lse[start + i, h] = logarithms[b, h, i]
+                continue
             known, new = lse[start + i, h], logarithms[b, h, i]
             largest = max(known, new)
             both = largest + np.log(np.exp(known - largest) + np.exp(new - largest))
             old_share, share = np.exp(known - both), np.exp(new - both) / totals[b, h, i]
-            source, target = sums[b, h, i], out[start + i, h]
             for d in range(len(target)):
                 target[d] = target[d] * old_share + wide(source[d]) * share
             lse[start + i, h] = both
@@ -127,3 +134,15 @@ def add_stretches(stretches: np.ndarray, starts: np.ndarray, lengths: np.ndarray
             source, target = stretches[b, h, i], row[start + i, h]
             for d in range(len(target)):
                 target[d] += wide(source[d])
+
+
+@numba.njit(**FLAGS)
+def row_products(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> None:
+    """Write the sums over D of products of [T, H, D] uint16 into `out` [T, H] float32."""
+    heads = first.shape[1]
+    for t in numba.prange(len(first)):
+        for h in range(heads):
+            a, b, total = first[t, h], second[t, h], np.float32(0)
+            for d in range(len(a)):
+                total += wide(a[d]) * wide(b[d])
+            out[t, h] = total

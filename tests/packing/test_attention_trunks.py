@@ -236,12 +236,20 @@ def test_compiled_steps_are_the_plain_ones(causal):
     for steps in (compiled, plain):
         generator = torch.Generator().manual_seed(2)
         out, lse = torch.randn(total, heads, width, generator=generator), torch.randn(total, heads, generator=generator)
-        lse[::3] = -torch.inf  # nothing seen so far
-        out[::3] = 0
-        steps.join(sums, plain_totals, block.queries, out, lse)
+        before = out.clone()
+        if causal:  # the first block of its tokens: what was there is nothing
+            out[:], lse[:] = torch.nan, torch.nan
+        steps.join(sums, plain_totals, block, out, lse)
         results.append((out, lse))
     for x, y in zip(*results, strict=True):
-        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5, equal_nan=True)
+    tokens = np.concatenate([np.arange(s, s + n) for s, n, *_ in zip(*block.queries[:2], strict=True)])
+    assert torch.isfinite(results[0][0][tokens]).all()
+    assert not torch.equal(results[0][0][tokens], before[tokens])
+
+    first, second = (bfloat16(draw, total, heads, width) for _ in range(2))
+    both = [steps.products(first, second, torch.zeros(total, heads)) for steps in (compiled, plain)]
+    torch.testing.assert_close(*both, atol=1e-5, rtol=1e-5)
 
     lse, delta = torch.randn(total, heads, generator=draw) + 12, torch.randn(total, heads, generator=draw)
     grads = bfloat16(draw, *scores.shape)

@@ -83,14 +83,17 @@ def test_extreme_gates_are_finite():
 
 def test_a_rotation_is_its_definition():
     """x · cos + (−second half, first half) · sin, with angles of the halves that have nothing in common."""
-    x, into = drawn(7, 3, 10).bfloat16(), drawn(7, 3, 10, seed=1).bfloat16()
-    cos, sin = drawn(7, 10, seed=2), drawn(7, 10, seed=3)
+    heads, shared, size = 3, 2, 10
+    x, into = drawn(7, 70).bfloat16(), drawn(7, 70, seed=1).bfloat16()
+    cos, sin = drawn(7, size, seed=2), drawn(7, size, seed=3)
     given = x.clone().requires_grad_()
-    out = _Rotate.apply(given, cos, sin)
+    out = torch.cat(_Rotate.apply(given, cos, sin, shared), 1).flatten(1)
     (out * into).sum().backward()
     exact_x = x.double().requires_grad_()
-    turned = torch.cat([-exact_x[..., 5:], exact_x[..., :5]], -1)
-    exact = exact_x * cos[:, None].double() + turned * sin[:, None].double()
+    parts = exact_x.view(7, heads + 2 * shared, size)
+    turned = torch.cat([-parts[..., 5:], parts[..., :5]], -1)
+    rotated = parts * cos[:, None].double() + turned * sin[:, None].double()
+    exact = torch.cat([rotated[:, : heads + shared], parts[:, heads + shared :]], 1).flatten(1)
     (exact * into.double()).sum().backward()
     torch.testing.assert_close(out.double(), exact.detach(), rtol=ROUNDING, atol=1e-6)
     torch.testing.assert_close(given.grad.double(), exact_x.grad, rtol=ROUNDING, atol=1e-6)
