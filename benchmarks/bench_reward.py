@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--no_warm_up", action="store_true")
+    parser.add_argument("--apart", action="store_true", help="a process for each turn: memory need not hold all")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "pairs.npz"
@@ -76,35 +77,47 @@ def drawn_pairs(options: argparse.Namespace) -> list[Any]:
 
 def by_turns(path: Path, told: dict[str, Any], script: str = "reward_methods.py") -> dict[str, list[dict[str, float]]]:
     """Return what every method measured in every round."""
-    results: dict[str, list[dict[str, float]]] = {}
-    children = {}
-    for method in told["methods"]:
-        child = subprocess.Popen(
-            [sys.executable, str(HERE / script), method, str(path), json.dumps(told)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert child.stdin is not None
-        assert child.stdout is not None
-        while (line := child.stdout.readline()).strip() != "ready":
-            if not line:
-                raise SystemExit(f"{method} ended before it was ready")
-        children[method] = child
+    results: dict[str, list[dict[str, float]]] = {method: [] for method in told["methods"]}
+    apart = told.get("apart", False)
+    children = {} if apart else {method: started(method, path, told, script) for method in told["methods"]}
     for _ in range(told["repeats"]):
-        for method, child in children.items():
-            assert child.stdin is not None
-            assert child.stdout is not None
-            child.stdin.write("again\n")
-            child.stdin.flush()
-            while not (line := child.stdout.readline()).startswith('{"seconds"'):
-                if not line:
-                    raise SystemExit(f"{method} ended before it was done")
-            results.setdefault(method, []).append(json.loads(line))
-            print(method, line.strip(), file=sys.stderr, flush=True)
+        for method in told["methods"]:
+            child = children.get(method) or started(method, path, told, script)
+            results[method].append(one_turn(method, child))
+            print(method, json.dumps(results[method][-1]), file=sys.stderr, flush=True)
+            if apart:
+                child.communicate()
     for child in children.values():
         child.communicate()
     return results
+
+
+def started(method: str, path: Path, told: dict[str, Any], script: str) -> subprocess.Popen[str]:
+    """Return a method's process, warmed up."""
+    child = subprocess.Popen(
+        [sys.executable, str(HERE / script), method, str(path), json.dumps(told)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    while (line := child.stdout.readline()).strip() != "ready":
+        if not line:
+            raise SystemExit(f"{method} ended before it was ready")
+    return child
+
+
+def one_turn(method: str, child: subprocess.Popen[str]) -> dict[str, float]:
+    """Return what a method's process measures now."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write("again\n")
+    child.stdin.flush()
+    while not (line := child.stdout.readline()).startswith('{"seconds"'):
+        if not line:
+            raise SystemExit(f"{method} ended before it was done")
+    measured: dict[str, float] = json.loads(line)
+    return measured
 
 
 def table(results: dict[str, list[dict[str, float]]], pairs: list[Any], model: str, *, all_train: bool) -> str:

@@ -29,7 +29,7 @@ def fuse_for_training(model: torch.nn.Module) -> int:
     """Exchange the forward passes of norms and gated layers that give what these loops give; return how many."""
     count = 0
     for module in model.modules():
-        fused = _fused_norm(module) or _fused_gate(module) or _fused_attention(module)
+        fused = next((fused for make in _MAKERS if (fused := make(module)) is not None), None)
         if fused is not None:
             module.forward = fused
             count += 1
@@ -43,7 +43,7 @@ def _serves(x: torch.Tensor) -> bool:
 
 def _fused_norm(norm: Any) -> Any:
     """Return the new forward of a norm; None for what is no root mean square norm, whatever its name."""
-    eps = getattr(norm, "eps", getattr(norm, "variance_epsilon", None))
+    eps = _eps(norm)
     weight = getattr(norm, "weight", None)
     if not type(norm).__name__.endswith("RMSNorm") or not isinstance(eps, float) or weight is None or weight.dim() != 1:
         return None
@@ -52,10 +52,14 @@ def _fused_norm(norm: Any) -> Any:
     def forward(x: torch.Tensor) -> torch.Tensor:
         if not _serves(x) or x.dtype != torch.float32:
             return plain(x)
-        return _RMSNorm.apply(x, norm.weight, eps)
+        return _Norm.apply(x, None, norm.weight, eps)[1]
 
     x = _probe(len(weight))
     return forward if _agree(forward, plain, x) else None
+
+
+def _eps(norm: Any) -> Any:
+    return getattr(norm, "eps", getattr(norm, "variance_epsilon", None))
 
 
 def _fused_gate(layer: Any) -> Any:
@@ -101,7 +105,32 @@ def _fused_attention(layer: Any) -> Any:
         read = attend_on_trunks(q, k, v, layout, rule)
         return _side_by_side(read.flatten(-2), [layer.o_proj]), None
 
-    return forward if _attend_alike(forward, plain, layer) else None
+    return forward if _read_alike(forward, plain, layer) else None
+
+
+def _fused_block(block: Any) -> Any:
+    """Return the new forward of a block x + attention(norm(x)), then x + layer(norm(x)); None for any other."""
+    names = ("input_layernorm", "post_attention_layernorm")
+    if {name for name, _ in block.named_children()} != {"self_attn", "mlp", *names}:
+        return None
+    norms: list[Any] = [getattr(block, name) for name in names]
+    if any(_fused_norm(norm) is None for norm in norms) or _fused_attention(block.self_attn) is None:
+        return None
+    plain = block.forward
+
+    def forward(hidden_states: torch.Tensor, *given: Any, **more: Any) -> Any:
+        x = hidden_states
+        if given or not _serves(x) or x.dtype != torch.float32 or not isinstance(more.get("layout"), TrunkLayout):
+            return plain(x, *given, **more)
+        x, normed = _Norm.apply(x, None, norms[0].weight, _eps(norms[0]))
+        read, _ = block.self_attn(hidden_states=normed, **more)
+        x, normed = _Norm.apply(x, read, norms[1].weight, _eps(norms[1]))
+        return _Add.apply(x, block.mlp(normed))
+
+    return forward if _read_alike(forward, plain, block.self_attn) else None
+
+
+_MAKERS = (_fused_norm, _fused_gate, _fused_attention, _fused_block)
 
 
 def _side_by_side(x: torch.Tensor, layers: list[Any]) -> torch.Tensor:
@@ -118,14 +147,18 @@ def _is_watched(layer: torch.nn.Module) -> bool:
     return any(hooks) or "forward" in layer.__dict__
 
 
-def _attend_alike(forward: Any, plain: Any, layer: Any) -> bool:
-    """Tell whether two passes of attention give the same for a trunk with two branches, under any rotation."""
-    width, size = layer.q_proj.in_features, layer.head_dim
+def _read_alike(forward: Any, plain: Any, attention: Any) -> bool:
+    """Tell whether two passes give the same for a trunk with two branches, under any rotation."""
+    width, size = attention.q_proj.in_features, attention.head_dim
     row = TrunkLayout(np.asarray([3, 2, 4]), np.asarray([-1, 0, 0]))
     angles = torch.linspace(0, 40, row.total * size).view(1, row.total, size)
     given = {"position_embeddings": (angles.cos(), angles.sin()), "attention_mask": None, "layout": row}
-    x = _probe(width).repeat(3, 1)[: row.total][None].to(torch.bfloat16)
-    return _agree(lambda y: forward(y, **given)[0], lambda y: plain(y, **given)[0], x)
+    x = _probe(width).repeat(3, 1)[: row.total][None]
+    return _agree(lambda y: _first(forward(y, **given)), lambda y: _first(plain(y, **given)), x)
+
+
+def _first(given: Any) -> Any:
+    return given[0] if isinstance(given, tuple) else given
 
 
 def _probe(width: int) -> torch.Tensor:
@@ -142,29 +175,60 @@ def _agree(forward: Any, plain: Any, x: torch.Tensor) -> bool:
     return first.shape == second.shape and bool((first - second).abs().max() <= _CLOSE * second.abs().max())
 
 
-class _RMSNorm(torch.autograd.Function):
-    """x [..., D] float32 → bfloat16, x / √(mean x² + eps) · weight."""
+class _Norm(torch.autograd.Function):
+    """x [..., D] float32 and a change of it in bfloat16, or None → x + change, and its norm in bfloat16,
+    y / √(mean y² + eps) · weight. What follows reads the sum from here, so that its gradients meet in one pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, change: torch.Tensor | None, weight: torch.Tensor, eps: float) -> Any:
         rows = x.detach().contiguous().view(-1, x.shape[-1])
         out, inverse = torch.empty(rows.shape, dtype=torch.bfloat16), torch.empty(len(rows))
-        scale = weight.detach().float()
-        _kernels().rms_norm(rows.numpy(), scale.numpy(), np.float32(eps), as_words(out), inverse.numpy())
-        ctx.save_for_backward(rows, weight, inverse)
+        total = rows if change is None else torch.empty_like(rows)
+        added = out[:0] if change is None else change.detach().contiguous().view(rows.shape)
+        arrays = {"total": total.numpy(), "out": as_words(out), "inverse": inverse.numpy()}
+        _kernels().rms_norm(rows.numpy(), as_words(added), weight.detach().float().numpy(), np.float32(eps), **arrays)
+        ctx.save_for_backward(total, weight, inverse)
+        ctx.adds = change is not None
+        ctx.set_materialize_grads(False)
+        return (x.view_as(x) if change is None else total.view(x.shape)), out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, onto: Any, grad: Any) -> tuple[torch.Tensor | None, ...]:
+        rows, weight, inverse = ctx.saved_tensors
+        shape = (onto if grad is None else grad).shape
+        onto = rows[:0] if onto is None else onto.contiguous().view(rows.shape)
+        grad = torch.zeros_like(onto) if grad is None else grad
+        grad = grad.to(torch.bfloat16).contiguous().view(rows.shape)
+        of_x, parts = torch.empty_like(rows), torch.empty(_PARTS, rows.shape[1])
+        of_change = torch.empty_like(grad) if ctx.adds else grad[:0]
+        _kernels().rms_norm_gradients(
+            rows.numpy(),
+            weight.detach().float().numpy(),
+            inverse.numpy(),
+            grad=as_words(grad),
+            onto=onto.numpy(),
+            of_x=of_x.numpy(),
+            of_change=as_words(of_change),
+            of_weight=parts.numpy(),
+        )
+        of_weight = parts.sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
+        return of_x.view(shape), of_change.view(shape) if ctx.adds else None, of_weight, None
+
+
+class _Add(torch.autograd.Function):
+    """x [..., D] float32 and a change of it in bfloat16 → x + change in float32: torch's own takes four times as long
+    for numbers of two kinds."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+        rows = x.detach().contiguous().view(-1, x.shape[-1])
+        out = torch.empty_like(rows)
+        _kernels().add_rows(rows.numpy(), _rows(change.contiguous()), out.numpy())
         return out.view(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, weight, inverse = ctx.saved_tensors
-        grad = grad.to(torch.bfloat16).contiguous()
-        of_x, parts = torch.empty_like(rows), torch.empty(_PARTS, rows.shape[1])
-        words = as_words(grad.view(rows.shape))
-        scale = weight.detach().float().numpy()
-        arrays = {"grad": words, "of_x": of_x.numpy(), "of_weight": parts.numpy()}
-        _kernels().rms_norm_gradients(rows.numpy(), scale, inverse.numpy(), **arrays)
-        of_weight = parts.sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
-        return of_x.view(grad.shape), of_weight, None
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return grad, grad.to(torch.bfloat16)
 
 
 class _Rotate(torch.autograd.Function):

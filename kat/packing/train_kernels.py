@@ -13,11 +13,27 @@ FLAGS = kernel_flags(__file__) | {"parallel": True, "fastmath": LOOSE}
 
 
 @numba.njit(**FLAGS)
-def rms_norm(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarray, inverse: np.ndarray) -> None:
-    """Write x / √(mean x² + eps) · weight of rows [N, D] float32 into `out` [N, D] uint16; 1/√… into [N] float32."""
+def rms_norm(
+    x: np.ndarray,
+    change: np.ndarray,
+    weight: np.ndarray,
+    eps: np.float32,
+    total: np.ndarray,
+    out: np.ndarray,
+    inverse: np.ndarray,
+) -> None:
+    """Write x / √(mean x² + eps) · weight of rows [N, D] float32 into `out` [N, D] uint16; 1/√… into [N] float32.
+
+    Where `change` [N, D] uint16 has rows, of x + change, which goes into `total` [N, D] float32.
+    """
+    adds = len(change) > 0
     for n in numba.prange(len(x)):
-        row, normed = x[n], out[n]
-        square = np.float32(0)
+        row, normed, square = x[n], out[n], np.float32(0)
+        if adds:
+            first, second = x[n], change[n]
+            row = total[n]
+            for d in range(len(row)):
+                row[d] = first[d] + wide(second[d])
         for d in range(len(row)):
             square += row[d] * row[d]
         scale = np.float32(1) / np.sqrt(square / np.float32(len(row)) + eps)
@@ -28,13 +44,21 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarray
 
 @numba.njit(**FLAGS)
 def rms_norm_gradients(
-    x: np.ndarray, weight: np.ndarray, inverse: np.ndarray, grad: np.ndarray, of_x: np.ndarray, of_weight: np.ndarray
+    x: np.ndarray,
+    weight: np.ndarray,
+    inverse: np.ndarray,
+    grad: np.ndarray,
+    onto: np.ndarray,
+    of_x: np.ndarray,
+    of_change: np.ndarray,
+    of_weight: np.ndarray,
 ) -> None:
     """Write the gradients of x [N, D] float32, and of the weight in parts [P, D] float32, rows shared out among parts.
 
-    With s = 1/√… and g the gradient of the output: s · (g·w − x · s² · mean(g·w·x)), and Σ g · x · s.
+    With s = 1/√… and g the gradient of the output: s · (g·w − x · s² · mean(g·w·x)), and Σ g · x · s. Where `onto`
+    [N, D] float32 has rows they are added to x's; where `of_change` [N, D] uint16 has, x's go there too.
     """
-    parts = len(of_weight)
+    parts, adds, changes = len(of_weight), len(onto) > 0, len(of_change) > 0
     for part in numba.prange(parts):
         total = of_weight[part]
         for d in range(len(total)):
@@ -49,6 +73,23 @@ def rms_norm_gradients(
                 target[d] = s * (wide(g[d]) * weight[d] - row[d] * pull)
             for d in range(len(row)):
                 total[d] += wide(g[d]) * row[d] * s
+            if adds:
+                other = onto[n]
+                for d in range(len(target)):
+                    target[d] += other[d]
+            if changes:
+                half = of_change[n]
+                for d in range(len(target)):
+                    half[d] = narrow(target[d])
+
+
+@numba.njit(**FLAGS)
+def add_rows(x: np.ndarray, change: np.ndarray, out: np.ndarray) -> None:
+    """Write x + change of rows [N, D], float32 and uint16, into `out` [N, D] float32."""
+    for n in numba.prange(len(x)):
+        first, second, target = x[n], change[n], out[n]
+        for d in range(len(target)):
+            target[d] = first[d] + wide(second[d])
 
 
 @numba.njit(**INLINED)

@@ -124,7 +124,7 @@ def test_fused_blocks_err_no_more_than_torchs_own():
         return [out.last_hidden_state.detach(), *(p.grad.clone() for p in model.parameters())]
 
     exact, plain = gradients(False), gradients(True)
-    assert fuse_for_training(model) == 9
+    assert fuse_for_training(model) == 2 * 5 + 1
     fused = [off(a, e) for a, e in zip(gradients(True), exact, strict=True)]
     by_torch = [off(a, e) for a, e in zip(plain, exact, strict=True)]
     assert all(ours <= 1.3 * theirs for ours, theirs in zip(fused, by_torch, strict=True)), (fused, by_torch)
