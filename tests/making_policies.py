@@ -24,14 +24,14 @@ FAMILIES = {
 BLOOM = {"hidden_size": 32, "n_layer": 2, "n_head": 2}
 
 
-def policy_of(family, folder, base_dir, *, autocast=False):
+def policy_of(family, folder, base_dir, *, autocast=False, **config):
     """A random causal model whose words depend on what was before."""
     if family.startswith("nanochat"):
         later = family.endswith("03")
         save(base_dir, later_state(LATER) if later else random_state(), LATER if later else CONFIG)
         return Policy(load_model("sft", kind="causal", device="cpu"), autocast=autocast)
     more = BLOOM if family == "Bloom" else FAMILIES[family]
-    path = tiny(folder / family, family, **{"pad_token_id": 1} | more)
+    path = tiny(folder / family, family, **{"pad_token_id": 1} | more | config)
     torch.manual_seed(1)
     model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(path))
     with torch.no_grad():

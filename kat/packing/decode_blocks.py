@@ -17,6 +17,7 @@ from kat.packing.attention_cpu import as_words, attend_by_products
 from kat.packing.decode import DecodeLayout, PrefillLayout
 from kat.packing.layout import AttentionRule
 from kat.packing.precision import LinearBfloat16
+from kat.packing.products import half_weights
 
 _NORMS = ("input_layernorm", "post_attention_layernorm")
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -168,10 +169,7 @@ class _Block:
 
 def _joined(layers: list[torch.nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the weights of layers below one another in bfloat16, and their biases."""
-    sizes = [layer.out_features for layer in layers]
-    weight = torch.empty(sum(sizes), layers[0].in_features, dtype=torch.bfloat16)
-    for part, layer in zip(weight.split(sizes), layers, strict=True):
-        part.copy_(layer.weight.detach())  # cast and put below one another in one pass
+    weight = half_weights(layers)
     if all(layer.bias is None for layer in layers):
         return weight, None
     biases = [torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach() for layer in layers]

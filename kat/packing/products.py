@@ -30,7 +30,16 @@ WIDE = 2048
 def joined(x: torch.Tensor, layers: Sequence[torch.nn.Linear]) -> torch.Tensor:
     """Return what linear layers give for x [..., I] in bfloat16, side by side [..., Σ O], with gradients."""
     given = [part for layer in layers for part in (layer.weight, layer.bias)]
-    return _Linear.apply(x.to(torch.bfloat16), *given)
+    return _Linear.apply(x.to(torch.bfloat16), half_weights(layers), *given)
+
+
+def half_weights(layers: Sequence[torch.nn.Linear]) -> torch.Tensor:
+    """Return the weights of layers below one another, [Σ O, I] in bfloat16."""
+    sizes = [len(layer.weight) for layer in layers]
+    half = layers[0].weight.new_empty(sum(sizes), layers[0].in_features, dtype=torch.bfloat16)
+    for part, layer in zip(half.split(sizes), layers, strict=True):
+        part.copy_(layer.weight.detach())  # cast and put in its place in one pass
+    return half
 
 
 def times(x: torch.Tensor, weight: torch.Tensor, sizes: Sequence[int] = ()) -> torch.Tensor:
@@ -83,14 +92,11 @@ def _in_fours(x: torch.Tensor) -> np.ndarray:
 
 
 class _Linear(torch.autograd.Function):
-    """x [..., I] bfloat16 → [..., Σ O] bfloat16 by weights [O, I] and biases [O] or None, in turns."""
+    """x [..., I] bfloat16 → [..., Σ O] bfloat16 by `half`, weights [O, I] and biases [O] or None in turns."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, *given: torch.Tensor | None) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, half: torch.Tensor, *given: torch.Tensor | None) -> torch.Tensor:
         weights, biases = [w for w in given[::2] if w is not None], given[1::2]
-        half = x.new_empty(sum(map(len, weights)), x.shape[-1])
-        for part, weight in zip(half.split([len(w) for w in weights]), weights, strict=True):
-            part.copy_(weight.detach())
         rows = x.detach().reshape(-1, x.shape[-1])
         out = times(rows, half.t())
         for part, bias in zip(out.split([len(w) for w in weights], 1), biases, strict=True):
@@ -105,13 +111,13 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, half = ctx.saved_tensors
         grad = grad.to(torch.bfloat16).reshape(len(rows), -1)
-        needs = ctx.needs_input_grad
-        of_x = times(grad, half, ctx.sizes).view(ctx.shape) if needs[0] else None
+        of_x = times(grad, half, ctx.sizes).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        needs = ctx.needs_input_grad[2:]
         of_given: list[torch.Tensor | None] = [None] * len(ctx.types)
-        if any(needs[1::2]):
+        if any(needs[::2]):
             parts = weight_gradient(rows, grad).split(ctx.sizes)
-            of_given[::2] = [p.to(t) if n else None for p, t, n in zip(parts, ctx.types[::2], needs[1::2], strict=True)]
+            of_given[::2] = [p.to(t) if n else None for p, t, n in zip(parts, ctx.types[::2], needs[::2], strict=True)]
         for place, part in enumerate(grad.split(ctx.sizes, 1)):
-            if needs[2 + 2 * place]:
+            if needs[1 + 2 * place]:
                 of_given[1 + 2 * place] = part.sum(0, dtype=torch.float32).to(ctx.types[1 + 2 * place])
-        return of_x, *of_given
+        return of_x, None, *of_given

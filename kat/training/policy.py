@@ -77,6 +77,11 @@ class Policy:
         self.plain_head = self._plain_head()
         if autocast and self.device.type == "cpu":
             fuse_for_training(self.base)
+            embeddings = self.model.get_input_embeddings()
+            if self.plain_head is not None and embeddings.weight is self.plain_head.weight:
+                # The head's gradient is dense. Its rows of the tokens that were read are added to, in place, and no
+                # second gradient of the size of the vocabulary is made and added (SmolLM2: 113 MB).
+                embeddings.sparse = True
 
     @property
     def device(self) -> torch.device:

@@ -94,6 +94,36 @@ def test_in_bfloat16_it_strays_no_further_than_the_class_does(tmp_path, base_dir
     assert (got - exact).abs().max() <= 3 * (plain - exact).abs().max()
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_gradients_in_bfloat16_stray_no_further_than_the_classes(tied, tmp_path, base_dir):
+    """Of every parameter, the embeddings that are the head as well among them, added up over two rows."""
+    policy = policy_of("Llama", tmp_path, base_dir, autocast=True, tie_word_embeddings=tied)
+    embeddings = policy.model.get_input_embeddings()
+    assert (embeddings.weight is policy.model.get_output_embeddings().weight) == embeddings.sparse == tied
+    plain, rows = plain_of(policy), [some_prompts(0), some_prompts(1)]
+    plain.get_input_embeddings().sparse = False
+    weights = torch.randn(200, generator=torch.Generator().manual_seed(0))
+
+    def gradients(model, log_probs_of):
+        model.zero_grad()
+        for prompts in rows:
+            log_probs = log_probs_of(prompts)
+            (log_probs * weights[: len(log_probs)]).sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    def rounded(prompts):
+        with torch.autocast("cpu", torch.bfloat16):
+            return separate(plain, prompts, 1.0)[0]
+
+    exact = gradients(plain, lambda prompts: separate(plain, prompts, 1.0)[0])
+    by_class = gradients(plain, rounded)
+    ours = gradients(policy.model, lambda prompts: policy.predict(plant(prompts)).log_probs)
+    for name, true in exact.items():
+        off, of_class = (float((x[name] - true).norm() / true.norm()) for x in (ours, by_class))
+        assert not ours[name].is_sparse
+        assert off <= 1.3 * of_class, (name, off, of_class)
+
+
 def test_means_are_of_each_completions_hidden_states(tmp_path, base_dir):
     policy = policy_of("Llama", tmp_path, base_dir)
     prompts = some_prompts()
