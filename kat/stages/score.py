@@ -11,11 +11,11 @@ import numpy as np
 import orjson
 
 from kat.config import ReadOptions, RunOptions, recorded
-from kat.data.columns import reading_of, recorded_reading
+from kat.data.columns import reading_flags, reading_of, recorded_reading
 from kat.data.completions import CompletionReader, hold_completions
 from kat.data.conversations import trim
 from kat.data.pairs import PairReader
-from kat.errors import InputError
+from kat.errors import InputError, OptionError
 from kat.inputs import Inputs, input_paths
 from kat.integrations.rows import weighed_pairs
 from kat.models.digests import settings_digest, weights_digest
@@ -51,7 +51,13 @@ def score(
     source, inputs = _source(pairs, with_table)
     completions = with_table is None and hold_completions(source)
     if with_table:
-        reading = reading_of(RunFolder(with_table).manifest(with_table) or {})
+        weighed = reading_of(RunFolder(with_table).manifest(with_table) or {})
+        if recorded_reading(reading) not in ({}, recorded_reading(weighed)):
+            raise OptionError(
+                f"{with_table} holds pairs that were read with{reading_flags(weighed) or ' the defaults'}, and are "
+                f"read so here. Leave out{reading_flags(reading)}, or name the file of pairs instead."
+            )
+        reading = weighed
     with stage(
         "score",
         out,

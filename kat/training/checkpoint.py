@@ -16,7 +16,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
@@ -24,7 +24,29 @@ from kat import artifacts
 from kat.errors import OutputError
 from kat.journal import Journal
 
+if TYPE_CHECKING:
+    from kat.training.ranks import Ranks
+
 _STATE, _LOG, _JOURNAL = "state.pt", "log.jsonl", "journal"
+
+
+class Checkpoint(Protocol):
+    """Where a training's state is kept."""
+
+    def load(self, device: Any) -> dict[str, Any] | None:
+        """Return the state, None if there is none."""
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the state."""
+
+
+def state_of_all(checkpoint: Checkpoint | None, ranks: Ranks, device: Any) -> dict[str, Any] | None:
+    """Return the state to go on from. Other ranks read it when rank 0 has found it good."""
+    if checkpoint is None:
+        return None
+    state = checkpoint.load(device) if not ranks.rank else None
+    is_there = ranks.told(state is not None)
+    return checkpoint.load(device) if ranks.rank and is_there else state
 
 
 class ReadCheckpoint:

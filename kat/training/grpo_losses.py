@@ -108,7 +108,7 @@ def policy_loss(
     loss = (parts * weight).sum()
     with torch.no_grad():
         sums = {
-            "loss": loss,
+            "loss": loss.detach(),
             "policy": -(objective * weight).sum(),
             "kl": torch.zeros(()) if k3 is None else k3.sum(),
             "ratio": ratio.sum(),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from kat.grpo_config import GrpoOptions
 from kat.models.load import load_model
 from kat.pair_weights.weigh import normalised
 from kat.records import Pair
+from kat.training.checkpoint import Checkpoint, state_of_all
 from kat.training.steps import token_counts
 from kat.training.tokens import TokenPairs, tokenize_pairs
 from kat.training_config import RewardOptions
@@ -28,16 +29,6 @@ if TYPE_CHECKING:
     from kat.training.loop import Rewarder, Trainer
     from kat.training.ranks import Ranks
     from kat.training.reward import RewardModel
-
-
-class Checkpoint(Protocol):
-    """Where a training's state is kept: see `kat.training.checkpoint`."""
-
-    def load(self, device: Any) -> dict[str, Any] | None:
-        """Return the state, None if there is none."""
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write the state."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +203,7 @@ def fit(
         trainer.rewarder = KeptFeatures(model, data, needed, features, ranks)
     elif options.activation_cache is not None:
         trainer.rewarder = _kept_activations(model, data, options, ranks)
-    if (state := _state(checkpoint, ranks, model.device)) is not None:
+    if (state := state_of_all(checkpoint, ranks, model.device)) is not None:
         trainer.load_state(state)
         state = None  # it holds all that trains once more
         print(f"train-rm  goes on at step {trainer.progress.step:,} of {trainer.total:,}", file=sys.stderr)
@@ -260,15 +251,6 @@ def _kept_activations(model: RewardModel, data: TokenPairs, options: RewardOptio
     kept = Activations(*told) if not ranks.rank else None
     ranks.told(None)
     return KeptActivations(model, kept or Activations(*told), blocks, options.row_tokens, ranks)
-
-
-def _state(checkpoint: Checkpoint | None, ranks: Ranks, device: Any) -> dict[str, Any] | None:
-    """Return the state to go on from. Other ranks read it when rank 0 has found it good."""
-    if checkpoint is None:
-        return None
-    state = checkpoint.load(device) if not ranks.rank else None
-    is_there = ranks.told(state is not None)
-    return checkpoint.load(device) if ranks.rank and is_there else state
 
 
 def _tokens(trainer: Trainer, *, kept_features: bool, shared: bool) -> dict[str, int]:

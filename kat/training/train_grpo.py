@@ -15,9 +15,10 @@ from kat.devices import torch_threads
 from kat.errors import InputError
 from kat.grpo_config import GrpoOptions
 from kat.models.load import load_model
+from kat.training.checkpoint import Checkpoint, state_of_all
 from kat.training.prompt_sampler import Asked, PromptSampler, SystematicSampler
 from kat.training.reward_sources import Function, RewardSum, reward_of
-from kat.training.train import Checkpoint, precision_of
+from kat.training.train import precision_of
 
 if TYPE_CHECKING:
     from kat.training.generation import Completion, Generator
@@ -187,25 +188,24 @@ def fit_policy(
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[dict[str, Any]], object] | None = None,
     progress: bool = False,
-    answered: frozenset[int] = frozenset(),
 ) -> dict[str, Any]:
     """Train, and return what the training was like.
 
-    `on_step` gets the numbers of every step, and {"step", "answers": …} whenever the fixed prompts were answered, but
-    for the steps in `answered`. With a `checkpoint`, its state is gone on from, and kept every `save_every` steps.
+    `on_step` gets the numbers of every step, and {"step", "answers": …} whenever fixed prompts were answered. With a
+    `checkpoint`, its state is gone on from, and kept every `save_every` steps.
     """
     from tqdm import tqdm
 
     options, ranks = trainer.options, trainer.ranks
     began = time.monotonic()
     told: Callable[[dict[str, Any]], object] = on_step or (lambda _: None)
-    if (state := _state(checkpoint, ranks, trainer.policy.device)) is not None:
+    if (state := state_of_all(checkpoint, ranks, trainer.policy.device)) is not None:
         trainer.load_state(state)
         print(f"train-grpo  goes on at step {trainer.done:,} of {options.max_steps:,}", file=sys.stderr)
         state = None
 
     def answer() -> None:
-        if len(fixed) and not ranks.rank and trainer.done not in answered:
+        if len(fixed) and not ranks.rank:
             told({"step": trainer.done, "answers": list(answers(trainer, fixed, device))})
 
     bar = tqdm(
@@ -242,14 +242,6 @@ def fit_policy(
         "precision": "bfloat16" if trainer.policy.autocast else "float32",
         "unshared": trainer.policy.unshared,
     }
-
-
-def _state(checkpoint: Checkpoint | None, ranks: Ranks, device: Any) -> dict[str, Any] | None:
-    if checkpoint is None:
-        return None
-    state = checkpoint.load(device) if not ranks.rank else None
-    is_there = ranks.told(state is not None)
-    return checkpoint.load(device) if ranks.rank and is_there else state
 
 
 def answers(trainer: GrpoTrainer, fixed: Prompts, device: str) -> Iterator[dict[str, Any]]:

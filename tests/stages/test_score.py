@@ -124,6 +124,15 @@ def test_what_is_refused(folder, score, kat_cli):
     assert str(folder / "none") in missing.failed()
 
 
+def test_a_run_is_read_as_it_was_weighed_and_told_otherwise_says_so(folder, score):
+    message = score(folder / "run", "told.jsonl", "--unit", "context", "--score_conflict", "swap").failed()
+    assert "--unit context" in message
+    assert "--score_conflict swap" in message
+    assert "the defaults" in message
+    assert not (folder / "told.jsonl").exists()
+    assert score(folder / "run", "same.jsonl", "--unit", "opening").rc == 0
+
+
 def test_a_file_of_which_no_pair_is_left(folder, score):
     """With all pairs left out there is nothing to score, and it is said instead of an accuracy of nothing."""
     ran = score(
