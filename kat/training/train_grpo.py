@@ -252,6 +252,7 @@ def answers(trainer: GrpoTrainer, fixed: Prompts, device: str) -> Iterator[dict[
     from kat.packing.trunks import Prompt, plant
     from kat.training.generation import PolicyGenerator
     from kat.training.grpo_losses import kl_estimate
+    from kat.training.policy import said as said_in
     from kat.training.rewarders import rows_in_order
 
     options = trainer.options
@@ -265,10 +266,11 @@ def answers(trainer: GrpoTrainer, fixed: Prompts, device: str) -> Iterator[dict[
     with torch.no_grad():
         prompts = [Prompt(t, [one.tokens]) for t, one in zip(fixed.trunks, said, strict=True)]
         for places in rows_in_order([p.tokens for p in prompts], options.row_tokens):
-            for place in places:
-                row = plant([prompts[place]])
-                now, then = (model.predict(row, options.temperature).log_probs for model in (trainer.policy, reference))
-                kls[place] = float(kl_estimate(now, then, "k3").mean())
+            row = plant([prompts[place] for place in places])
+            now, then = (model.predict(row, options.temperature).log_probs for model in (trainer.policy, reference))
+            sequence = said_in(row).sequence
+            sums = np.bincount(sequence, kl_estimate(now, then, "k3").double().cpu().numpy())
+            kls[places] = sums / np.bincount(sequence)
     for one, text, reward, kl, told in zip(fixed.asked, texts, rewards.tolist(), kls.tolist(), said, strict=True):
         yield {
             "id": f"{one.context_id}@{trainer.done}",

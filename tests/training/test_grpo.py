@@ -22,7 +22,7 @@ from kat.training.loop import NotFiniteError
 from kat.training.policy import Policy
 from kat.training.prompt_sampler import Asked, SystematicSampler
 from kat.training.reward_sources import FunctionReward, RewardSum
-from kat.training.train_grpo import prompts_of_policy, train_policy
+from kat.training.train_grpo import FIXED, answers, prompts_of_policy, train_policy
 
 GOOD = "aeiou"
 SMALL = {
@@ -152,6 +152,27 @@ def test_a_penalty_keeps_it_near_where_it_began(model):
     assert all(row["kl"] == pytest.approx(0, abs=1e-9) for row in free.answers if row["step"] == 0)
     assert 0 < kl[1] < 0.5 * kl[0]
     assert held.log[-1]["kl"] == pytest.approx(kl[1], rel=2)
+
+
+def test_the_kl_of_an_answer_is_its_own(model):
+    """The mean over its own tokens, each answer by itself in the model's class, though all are read in one row."""
+    trainer = trainer_of(model, learning_rate=1e-2)
+    trainer.step()
+    fixed = prompts_of_policy(trainer.policy, asked(), trainer.options)
+    rows = list(answers(trainer, fixed, "cpu"))
+    seeds = [(trainer.options.seed, FIXED, 0, i) for i in range(5)]
+    drawn = trainer.generator.generate(fixed.trunks, 1, trainer.roller.sampling, seeds)
+    now = plain_of(trainer.policy)
+    first = transformers.AutoModelForCausalLM.from_pretrained(model)
+    for row, trunk, [said] in zip(rows, fixed.trunks, drawn, strict=True):
+        ids = torch.from_numpy(np.concatenate([trunk, said.tokens]).astype(np.int64))[None]
+        with torch.no_grad():
+            both = [
+                m(input_ids=ids, use_cache=False).logits[0, len(trunk) - 1 : -1].log_softmax(-1) for m in (now, first)
+            ]
+        ratio = (both[1] - both[0]).gather(-1, ids[0, len(trunk) :, None])[:, 0]
+        assert row["kl"] > 1e-4
+        assert row["kl"] == pytest.approx(float((ratio.exp() - 1 - ratio).mean()), rel=1e-3)
 
 
 def test_the_gradient_is_that_of_separate_sequences(model):
