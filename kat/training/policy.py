@@ -57,8 +57,8 @@ class Policy:
     """A loaded causal model, switched over to rows. `autocast` runs it in bfloat16.
 
     `offset` is the position of a sequence's first token. `plain_head` is the head if logits are what it gives, without
-    a soft cap or scale. `unshared` is None, or why prompts are computed once for each completion: the model reads
-    padded batches then.
+    a soft cap or scale; `rounds`, whether it is read in bfloat16 by compiled loops. `unshared` is None, or why prompts
+    are computed once for each completion: the model reads padded batches then.
     """
 
     def __init__(self, loaded: LoadedModel, *, autocast: bool = False) -> None:
@@ -75,7 +75,8 @@ class Policy:
             self.base.set_attn_implementation(before)
             self.unshared = why
         self.plain_head = self._plain_head()
-        if autocast and self.device.type == "cpu":
+        self.rounds = autocast and self.device.type == "cpu"
+        if self.rounds:
             fuse_for_training(self.base)
             embeddings = self.model.get_input_embeddings()
             if self.plain_head is not None and embeddings.weight is self.plain_head.weight:
@@ -133,7 +134,7 @@ class Policy:
         self, states: torch.Tensor, ids: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log-probabilities [T] of ids [T] after hidden states [T, D], and the entropies, chunk by chunk."""
-        if self.plain_head is not None and self.autocast and states.device.type == "cpu":
+        if self.plain_head is not None and self.rounds:
             from kat.packing.head import token_log_probs
 
             return token_log_probs(states, self.plain_head.weight, self.plain_head.bias, ids, temperature)

@@ -135,6 +135,8 @@ def bfloat16_copy(policy: Policy) -> Policy:
     head = made.model.get_output_embeddings()
     if type(head) is torch.nn.Linear:
         made.model.set_output_embeddings(LinearBfloat16(head.weight, head.bias))
+    if made.plain_head is not None:  # log-probabilities are made from its weights as they are, not as laid out
+        made.plain_head = copy.deepcopy(made.plain_head).requires_grad_(False).to(torch.bfloat16)
     return made
 
 

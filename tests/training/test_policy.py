@@ -7,7 +7,8 @@ from making_policies import FAMILIES, plain_of, policy_of
 
 from kat.packing.trunks import Prompt, plant
 from kat.training import policy as module
-from kat.training.policy import said
+from kat.training.policy import Policy, said
+from kat.training.readers import bfloat16_copy
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +93,23 @@ def test_in_bfloat16_it_strays_no_further_than_the_class_does(tmp_path, base_dir
             plain, _ = separate(model, prompts, 1.0)
         got = policy.predict(plant(prompts)).log_probs
     assert (got - exact).abs().max() <= 3 * (plain - exact).abs().max()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_reference_in_bfloat16_strays_no_further_and_reads_the_head_in_one_pass(
+    tied, tmp_path, base_dir, monkeypatch
+):
+    policy = policy_of("Llama", tmp_path, base_dir, autocast=True, tie_word_embeddings=tied)
+    reference, prompts = bfloat16_copy(policy), some_prompts()
+    monkeypatch.setattr(Policy, "_of_chunk", None)  # logits in float32, chunk by chunk
+    with torch.no_grad():
+        model = plain_of(policy)
+        exact, _ = separate(model, prompts, 0.7)
+        with torch.autocast("cpu", torch.bfloat16):
+            plain, _ = separate(model, prompts, 0.7)
+        got = reference.predict(plant(prompts), 0.7).log_probs
+    assert (got - exact).abs().max() <= 3 * (plain - exact).abs().max()
+    assert reference.plain_head is not policy.plain_head
 
 
 @pytest.mark.parametrize("tied", [True, False])
