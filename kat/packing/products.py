@@ -34,12 +34,45 @@ def joined(x: torch.Tensor, layers: Sequence[torch.nn.Linear]) -> torch.Tensor:
 
 
 def half_weights(layers: Sequence[torch.nn.Linear]) -> torch.Tensor:
-    """Return the weights of layers below one another, [Σ O, I] in bfloat16."""
+    """Return the weights of layers below one another, [Σ O, I] in bfloat16: those that passes share now, if any do."""
+    return _SHARING[-1].of(layers) if _SHARING else _halved(layers)
+
+
+def _halved(layers: Sequence[torch.nn.Linear]) -> torch.Tensor:
     sizes = [len(layer.weight) for layer in layers]
     half = layers[0].weight.new_empty(sum(sizes), layers[0].in_features, dtype=torch.bfloat16)
     for part, layer in zip(half.split(sizes), layers, strict=True):
         part.copy_(layer.weight.detach())  # cast and put in its place in one pass
     return half
+
+
+class SharedWeights:
+    """Weights in bfloat16 that are made once for all passes inside of `with`: the rows of a step, or training and the
+    generation before it. Who changes the layers' weights says so (`forget`): nothing else tells, for torch's fused
+    optimisers leave a parameter's version as it was."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, ...], tuple[list[torch.nn.Linear], torch.Tensor]] = {}
+
+    def __enter__(self) -> None:
+        _SHARING.append(self)
+
+    def __exit__(self, *_: object) -> None:
+        _SHARING.remove(self)
+
+    def of(self, layers: Sequence[torch.nn.Linear]) -> torch.Tensor:
+        """Return what `half_weights` gives."""
+        key = tuple(map(id, layers))
+        if key not in self._made:
+            self._made[key] = list(layers), _halved(layers)  # the layers too: an id is theirs while they live
+        return self._made[key][1]
+
+    def forget(self) -> None:
+        """Make them again when they are next read."""
+        self._made.clear()
+
+
+_SHARING: list[SharedWeights] = []
 
 
 def times(x: torch.Tensor, weight: torch.Tensor, sizes: Sequence[int] = ()) -> torch.Tensor:

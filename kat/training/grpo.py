@@ -18,6 +18,7 @@ import torch
 
 from kat.errors import InputError
 from kat.grpo_config import GrpoOptions
+from kat.packing.products import SharedWeights
 from kat.packing.trunks import Prompt, Row, plant
 from kat.training.generation import Generator, PolicyGenerator
 from kat.training.grpo_losses import (
@@ -77,6 +78,7 @@ class GrpoTrainer:
         )
         self.surrogate = Surrogate(options.ratio, options.clip_low, options.clip_high, options.dual_clip)
         self.done, self.beta = 0, options.beta
+        self.shared = SharedWeights()
         self.roller = Roller(
             policy,
             prompts,
@@ -96,14 +98,15 @@ class GrpoTrainer:
     def step(self) -> dict[str, Any]:
         """Take one step. Raises NotFiniteError naming the openings, with nothing changed."""
         began = time.monotonic()
-        rollout = self.roller.rollout(self.done)
-        generated = time.monotonic()
-        trained = np.flatnonzero(rollout.trains)
         updates: list[dict[str, float]] = []
-        if len(trained):
-            rollout = replace(rollout, groups=self._with_advantages(rollout, trained))
-            updates = self._update(rollout, trained)
-            self._refresh()
+        with self.shared:
+            rollout = self.roller.rollout(self.done)
+            generated = time.monotonic()
+            trained = np.flatnonzero(rollout.trains)
+            if len(trained):
+                rollout = replace(rollout, groups=self._with_advantages(rollout, trained))
+                updates = self._update(rollout, trained)
+                self._refresh()
         self.done += 1
         numbers = self._numbers(rollout, updates)
         if self.options.target_kl is not None and updates:
@@ -160,6 +163,7 @@ class GrpoTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate * self._schedule()
         self.optimizer.step()
+        self.shared.forget()
         return sums | {"gradient_norm": norm, "clipped_to": factor}
 
     def _backward(self, row: _TrainRow, whole: dict[str, int]) -> dict[str, float]:
@@ -284,6 +288,7 @@ class GrpoTrainer:
         with torch.no_grad():
             for parameter, kept in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(kept)
+        self.shared.forget()
         self._refresh()
 
     def _refresh(self) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from kat.errors import InputError
+from kat.packing.products import SharedWeights
 from kat.training.losses import bradley_terry
 from kat.training.ranks import OneRank, Ranks
 from kat.training.steps import steps_of_pass, systematic_counts
@@ -154,15 +155,18 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         by_loss = self.options.weight_by == "loss"
-        for some, rewards in self.rewarder.parts(pairs):
-            chosen, rejected = rewards()
-            v = torch.from_numpy(self.weights[some] if by_loss else np.ones(len(some), np.float32)).to(chosen.device)
-            margins = torch.from_numpy(self.data.margins[some]).to(chosen.device)
-            loss, part = bradley_terry(
-                chosen, rejected, v, margins, nominal=nominal, center=self.options.center_rewards
-            )
-            loss.backward()
-            sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
+        with SharedWeights():
+            for some, rewards in self.rewarder.parts(pairs):
+                chosen, rejected = rewards()
+                v = torch.from_numpy(self.weights[some] if by_loss else np.ones(len(some), np.float32)).to(
+                    chosen.device
+                )
+                margins = torch.from_numpy(self.data.margins[some]).to(chosen.device)
+                loss, part = bradley_terry(
+                    chosen, rejected, v, margins, nominal=nominal, center=self.options.center_rewards
+                )
+                loss.backward()
+                sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
         sums = self._over_ranks(sums)
         norm = self._norm()
         if not math.isfinite(norm) or not math.isfinite(sums["loss"]):

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kat.packing.products import NARROW, ROWS, WIDE, _transposed, joined, times, weight_gradient
+from kat.packing.products import (
+    NARROW,
+    ROWS,
+    WIDE,
+    SharedWeights,
+    _transposed,
+    half_weights,
+    joined,
+    times,
+    weight_gradient,
+)
 
 HALF = 2.0**-8  # bfloat16 rounds to the nearest of 8 digits: half a unit in the last
 
@@ -100,3 +110,24 @@ def test_gradients_of_several_passes_add_up():
         joined(drawn(5, 8), [layer]).float().sum().backward()
     expected = 3 * drawn(5, 8).bfloat16().double().sum(0).expand(6, 8)
     assert off(layer.weight.grad, expected) < 1e-2
+
+
+def test_weights_are_shared_inside_of_with_until_they_are_forgotten():
+    layers = [torch.nn.Linear(8, 4), torch.nn.Linear(8, 6)]
+    true = torch.cat([layer.weight.detach() for layer in layers]).bfloat16()
+    assert torch.equal(half_weights(layers), true)
+    assert half_weights(layers) is not half_weights(layers)
+    shared = SharedWeights()
+    with shared:
+        first = half_weights(layers)
+        assert torch.equal(first, true)
+        assert half_weights(layers) is first
+        assert torch.equal(half_weights(layers[1:]), true[4:])
+        with SharedWeights():  # the inner one alone
+            assert half_weights(layers) is not first
+    layers[1].weight.data += 1
+    assert torch.equal(half_weights(layers)[4:], layers[1].weight.detach().bfloat16())
+    with shared:
+        assert half_weights(layers) is first  # nobody said that they had changed
+        shared.forget()
+        assert torch.equal(half_weights(layers)[4:], layers[1].weight.detach().bfloat16())

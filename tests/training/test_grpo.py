@@ -14,6 +14,7 @@ from making_training import CHATML, letters_tokenizer
 from kat.errors import InputError, OptionError
 from kat.grpo_config import GrpoOptions
 from kat.models.load import load_model
+from kat.packing.products import SharedWeights, _halved
 from kat.training import grpo as module
 from kat.training.generation import Completion, Sampling
 from kat.training.grpo import GrpoTrainer
@@ -211,6 +212,22 @@ def test_the_gradient_is_that_of_separate_sequences(model):
     factor = min(1.0, trainer.options.grad_clip / float(norm))
     for name, gradient in expected.items():
         assert (got[name] - factor * gradient).abs().max() <= 2e-4 * gradient.abs().max() + 1e-7, name
+
+
+def test_shared_weights_change_nothing(model, monkeypatch):
+    """Weights in bfloat16 that generation, rows and updates share: the same parameters, bit for bit, as without."""
+    several = {"updates_per_rollout": 2, "minibatches": 2, "row_tokens": 40}
+    both = []
+    for shares in (True, False):
+        if not shares:
+            monkeypatch.setattr(SharedWeights, "of", lambda _, layers: _halved(layers))
+        trainer = trainer_of(model, precision="bfloat16", learning_rate=1e-2, **several)
+        before = parameters_of(trainer).clone()
+        log = [trainer.step() for _ in range(3)]
+        both.append((parameters_of(trainer), [one["reward"] for one in log]))
+        assert not torch.equal(both[-1][0], before)
+    assert both[0][1] == both[1][1]
+    assert torch.equal(both[0][0], both[1][0])
 
 
 @pytest.mark.parametrize("normalise", ["dapo", "grpo", "dr_grpo"])
