@@ -29,6 +29,9 @@ def is_of_llamas_kind(base: Any) -> bool:
     parts = (getattr(base, name, None) for name in ("layers", "norm", "rotary_emb", "embed_tokens"))
     if any(part is None for part in parts) or getattr(base.config, "sliding_window", None):
         return False
+    # Granite's factors. With small weights a trial could miss them: a block's change is small beside what it changes.
+    if any(getattr(base.config, name, 1.0) != 1.0 for name in ("embedding_multiplier", "residual_multiplier")):
+        return False
     for block in base.layers:
         if {name for name, _ in block.named_children()} != {"self_attn", "mlp", *_NORMS}:
             return False

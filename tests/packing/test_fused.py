@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaModel, MistralConfig
+from transformers import GraniteConfig, GraniteModel, LlamaConfig, LlamaModel, MistralConfig
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralAttention
 
 from kat.packing.attention import register
+from kat.packing.decode_blocks import is_of_llamas_kind
 from kat.packing.fused import _Rotate, fuse_for_training
 from kat.packing.trunks import TrunkLayout
 
@@ -140,6 +141,49 @@ def test_attention_with_a_window_keeps_its_own_pass(window):
     assert fuse_for_training(attention) == 0
     config.sliding_window = None
     assert fuse_for_training(attention) == 1
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.9, 0.22])
+@pytest.mark.parametrize("size", [0.002, 0.2])
+def test_blocks_that_scale_what_they_add_keep_their_own_pass(factor, size):
+    """However little they add to what they read."""
+    config = GraniteConfig(
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=50,
+        initializer_range=size,
+        residual_multiplier=factor,
+        attn_implementation=register(),
+    )
+    torch.manual_seed(0)
+    model = GraniteModel(config).eval()
+    fuse_for_training(model)
+    assert ("forward" in model.layers[0].__dict__) == (factor == 1)
+    assert is_of_llamas_kind(model) == (factor == 1)
+
+
+def test_what_somebody_watches_is_called():
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, attn_implementation=register()
+    )
+    torch.manual_seed(0)
+    model = LlamaModel(config).eval()
+    assert fuse_for_training(model) == 6
+    row, seen = TrunkLayout(np.asarray([5]), np.asarray([-1])), []
+    block = model.layers[0]
+    for module in (block.input_layernorm, block.self_attn.k_proj, block.mlp.up_proj, block.mlp.down_proj):
+        module.register_forward_hook(lambda module, *_: seen.append(module))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(
+            input_ids=torch.arange(5)[None],
+            position_ids=torch.arange(5)[None],
+            layout=row,
+            use_cache=False,
+        )
+    assert seen == [block.input_layernorm, block.self_attn.k_proj, block.mlp.up_proj, block.mlp.down_proj]
 
 
 def test_what_is_of_another_kind_keeps_its_own_pass():
