@@ -71,7 +71,7 @@ class RewardModel:
             return self.hidden(row)[torch.from_numpy(ends).to(self.device)].float()
         unique, inverse = np.unique(ends, return_inverse=True)
         sequences = [row.tokens[row.layout.sequence(int(end))] for end in unique]
-        return self._separate_features(sequences)[torch.from_numpy(inverse).to(self.device)]
+        return self.separate_features(sequences)[torch.from_numpy(inverse).to(self.device)]
 
     def from_features(self, features: torch.Tensor) -> torch.Tensor:
         """Return the rewards [E] float32 of features [E, D]."""
@@ -83,7 +83,7 @@ class RewardModel:
         """Return the layer that makes a reward; a classifier of several layers as a whole."""
         return getattr(self.model, self.head_name)
 
-    def _separate_features(self, sequences: Sequence[np.ndarray]) -> torch.Tensor:
+    def separate_features(self, sequences: Sequence[np.ndarray]) -> torch.Tensor:
         """Return what the head reads of sequences that share nothing, as the model's class pools them: [B, D] float32,
         or [B, 1, D] for a head that takes the first token itself."""
         read: list[torch.Tensor] = []
@@ -143,8 +143,11 @@ class RewardModel:
         read = self.base.forward
 
         def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> Any:
-            inside = attention_mask.bool()
-            ids, layout = pack([x[m].cpu().numpy() for x, m in zip(input_ids, inside, strict=True)])
+            # By length: neighbours of about one length share the products of attention.
+            lengths = attention_mask.sum(1).cpu().numpy()
+            order = np.argsort(lengths, kind="stable")
+            padded = input_ids.cpu().numpy()
+            ids, layout = pack([padded[i, : lengths[i]] for i in order.tolist()])
             positions = torch.from_numpy(layout.positions + position_offset(self.base))
             output = read(
                 input_ids=torch.from_numpy(ids)[None].to(self.device),
@@ -153,7 +156,9 @@ class RewardModel:
                 **self._no_cache(),
             )
             flat = output.last_hidden_state[0]
-            output.last_hidden_state = flat.new_zeros((*inside.shape, flat.shape[1])).index_put((inside,), flat)
+            places = (np.repeat(order, lengths[order]), layout.positions)
+            indices = tuple(torch.from_numpy(x).to(self.device) for x in places)
+            output.last_hidden_state = flat.new_zeros((*input_ids.shape, flat.shape[1])).index_put(indices, flat)
             if getattr(self.base, "pooler", None) is not None:
                 output.pooler_output = self.base.pooler(output.last_hidden_state)
             return output

@@ -99,6 +99,14 @@ def branch_rows(prompts: Sequence[Prompt], needed: np.ndarray, budget: int) -> I
         yield BranchRow(row, np.concatenate([held[place][1] for place in places]), np.concatenate(row.ends))
 
 
+def sequences_of(prompts: Sequence[Prompt], needed: np.ndarray) -> list[np.ndarray]:
+    """Return the tokens of some branches, each behind its trunk."""
+    first = first_branches(prompts)
+    owner = np.searchsorted(first, needed, side="right") - 1
+    own = zip(owner.tolist(), (needed - first[owner]).tolist(), strict=True)
+    return [np.concatenate([prompts[n].trunk, prompts[n].branches[b]]) for n, b in own]
+
+
 def tokens_of_branches(prompts: Sequence[Prompt], needed: np.ndarray, *, shared: bool = True) -> int:
     """Return the tokens that some branches and their trunks hold, every trunk once; if not `shared`, once a branch."""
     first = first_branches(prompts)

@@ -273,17 +273,26 @@ def branch_features(
     import torch
     from tqdm import tqdm
 
-    from kat.training.rewarders import branch_rows, tokens_of_branches
+    from kat.training.rewarders import branch_rows, rows_in_order, sequences_of, tokens_of_branches
 
-    parts: list[torch.Tensor] = []
-    total = tokens_of_branches(data.prompts, numbers)
+    shared = model.unshared is None
+    total = tokens_of_branches(data.prompts, numbers, shared=shared)
     disable = None if progress else True
     bar = tqdm(total=total, unit="token", unit_scale=True, desc="features", disable=disable, delay=2)
+    parts: list[torch.Tensor] = []
     with torch.no_grad(), torch_threads(), bar:
-        for row in branch_rows(data.prompts, numbers, budget):
-            parts.append(model.features(row.row, row.ends))
-            bar.update(row.row.layout.total)
-    return torch.cat(parts)
+        if shared:
+            for row in branch_rows(data.prompts, numbers, budget):
+                parts.append(model.features(row.row, row.ends))
+                bar.update(row.row.layout.total)
+            return torch.cat(parts)
+        sequences = sequences_of(data.prompts, numbers)
+        lengths = [len(sequence) for sequence in sequences]
+        order = np.argsort(lengths, kind="stable")  # neighbours of one length share the products of attention
+        for places in rows_in_order([lengths[i] for i in order.tolist()], budget):
+            parts.append(model.separate_features([sequences[i] for i in order[places].tolist()]))
+            bar.update(sum(lengths[i] for i in order[places].tolist()))
+        return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(model.device)]
 
 
 def score_tokens(model: RewardModel, data: TokenPairs, budget: int = RewardOptions.row_tokens) -> Scored:

@@ -1,6 +1,7 @@
 """Rewards over shared trunks, with their gradients, against sequences by themselves in transformers' own classes."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from kat.errors import ModelError, OptionError
 from kat.models.load import LoadedModel, load_model
 from kat.packing.trunks import Prompt, plant
 from kat.training.reward import RewardModel, choose_trainable
+from kat.training.train import branch_features
 
 GROUPED = {"num_attention_heads": 4, "num_key_value_heads": 2}
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
@@ -292,3 +294,15 @@ def test_gradients_reach_what_trains_and_nothing_else(loaded):
     assert reached <= set(names)
     # A key's bias moves all scores of a query alike: softmax does not see it.
     assert {n for n in set(names) - reached if "pooler" not in n and not n.endswith("key.bias")} == set()
+
+
+@of(FEW)
+@pytest.mark.parametrize("budget", [1, 30, 4096])
+def test_features_of_branches_stand_in_the_order_of_their_numbers(loaded, budget):
+    """Whatever the lengths of the sequences that are read together, and however many are."""
+    model, given, numbers = RewardModel(loaded), prompts(), np.asarray([0, 2, 3, 4, 5, 7, 8, 9])
+    with torch.no_grad():
+        expected = torch.cat([model.separate_features([sequences(given)[n]]) for n in numbers])
+    features = branch_features(model, SimpleNamespace(prompts=given), numbers, budget)
+    assert len({tuple(row) for row in features.flatten(1).tolist()}) == len(numbers)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
