@@ -24,6 +24,8 @@ from kat.training.tokens import TokenPairs
 from kat.training_config import RewardOptions
 
 DECILES = 10
+KEPT = 1 << 22
+"""Pairs whose order in passes is kept, 32 MB: it is asked for four times, to count steps, to take them, to report."""
 
 
 class Rewarder(Protocol):
@@ -114,7 +116,9 @@ class Trainer:
             if not len(steps):
                 raise InputError("No pair stands in a pass: the weights are below 1 in all. Try --weight_by loss.")
             smallest = min(range(len(steps)), key=lambda s: len(steps.pairs[s]))
-            self._passes = {epoch: [*steps.pairs[:smallest], *steps.pairs[smallest + 1 :], steps.pairs[smallest]]}
+            if len(self._passes) * len(self.data) > KEPT:
+                self._passes = {}
+            self._passes[epoch] = [*steps.pairs[:smallest], *steps.pairs[smallest + 1 :], steps.pairs[smallest]]
             self._repeated[epoch] = steps.repeated_trunks
         return self._passes[epoch]
 
