@@ -5,7 +5,6 @@ plug-ins are not repeated here: a plug-in's name is its file's (`kat.plugins`), 
 anything, so that a new file is a new choice, and a type checker sees a plain string.
 """
 
-import math
 import os
 from dataclasses import Field, dataclass, field, fields
 from numbers import Real
@@ -235,52 +234,6 @@ class DensityOptions:
         one_of("search", self.search, ("exact", "approximate"))
         check_name("estimator", self.estimator, ESTIMATORS)
         check_weighting(self.ess, self.cap, self.temperature, self.max_temperature)
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class PairOptions:
-    """How weights of openings become weights of pairs, and which pairs train."""
-
-    multiplicity: Annotated[
-        Literal["pair", "sqrt", "opening"],
-        option("What an opening of m pairs counts with: m, √m or 1 (times its density weight)."),
-    ] = "sqrt"
-    cap: Annotated[float, option("Largest pair weight allowed; the mean over the training pairs is 1.")] = 10.0
-    split: Annotated[
-        Literal["group", "opening", "none"],
-        option("What stays on one side of the split: groups of near-duplicate openings, or single openings."),
-    ] = "group"
-    validation_share: Annotated[float, option("Share of the pairs that validate.")] = 0.1
-    group_cosine: Annotated[
-        float | None,
-        option("Openings at this cosine or more are near-duplicates [default: those that share most of their text]."),
-    ] = None
-    missing_weight: Annotated[
-        Literal["error", "one", "drop"], option("What a pair gets whose opening has no density weight.")
-    ] = "error"
-    duplicates: Annotated[Literal["keep", "drop"], option("Whether exact duplicates of an earlier pair stay.")] = "keep"
-    control: Annotated[
-        Literal["uniform", "permuted", "multiplicity", "length"] | None,
-        option("Instead of density weights, what they are to be compared with; the split stays the same."),
-    ] = None
-    seed: Annotated[int, integer("Of the split and of --control permuted.")] = 0
-
-    def __post_init__(self) -> None:
-        one_of("multiplicity", self.multiplicity, ("pair", "sqrt", "opening"))
-        one_of("split", self.split, ("group", "opening", "none"))
-        one_of("missing_weight", self.missing_weight, ("error", "one", "drop"))
-        one_of("duplicates", self.duplicates, ("keep", "drop"))
-        one_of("control", self.control, (None, "uniform", "permuted", "multiplicity", "length"))
-        whole_number("seed", self.seed, least=0)
-        for name, low, high in (("validation_share", 0, 1), ("group_cosine", 0, 1), ("cap", 1, math.inf)):
-            value = getattr(self, name)
-            if name == "group_cosine" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
-                raise OptionError(f"{name} is {value!r}; expected a number from {low} to {high:g}.")
-        if self.control == "multiplicity" and self.multiplicity == "pair":
-            raise OptionError("control is multiplicity, and multiplicity pair does nothing; use sqrt or opening.")
 
 
 @Parameter(name="*")

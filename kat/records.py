@@ -90,7 +90,7 @@ class Pair:
     context up to its last user message: what is embedded. `chosen` and `rejected` are the completions' text, and
     `chosen_messages` and `rejected_messages` the same as turns. `tools` are those that the conversation may call,
     `margin` how much better the chosen one is; None where the source does not say. `row` is the 1-based line (or
-    parquet row) it came from.
+    parquet row) it came from. `labels` holds the columns that a reader was asked for by name, as text.
     """
 
     id: str
@@ -104,6 +104,7 @@ class Pair:
     rejected_messages: list[Message] = field(default_factory=list)
     tools: list[dict[str, Any]] | None = None
     margin: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ FLOORS = {
     "kat.config": 2,
     "kat.devices": 1,
     "kat.grpo_config": 3,
+    "kat.pair_config": 3,
     "kat.inputs": 1,
     "kat.journal": 1,
     "kat.parameters": 1,

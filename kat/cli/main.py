@@ -18,13 +18,13 @@ from kat.config import (
     EvaluateOptions,
     ExportWeightsOptions,
     Overwrite,
-    PairOptions,
     ReadOptions,
     RunOptions,
     SampleOptions,
     SelftestOptions,
 )
 from kat.errors import MismatchError, OptionError
+from kat.pair_config import PairOptions
 from kat.run_folder import next_to
 
 PairsFiles = Annotated[

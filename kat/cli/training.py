@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from kat.cli.runner import quoted
 from kat.config import ReadOptions, RunOptions
 from kat.grpo_config import GrpoOptions
+from kat.pair_config import PairOptions
 from kat.training_config import RewardOptions, ScoreOptions
 
 
@@ -44,6 +45,9 @@ def train_grpo(
     ] = None,
     out: Annotated[Path | None, Parameter(help="Folder to write [default: RUN/grpo, or RUN/grpo.uniform].")] = None,
     draw: Annotated[Literal["density", "uniform"], Parameter(help="What openings are drawn by.")] = "density",
+    blend: Annotated[
+        float, Parameter(help="Share of density in a draw, blend · w + 1 - blend: 1 for density alone.")
+    ] = PairOptions.blend,
     grpo: GrpoOptions = GrpoOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
@@ -53,7 +57,7 @@ def train_grpo(
     from kat.stages.train_grpo import train_grpo as train
 
     scales = reward_weights or None
-    written = train(run, reward, out, grpo, run_options, uniform=draw == "uniform", reward_weights=scales)
+    written = train(run, reward, out, grpo, run_options, uniform=draw == "uniform", blend=blend, reward_weights=scales)
     say_next(f"read what it says, before and after: {quoted(written / ANSWERS)}")
 
 

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,12 +18,14 @@ from kat.data.rows import BadRow, Row
 from kat.data.scores import number_in_text
 from kat.errors import InputError, OptionError
 from kat.inputs import Inputs, input_text
-from kat.records import Message
+from kat.records import Message, canonical_json
 
 SYSTEM = ("system", "system_prompt", "system_message")
 """Columns that hold the system message, under any of these names."""
 CONTEXT_PARTS = frozenset({"history", "documents", "chat_template_kwargs"})
 """Columns that a prompt is made with, and that only some formats carry: elsewhere the prompt would be another one."""
+SOURCE = "src"
+"""The column that every pair has: what the file says, or the file's own name."""
 _COMMON = frozenset({"id", "src", "source", "tools", "margin", *SYSTEM})
 _SCORE = re.compile(r"(?:^|[-_ ])(?:score|reward|rating)s?(?:$|[-_ ])", re.IGNORECASE)
 _CHOSEN = re.compile(r"(?<![a-z])chosen(?![a-z])", re.IGNORECASE)
@@ -87,8 +89,9 @@ class Plan:
 class Columns:
     """Prepares the rows of one file, and knows of each what its columns are for."""
 
-    def __init__(self, path: Inputs, options: ReadOptions) -> None:
+    def __init__(self, path: Inputs, options: ReadOptions, labels: Sequence[str] = ()) -> None:
         self._path = path
+        self._labels = tuple(name for name in labels if name != SOURCE)
         self._source_of, self._dropped = source_columns(options), frozenset(dropped_columns(options))
         self._dropped_media = frozenset(MEDIA[name] for name in self._dropped if name in MEDIA)
         self._binary: tuple[str, ...] = ()
@@ -102,7 +105,7 @@ class Columns:
         values = [row.value for row in rows if row.value is not None]
         known = {name: None for row in rows for name in (*(row.value or {}), *row.skipped)}
         named = [*self._source_of.values(), *(name for name in self._dropped if name not in MEDIA)]
-        missing = [name for name in named if name not in known]
+        missing = [name for name in (*named, *self._labels) if name not in known]
         if rows and missing:
             names = ", ".join(ascii(name)[1:-1] for name in known)
             raise InputError(
@@ -168,7 +171,7 @@ class Columns:
 
     def _planned(self, keys: tuple[str, ...]) -> Plan:
         scores = score_columns(keys)
-        read = {*_COMMON, *self._format_columns, *(name for pair in scores for name in pair)}
+        read = {*_COMMON, *self._labels, *self._format_columns, *(name for pair in scores for name in pair)}
         return Plan(
             system=tuple(k for k in SYSTEM if k in keys),
             media=tuple(k for k in keys if k in MEDIA or (k in CONTEXT_PARTS and k not in read)),
@@ -277,6 +280,22 @@ def tools_of(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise BadRow("tools is no list of tools, nor its JSON")
     return tools
+
+
+def labels_of(row: dict[str, Any], names: Iterable[str], src: str) -> dict[str, str]:
+    """Return the columns of a row, under the file's own names, that say of what kind a pair is; "" for one without.
+
+    Numbers and truth values are told as JSON has them. Raises BadRow for a list or an object.
+    """
+    labels = {}
+    for name in names:
+        value = src if name == SOURCE else row.get(name)
+        if isinstance(value, bytes):
+            value = _decoded(value)
+        if isinstance(value, list | dict):
+            raise BadRow(f"column {name} holds no text, number or truth value")
+        labels[name] = "" if value is None else value if isinstance(value, str) else canonical_json(value)
+    return labels
 
 
 def margin_of(value: dict[str, Any]) -> float | None:

@@ -6,7 +6,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,7 +22,8 @@ class PairColumns:
 
     `pair_ids` are distinct: one that came before got "#2", "#3", … (`renamed` counts them). `opening` [P] are rows of
     `opening_ids`, which stand in order of first appearance; `opening_chars` [X] is the length of each. `duplicate` [P]
-    marks pairs whose context, tools, chosen and rejected were met before. Lengths are in characters.
+    marks pairs whose context, tools, chosen and rejected were met before. Lengths are in characters. `labels` are lists
+    [P] of the columns that the pairs' reader was asked for.
     """
 
     pair_ids: list[str]
@@ -35,6 +36,7 @@ class PairColumns:
     rejected_chars: np.ndarray
     duplicate: np.ndarray
     renamed: int
+    labels: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -43,8 +45,9 @@ class PairColumns:
 def collect_columns(pairs: Iterable[Pair]) -> PairColumns:
     """Read pairs through, keeping some 300 bytes of each."""
     names, openings = _Names(), dict[str, int]()
-    sources: dict[str, str] = {}
+    known: dict[str, str] = {}  # one string a label, not one a pair
     src: list[str] = []
+    labels: dict[str, list[str]] = {}
     digests: set[bytes] = set()
     opening, opening_chars, numbers, duplicate = array("q"), array("q"), array("q"), array("b")
     for pair in pairs:
@@ -54,7 +57,9 @@ def collect_columns(pairs: Iterable[Pair]) -> PairColumns:
             opening_chars.append(len(pair.prefix.opening))
         opening.append(place)
         numbers.extend((pair.row, len(pair.chosen), len(pair.rejected)))
-        src.append(sources.setdefault(pair.src, pair.src))  # one string a source, not one a pair
+        src.append(known.setdefault(pair.src, pair.src))
+        for name, label in pair.labels.items():
+            labels.setdefault(name, []).append(known.setdefault(label, label))
         digest = _digest(pair)
         duplicate.append(digest in digests)
         digests.add(digest)
@@ -70,6 +75,7 @@ def collect_columns(pairs: Iterable[Pair]) -> PairColumns:
         rejected_chars=rejected,
         duplicate=np.asarray(duplicate, bool),
         renamed=names.renamed,
+        labels=labels,
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kat.config import ReadOptions
-from kat.data.columns import Columns, Plan, margin_of, refuse_media, tools_of, with_system
+from kat.data.columns import Columns, Plan, labels_of, margin_of, refuse_media, tools_of, with_system
 from kat.data.conversations import Preference, row_id, trim
 from kat.data.formats import Format, format_of, parse_row
 from kat.data.inside_text import notes_of
@@ -48,7 +48,7 @@ class PairReader(Iterator[Pair]):
 
     Raises FormatError with the first pair if the first 100 rows are of no known format or of two, InputError if they
     lack a column that is named; at the end BadRowsError if more than `max_bad_rows` were bad, and InputError if no row
-    was a pair. `sink` gets each bad row: see `BadRows`.
+    was a pair. `sink` gets each bad row: see `BadRows`. `labels` are columns of the file that pairs carry as text.
     """
 
     def __init__(
@@ -57,12 +57,15 @@ class PairReader(Iterator[Pair]):
         max_bad_rows: int | str = 0,
         sink: Callable[[bytes], object] | None = None,
         options: ReadOptions | None = None,
+        *,
+        labels: Sequence[str] = (),
     ) -> None:
         self.path = path if not isinstance(path, str) else Path(path)
         self.bad_rows = BadRows(self.path, max_bad_rows, sink)
         self.stats = PairStats()
         self._options = options or ReadOptions()
-        self._columns = Columns(self.path, self._options)
+        self._labels = tuple(labels)
+        self._columns = Columns(self.path, self._options, self._labels)
         self._files = input_files(self.path)
         self._sources = {file.path: path_text(Path(file.source)) for file in self._files}
         self._default_src = next(iter(self._sources.values()))
@@ -117,6 +120,8 @@ class PairReader(Iterator[Pair]):
         refuse_media(value, plan)
         context = with_system(value, plan.system, preference.history) if plan.system else preference.history
         pair = self._assembled(value, row, preference, context)
+        if self._labels:
+            pair = replace(pair, labels=labels_of(row.value, self._labels, pair.src))
         oddities = _oddities(pair)
         if plan.scores and not self._scores_allow(value, plan, pair.margin, oddities):
             return None

@@ -17,6 +17,12 @@ LARGE_SHARE, LARGE = 0.05, 20
 """A group of more than this share of the openings, and at least so many, is one that someone should look at."""
 LEAST_VALIDATION_PAIRS = 20
 """A density bin needs so many pairs to validate; even then only differences of some 30 points of accuracy show."""
+NAMED = 1_000
+"""Values of a column that the report holds."""
+HALF, LEAST_SHARE = 0.5, 0.01
+"""A part of at least this share of the pairs, with less than half of that share of the weight, pays for the others."""
+CLOSE = 0.02
+"""How far the effective sample size of permuted weights may be from what it is to match, before it is said."""
 MOST_VALIDATION_SHARE = 0.5
 """A larger share than this is no remedy: too little would be left to train."""
 
@@ -42,6 +48,56 @@ def bin_facts(table: PairWeights) -> list[dict[str, Any]]:
             }
         )
     return bins
+
+
+def pay_facts(labels: Mapping[str, np.ndarray], v: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    """What each value of some columns [P] of the training pairs has of the pairs and of their weights v [P].
+
+    By column, the values that lose most first; NAMED of them at most, of which there are more the smallest left out.
+    """
+    pays = {}
+    for column, values in labels.items():
+        names, place, pairs = np.unique(values.astype(str), return_inverse=True, return_counts=True)
+        weight = np.bincount(place, v)
+        kept = np.argsort(-pairs, kind="stable")[:NAMED]
+        kept = kept[np.argsort((weight / pairs)[kept], kind="stable")]
+        pays[column] = [
+            {
+                "value": str(names[i]),
+                "pairs": int(pairs[i]),
+                "share_of_pairs": float(pairs[i] / len(v)),
+                "share_of_weight": float(weight[i] / weight.sum()),
+            }
+            for i in kept.tolist()
+        ]
+    return pays
+
+
+def weight_warnings(facts: Mapping[str, Any]) -> list[str]:
+    """Return what about the weights should give pause: who pays for them, and a control that does not match."""
+    warnings = []
+    bins = [one | {"value": f"bin {one['bin']}"} for one in facts["bins"] if one["pairs"]]
+    for column, parts in (*facts["pays"].items(), ("density bin", bins)):
+        paying = [
+            f"{one['value']} ({one['share_of_pairs']:.1%} of the pairs, {one['share_of_weight']:.1%} of the weight)"
+            for one in parts
+            if one["share_of_pairs"] >= LEAST_SHARE and one["share_of_weight"] < HALF * one["share_of_pairs"]
+        ]
+        if paying:
+            more = f" and {len(paying) - 3:,} more" if len(paying) > 3 else ""
+            remedy = "a smaller --blend" if column == "density bin" else f"a smaller --blend, or --within {column}"
+            warnings.append(
+                f"less than half its share of the weight has, by {column}, {', '.join(paying[:3])}{more}. Safety "
+                f"prompts are often crowded. To weigh them more: {remedy}."
+            )
+    w = facts["weights"]
+    wanted = w.get("ess_to_match")
+    if wanted is not None and abs(w["ess_pairs"] / wanted - 1) > CLOSE:
+        warnings.append(
+            f"the permuted weights have an effective sample size of {w['ess_pairs']:,.0f} pairs, and those that they "
+            f"are to match {wanted:,.0f}: part of a difference between the two is the sample size."
+        )
+    return warnings
 
 
 def heaviest(table: PairWeights) -> list[dict[str, Any]]:

@@ -30,4 +30,4 @@ def origin_weights(w: np.ndarray, mode: str, cap: float) -> np.ndarray:
     if mode == "none":
         normalised(w)  # the same checks
         return np.minimum(w, cap)
-    return weigh_pairs(np.arange(len(w)), w, "pair", cap).values
+    return weigh_pairs(np.arange(len(w)), w, "pair", cap, blend=1.0).values

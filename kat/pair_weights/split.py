@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kat.config import PairOptions
 from kat.errors import OptionError
+from kat.pair_config import PairOptions
 from kat.records import Neighbors
 
 LARGEST = 0.1

@@ -20,9 +20,10 @@ class PairWeights:
 
     `pair_id` is unique and `row` the pair's line in the source. `m` counts the pairs of its opening in its own part of
     the split, and `multiplicity_factor` is m^(a−1). `log_density` is the run's, which made the density weight `w` of
-    the opening. `v` is the final weight: mean 1 over the training pairs, and NaN elsewhere. `train_log_density` is
-    measured among the openings that train, of which one that validates is a query, and `bin` the fifth of those that
-    it falls in: 0 is the rarest. `group` numbers the groups of near-duplicates.
+    the opening; `u` is that weight evened out, before it is blended, and NaN where a pair does not train. `v` is the
+    final weight: mean 1 over the training pairs, and NaN elsewhere. `train_log_density` is measured among the openings
+    that train, of which one that validates is a query, and `bin` the fifth of those that it falls in: 0 is the rarest.
+    `group` numbers the groups of near-duplicates; `cluster` the clusters of openings, where weights were made of them.
 
     In Python NaN, "" and −1 stand where the file has nulls: of what is unknown, and of pairs that are left out.
     """
@@ -35,6 +36,7 @@ class PairWeights:
     log_density: np.ndarray
     w: np.ndarray
     multiplicity_factor: np.ndarray
+    u: np.ndarray
     v: np.ndarray
     split: np.ndarray
     group: np.ndarray
@@ -43,6 +45,7 @@ class PairWeights:
     chosen_chars: np.ndarray
     rejected_chars: np.ndarray
     left_out: np.ndarray
+    cluster: np.ndarray | None = None
     path: Path | None = None
 
     def __len__(self) -> int:
@@ -53,12 +56,25 @@ class PairWeights:
         rows = self.split == "train"
         return dict(zip(self.pair_id[rows].tolist(), self.v[rows].tolist(), strict=True))
 
+    def draw_weights(self, blend: float) -> dict[str, float]:
+        """Return {opening id: blend · u + 1 − blend} of the openings that train, for drawing them.
+
+        u of an opening is the mean over its pairs, with mean 1 over the openings: for a draw they are the unit, and
+        no factor of multiplicity has a say.
+        """
+        rows = self.split == "train"
+        ids, place, pairs = np.unique(self.opening_id[rows].astype(str), return_inverse=True, return_counts=True)
+        u = np.bincount(place, self.u[rows]) / pairs
+        return dict(zip(ids.tolist(), (blend * u / u.mean() + 1 - blend).tolist(), strict=True))
+
 
 COLUMNS = tuple(f.name for f in fields(PairWeights) if f.name != "path")
 _TEXT = ("pair_id", "opening_id", "src", "split", "left_out")
 _INTEGERS = {"row": "int64", "m": "int32", "group": "int64", "bin": "int8", "chosen_chars": "int32"}
-_INTEGERS["rejected_chars"] = "int32"
-_NULLS = {"split": "", "left_out": "", "bin": -1, "group": -1}
+_INTEGERS |= {"rejected_chars": "int32", "cluster": "int32"}
+_OPTIONAL = ("u", "cluster")
+"""Columns that files of earlier versions lack, and those of weights that need none."""
+_NULLS = {"split": "", "left_out": "", "bin": -1, "group": -1, "cluster": -1}
 """Of integers and strings; of float columns it is NaN."""
 
 
@@ -70,6 +86,8 @@ def write_pair_weights(weights: PairWeights, file: IO[bytes], facts: str) -> Non
     columns = {}
     for name in COLUMNS:
         values = getattr(weights, name)
+        if values is None:
+            continue
         if name in _TEXT:
             columns[name] = pa.array([v if v or name not in _NULLS else None for v in values], pa.string())
         elif name in _INTEGERS:
@@ -97,9 +115,10 @@ def read_pair_weights(path: str | Path) -> PairWeights:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is no parquet file, or damaged. {remedy}") from error
-    if missing := [name for name in COLUMNS if name not in table.column_names]:
+    if missing := [name for name in COLUMNS if name not in (*table.column_names, *_OPTIONAL)]:
         raise InputError(f"{path} has no column {', '.join(missing)}. {remedy}")
-    columns = {name: _column(table[name], name) for name in COLUMNS}
+    columns = {name: _column(table[name], name) for name in COLUMNS if name in table.column_names}
+    columns.setdefault("u", columns["w"])
     ids, counts = np.unique(columns["pair_id"].astype(str), return_counts=True)
     if len(ids) < len(table):
         raise MismatchError(f"{path} holds the pair id {ids[np.argmax(counts)]} {counts.max()} times. {remedy}")

@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from kat.config import DensityOptions, PairOptions, RunOptions
+from kat.config import DensityOptions, RunOptions
+from kat.data.columns import SOURCE
 from kat.data.pair_columns import DUPLICATE, PairColumns
 from kat.density.estimators import estimate_density, query_log_density
 from kat.errors import InputError, MismatchError
 from kat.neighbors.find import find_neighbors
-from kat.pair_weights.controls import control_weights
+from kat.pair_config import PairOptions
 from kat.pair_weights.duplicates import JACCARD, LETTERS, Sketches, SketchTable
-from kat.pair_weights.facts import bin_facts, heaviest, mean, split_warnings
+from kat.pair_weights.facts import bin_facts, heaviest, mean, pay_facts, split_warnings, weight_warnings
 from kat.pair_weights.split import connected, expected_leak, near_duplicates, split_groups, within
 from kat.pair_weights.storage import PairWeights
-from kat.pair_weights.weigh import PairWeighting, weigh_pairs
+from kat.pair_weights.weigh import PairWeighting
+from kat.pair_weights.weighting import TrainingPairs, label_columns, opening_clusters, weigh_table
 from kat.records import Density, Embeddings, Neighbors
 from kat.statistics import BINS, density_bins
 
@@ -93,22 +95,32 @@ def pair_table(
     if not len(rows):
         raise InputError("No pair is left to train: all of them validate or were left out.")
     trains = split.trains(openings)
-    w = openings.spread(run.w, 1.0)
-    if options.control is not None:
-        w = control_weights(options.control, w, trains, openings.length, options.seed)
-    multiplicity = "pair" if options.control == "uniform" else options.multiplicity  # then every pair weighs 1
-    weighting = weigh_pairs(columns.opening[rows], w, multiplicity, options.cap)
+    training = TrainingPairs(
+        columns=columns,
+        rows=rows,
+        w=openings.spread(run.w, 1.0),
+        trains=trains,
+        length=openings.length,
+        vectors=run.embeddings.vectors,
+        place=place,
+        ess=search.ess,
+        cap=search.cap,
+    )
+    clusters = opening_clusters(training, options)
+    weighting, made = weigh_table(training, options, clusters)
     among, asked = _density_among(run, openings, trains, search=search, device=device)
     leaks = _own_leak(asked, openings, trains, edges=edges, sketches=sketches, options=options)
-    table = _table(columns, run, openings, split, w=w, weighting=weighting, rows=rows, among=among)
+    table = _table(training, run, openings, split, weighting=weighting, among=among, clusters=clusters)
     facts = _source_facts(columns, left_out, place, openings)
     facts["split"] = _split_facts(openings, split, options) | {"leak": leaks}
     facts["split"]["leak_by_opening"] = _leak_facts(edges[0], openings, table, columns, options)
     facts["weights"] = weighting.facts(openings.length[columns.opening[rows]])
-    facts["weights"] |= {"control": options.control, "length_unit": openings.unit}
+    facts["weights"] |= made | {"length_unit": openings.unit}
     facts["bins"] = bin_facts(table)
+    named = {name: training.labels(name) for name in dict.fromkeys((SOURCE, *label_columns(options)))}
+    facts["pays"] = pay_facts(named, weighting.values)
     facts["heaviest"] = heaviest(table)
-    facts["warnings"] = split_warnings(facts)
+    facts["warnings"] = split_warnings(facts) + weight_warnings(facts)
     return table, facts
 
 
@@ -238,21 +250,21 @@ def _own_leak(
 
 
 def _table(
-    columns: PairColumns,
+    training: TrainingPairs,
     run: OpeningWeights,
     openings: _Openings,
     split: _Split,
     *,
-    w: np.ndarray,
     weighting: PairWeighting,
-    rows: np.ndarray,
     among: np.ndarray,
+    clusters: np.ndarray | None,
 ) -> PairWeights:
-    """The table: `w` and `among` [X] are the openings' weights and log densities, `rows` those of the weighed pairs."""
+    """The table: `among` and `clusters` [X] are the openings' log densities and clusters."""
+    columns, rows = training.columns, training.rows
     opening, kept = columns.opening, split.left_out == ""
     side = np.where(split.validates[opening], "validation", "train")
-    factor, v = np.full(len(columns), np.nan), np.full(len(columns), np.nan)
-    factor[rows], v[rows] = weighting.factor, weighting.values
+    factor, u, v = (np.full(len(columns), np.nan) for _ in range(3))
+    factor[rows], u[rows], v[rows] = weighting.factor, weighting.u, weighting.values
     _, number = np.unique(split.group, return_inverse=True)
     return PairWeights(
         pair_id=np.asarray(columns.pair_ids, object),
@@ -261,8 +273,9 @@ def _table(
         src=np.asarray(columns.src, object),
         m=np.where(kept, openings.pairs[opening], 0),
         log_density=openings.spread(run.density.log_values, np.nan)[opening],
-        w=w[opening],
+        w=training.w[opening],
         multiplicity_factor=factor,
+        u=u,
         v=v,
         split=np.where(kept, side, "").astype(object),
         group=number[opening],
@@ -271,6 +284,7 @@ def _table(
         chosen_chars=columns.chosen_chars,
         rejected_chars=columns.rejected_chars,
         left_out=split.left_out,
+        cluster=None if clusters is None else clusters[opening],
     )
 
 

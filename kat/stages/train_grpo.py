@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from kat.integrations.contexts import context_id
 from kat.integrations.rows import context_of, weighed_pairs
 from kat.models.digests import settings_digest, weights_digest
 from kat.models.sources import resolve
+from kat.pair_config import PairOptions
 from kat.pair_weights.storage import read_pair_weights
 from kat.reports.console.train_grpo import training_lines
 from kat.run_folder import (
@@ -42,7 +43,7 @@ from kat.stages.export_weights import source_of_weights
 from kat.stages.stage import Job, stage, with_progress
 from kat.stages.train_rm import check_place, launched_ranks
 from kat.statistics import density_bins
-from kat.training.prompt_sampler import Asked
+from kat.training.prompt_sampler import Asked, some_of_each_bin
 from kat.training.reward_sources import is_function
 
 if TYPE_CHECKING:
@@ -67,12 +68,15 @@ def train_grpo(
     run_options: RunOptions,
     *,
     uniform: bool = False,
+    blend: float = PairOptions.blend,
     reward_weights: Sequence[float] | None = None,
 ) -> Path:
     """Train on the prompts of RUN's pairs that train, drawn by density weight or uniformly; return the folder written.
 
-    Prompts of pairs that validate are the fixed ones. Raises InputError if there are no pair weights.
+    Openings are drawn in proportion to blend · u + 1 − blend, u as the pair weights have it. Prompts of pairs that
+    validate are the fixed ones. Raises InputError if there are no pair weights, OptionError for a blend out of range.
     """
+    PairOptions(blend=blend)  # the same limits
     run = RunFolder(folder)
     path = run.pair_weights()
     if not path.is_file():
@@ -86,17 +90,17 @@ def train_grpo(
         reading = reading_of(run.manifest(path) or {})
         pairs = with_progress(PairReader(source, "all", options=reading), "pairs")
         parts: dict[str, dict[str, Asked]] = {"train": {}, "validation": {}}
-        weights: dict[str, float] = {}
+        weights = table.draw_weights(0.0 if uniform else blend)
         for one in weighed_pairs(pairs, table):
             asked = _asked(one.pair, bins[one.pair_id])
             parts[one.part].setdefault(asked.context_id, asked)
-            weights[asked.opening_id] = 1.0 if uniform else one.w
         held = [asked for asked in parts["validation"].values() if asked.context_id not in parts["train"]]
-        return Drawn(list(parts["train"].values()), _some_of_each_bin(held, options.fixed_prompts), weights)
+        return Drawn(list(parts["train"].values()), some_of_each_bin(held, options.fixed_prompts), weights)
 
     facts = {"pairs": input_text(source), "drawn": "uniform" if uniform else "density"}
     inputs: dict[str, Path | str] = {"pair_weights": path, "pairs": digest}
-    train_drawn(drawn, rewards, out, inputs, options, run_options=run_options, facts=facts, scales=reward_weights)
+    told: dict[str, Any] = {"facts": facts, "more": {} if uniform else {"blend": blend}, "scales": reward_weights}
+    train_drawn(drawn, rewards, out, inputs, options, run_options=run_options, **told)
     return out
 
 
@@ -140,7 +144,7 @@ def train_grpo_origin(
             asked.setdefault(one.context_id, one)
         listed = list(asked.values())
         weights = {one.opening_id: w[one.opening_id] if density else 1.0 for one in listed}
-        return Drawn(listed, _some_of_each_bin(listed, options.fixed_prompts), weights)
+        return Drawn(listed, some_of_each_bin(listed, options.fixed_prompts), weights)
 
     inputs: dict[str, Path | str] = {"pairs": pairs_path}
     if weights_path is not None:
@@ -153,17 +157,6 @@ def train_grpo_origin(
 def _asked(pair: Any, density_bin: int) -> Asked:
     messages, tools = context_of(pair), pair.tools or None
     return Asked(messages, pair.prefix.id, context_id(messages, tools), density_bin, tools)
-
-
-def _some_of_each_bin(asked: Iterable[Asked], count: int) -> list[Asked]:
-    """Return `count` prompts of each density bin, of different openings, by the order of their ids: as good as drawn,
-    for these are hashes, and the same for every arm."""
-    kept: dict[int, dict[str, Asked]] = {}
-    for one in sorted(asked, key=lambda a: a.context_id):
-        of_bin = kept.setdefault(one.bin, {})
-        if len(of_bin) < count:
-            of_bin.setdefault(one.opening_id, one)
-    return [one for b in sorted(kept) for one in kept[b].values()]
 
 
 def train_drawn(

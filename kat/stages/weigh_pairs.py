@@ -12,19 +12,21 @@ import numpy as np
 import orjson
 
 from kat.artifacts import first_damage, json_bytes, sha256_file
-from kat.config import DensityOptions, PairOptions, ReadOptions, RunOptions, recorded
+from kat.config import DensityOptions, ReadOptions, RunOptions, recorded
 from kat.data.columns import reading_flags, reading_of, recorded_reading
 from kat.data.headings import Heading, headings
 from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
 from kat.errors import InputError, MismatchError, OptionError
 from kat.inputs import Inputs, input_hash, input_paths, input_text
+from kat.pair_config import PairOptions
 from kat.pair_weights.duplicates import Sketches
 from kat.pair_weights.storage import check_pair_weights, read_pair_weights, write_pair_weights
 from kat.pair_weights.table import OpeningWeights, pair_table
+from kat.pair_weights.weighting import label_columns
 from kat.records import Pair
 from kat.reports.console.weigh_pairs import SHOWN, pair_weight_lines
-from kat.run_folder import LOG_DENSITY, WEIGHTS, RunFolder, relatives, stats_path, weigh_again
+from kat.run_folder import LOG_DENSITY, METADATA, WEIGHTS, RunFolder, relatives, stats_path, weigh_again
 from kat.stages.density import density_options
 from kat.stages.stage import stage, with_progress
 
@@ -73,13 +75,14 @@ def weigh_pairs(
     ) as job:
         if job.done:
             return out
-        reader = PairReader(pairs, allowed, job.rejected.write, reading)
+        reader = PairReader(pairs, allowed, job.rejected.write, reading, labels=label_columns(options))
         texts = Sketches()
         read = with_progress(reader, "pairs")
         columns = collect_columns(texts.watch(read) if options.group_cosine is None else read)
         opening_weights, search = read_weights(run)
         table, facts = pair_table(columns, opening_weights, texts, options, search, device=run_options.device)
         facts["bad_rows"] = job.bad_rows = reader.stats.bad
+        facts["warnings"] += _temperature_warnings(run, search)
         write_pair_weights(table, job.file, orjson.dumps(facts).decode())
         job.beside("stats").write(json_bytes(facts))
         job.facts["pairs_path"] = relatives(pairs, out.parent)
@@ -104,6 +107,21 @@ def read_weights(run: RunFolder) -> tuple[OpeningWeights, DensityOptions]:
     check_weights(weights, list(embeddings.ids), run.density / WEIGHTS)
     density = estimate_density(load_neighbors(run.neighbors, embeddings), options.k, options.estimator)
     return OpeningWeights(embeddings, density, weights), options
+
+
+def _temperature_warnings(run: RunFolder, search: DensityOptions) -> list[str]:
+    """What to say where the temperature of the weights ended at its limit, before the floor that was asked for."""
+    try:
+        made = orjson.loads((run.density / METADATA).read_bytes())
+    except (OSError, ValueError):
+        return []  # the origin's own weights come without it
+    if made.get("temperature_bound") != "max_temperature" or not made["effective_sample_share"] > search.ess * 1.001:
+        return []
+    return [
+        f"the density weights ended at --max_temperature {search.max_temperature:g} with an effective sample size of "
+        f"{made['effective_sample_share']:.0%} of the openings, above the floor of {search.ess:.0%}: they are flatter "
+        f"than --ess asks for. For more: kat run … --max_temperature {2 * search.max_temperature:g}"
+    ]
 
 
 def _inherited(manifest: dict[str, Any], reading: ReadOptions) -> ReadOptions:

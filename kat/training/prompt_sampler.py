@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +27,17 @@ class Asked:
     def prefix(self) -> Prefix:
         """Return the context as a prefix, under its opening's id."""
         return Prefix(self.opening_id, self.messages)
+
+
+def some_of_each_bin(asked: Iterable[Asked], count: int) -> list[Asked]:
+    """Return `count` prompts of each density bin, of different openings, by the order of their ids: as good as drawn,
+    for these are hashes, and the same for every arm."""
+    kept: dict[int, dict[str, Asked]] = {}
+    for one in sorted(asked, key=lambda a: a.context_id):
+        of_bin = kept.setdefault(one.bin, {})
+        if len(of_bin) < count:
+            of_bin.setdefault(one.opening_id, one)
+    return [one for b in sorted(kept) for one in kept[b].values()]
 
 
 class PromptSampler(Protocol):

@@ -9,6 +9,7 @@ from making import jsonl, pair, turn, write
 from kat import read_pairs
 from kat.config import ReadOptions
 from kat.data.columns import reading_of, recorded_reading, score_columns
+from kat.data.pairs import PairReader
 from kat.errors import BadRowsError, InputError, OptionError
 
 ROW = {"prompt": "q", "chosen": "a", "rejected": "b"}
@@ -349,3 +350,29 @@ class TestPicturesInside:
         reader = read_pairs(tmp_path / "p.parquet")
         assert len(list(reader)) == 1
         assert reader.stats.unread == {"digests": 1}
+
+
+def test_labels_are_columns_under_the_files_own_names(tmp_path):
+    rows = [ROW | {"task": task, "n": n} for task, n in (("safety", 1), (None, 2.5), ("", True), ("é\n", None))]
+    path = write(tmp_path / "p.jsonl", jsonl(*rows, ROW | {"src": "web"}))
+    reader = PairReader(path, labels=("task", "n", "src"))
+    assert [p.labels for p in reader] == [
+        {"task": "safety", "n": "1", "src": "p.jsonl"},
+        {"task": "", "n": "2.5", "src": "p.jsonl"},
+        {"task": "", "n": "true", "src": "p.jsonl"},
+        {"task": "é\n", "n": "", "src": "p.jsonl"},
+        {"task": "", "n": "", "src": "web"},
+    ]
+    assert not reader.stats.unread  # they were read
+    assert read_pairs(path).__next__().labels == {}
+    with pytest.raises(InputError, match=r"has no column topic; its columns are prompt, chosen, rejected, task, n"):
+        next(PairReader(path, labels=("topic",)))
+    bad = write(tmp_path / "b.jsonl", jsonl(ROW | {"task": ["a"]}))
+    with pytest.raises(BadRowsError, match="column task holds no text, number or truth value"):
+        list(PairReader(bad, labels=("task",)))
+
+
+def test_a_renamed_column_is_a_label_under_the_name_that_the_file_gives_it(tmp_path):
+    path = write(tmp_path / "p.jsonl", jsonl({"question": "q", "chosen": "a", "rejected": "b", "src": "s"}))
+    reader = PairReader(path, options=ReadOptions(columns="prompt=question"), labels=("question",))
+    assert [p.labels for p in reader] == [{"question": "q"}]

@@ -1,7 +1,7 @@
 """What gives pause about a split: crowded groups, and density bins that too few pairs validate."""
 
 from kat.evaluation.power import detectable
-from kat.pair_weights.facts import LEAST_VALIDATION_PAIRS, split_warnings
+from kat.pair_weights.facts import LEAST_VALIDATION_PAIRS, split_warnings, weight_warnings
 
 
 def facts(largest: int = 2, openings: int = 1000, validation=(20, 20, 20, 20, 20), cosine=None, by="group", share=0.1):
@@ -15,6 +15,37 @@ def facts(largest: int = 2, openings: int = 1000, validation=(20, 20, 20, 20, 20
         },
         "bins": [{"bin": b, "pairs": 100, "validation_pairs": n} for b, n in enumerate(validation)],
     }
+
+
+def weighed(bins=(0.3, 0.2, 0.2, 0.2, 0.1), sources=((0.5, 0.5), (0.5, 0.5)), **weights):
+    return {
+        "bins": [
+            {"bin": b, "pairs": 100, "share_of_pairs": 0.2, "share_of_weight": share} for b, share in enumerate(bins)
+        ],
+        "pays": {
+            "src": [
+                {"value": f"s{i}", "pairs": 10, "share_of_pairs": p, "share_of_weight": w}
+                for i, (p, w) in enumerate(sources)
+            ]
+        },
+        "weights": {"ess_pairs": 100.0, **weights},
+    }
+
+
+def test_who_pays_more_than_half_is_named():
+    assert weight_warnings(weighed()) == []  # a half is not less than a half
+    (warning,) = weight_warnings(weighed(bins=(0.4, 0.2, 0.2, 0.11, 0.09)))
+    assert "by density bin, bin 4 (20.0% of the pairs, 9.0% of the weight)" in warning
+    assert "a smaller --blend." in warning
+    (warning,) = weight_warnings(weighed(sources=((0.3, 0.1), (0.69, 0.899), (0.009, 0.001))))
+    assert "by src, s0 (30.0% of the pairs, 10.0% of the weight)." in warning  # too few pairs are no part
+    assert "--within src" in warning
+
+
+def test_a_control_that_does_not_match_is_said():
+    assert weight_warnings(weighed(ess_to_match=101.9)) == []
+    (warning,) = weight_warnings(weighed(ess_to_match=110.0))
+    assert "100 pairs, and those that they are to match 110" in warning
 
 
 def test_a_quiet_split_has_no_warning():

@@ -1,18 +1,20 @@
 """The table of pairs against loops over dictionaries: every column, every policy, whatever the order of the rows."""
 
+from collections import Counter
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from kat import records
-from kat.config import DensityOptions, PairOptions
+from kat.config import DensityOptions
 from kat.data.openings import opening_id
 from kat.data.pair_columns import collect_columns
 from kat.density.estimators import estimate_density, query_log_density
 from kat.density.weights import weigh
 from kat.errors import InputError, MismatchError
 from kat.neighbors.find import find_neighbors
+from kat.pair_config import PairOptions
 from kat.pair_weights.duplicates import JACCARD, Sketches
 from kat.pair_weights.storage import COLUMNS, PairWeights, read_pair_weights, write_pair_weights
 from kat.pair_weights.table import OpeningWeights, pair_table
@@ -60,7 +62,7 @@ def table_of(pairs, run, group_cosine: float | None = 0.95, **options) -> tuple[
 def test_every_column_is_what_a_loop_finds(multiplicity):
     pairs = make_pairs()
     run = make_run(pairs)
-    table, facts = table_of(pairs, run, multiplicity=multiplicity, validation_share=0.2, cap=4)
+    table, facts = table_of(pairs, run, multiplicity=multiplicity, validation_share=0.2, cap=4, blend=1.0)
     w = dict(zip(run.embeddings.ids, run.w.tolist(), strict=True))
     log_density = dict(zip(run.embeddings.ids, run.density.log_values.tolist(), strict=True))
     split = {p.prefix.id: s for p, s in zip(pairs, table.split, strict=True)}
@@ -207,7 +209,7 @@ def test_the_order_of_rows_changes_no_pair():
     one, _ = table_of(pairs, run)
     order = np.random.default_rng(1).permutation(len(pairs))
     other, _ = table_of([pairs[i] for i in order], run)
-    for name in set(COLUMNS) - {"group"}:
+    for name in set(COLUMNS) - {"group", "cluster"}:
         found, wanted = getattr(other, name), getattr(one, name)[order]
         if found.dtype == object:
             assert found.tolist() == wanted.tolist()
@@ -222,7 +224,7 @@ def test_openings_without_a_weight():
     rows = [i for i, p in enumerate(pairs) if p.prefix.id in missing]
     with pytest.raises(MismatchError, match=rf"5 openings .* have no density weight, first \w+ in row {rows[0] + 1}"):
         table_of(pairs, run)
-    table, facts = table_of(pairs, run, missing_weight="one", split="none")
+    table, facts = table_of(pairs, run, missing_weight="one", split="none", blend=1.0, multiplicity="sqrt")
     assert facts["openings_without_weight"] == 5
     assert (table.w[rows] == 1).all()
     assert np.isnan(table.log_density[rows]).all()
@@ -255,12 +257,21 @@ def test_controls_keep_the_split_and_change_the_weights():
     run = make_run(pairs)
     plain, facts = table_of(pairs, run)
     for control in ("uniform", "permuted", "multiplicity", "length"):
-        other, theirs = table_of(pairs, run, control=control)
+        multiplicity = "sqrt" if control == "multiplicity" else "pair"
+        other, theirs = table_of(pairs, run, control=control, multiplicity=multiplicity)
         assert other.split.tolist() == plain.split.tolist()
         np.testing.assert_array_equal(other.bin, plain.bin)
         assert np.nanmean(other.v) == pytest.approx(1)
         if control in ("permuted", "length"):
             assert theirs["weights"]["ess_openings"] == pytest.approx(facts["weights"]["ess_openings"], rel=1e-3)
+        if control == "permuted":
+            assert theirs["weights"]["ess_to_match"] == pytest.approx(facts["weights"]["ess_pairs"])
+            assert sorted(set(np.round(other.u[other.split == "train"], 6))) != []
+            moved, _ = table_of(pairs, run, control=control, control_seed=1)
+            assert moved.split.tolist() == plain.split.tolist()
+            assert (moved.v[moved.split == "train"] != other.v[moved.split == "train"]).any()
+            same, _ = table_of(pairs, run, control=control, seed=0, control_seed=0)
+            np.testing.assert_array_equal(same.v, other.v)
     uniform, _ = table_of(pairs, run, control="uniform")
     assert set(uniform.v[uniform.split == "train"].tolist()) == {1.0}
     lone, _ = table_of(pairs, run, control="multiplicity", multiplicity="opening", cap=1e9, split="none")
@@ -269,6 +280,67 @@ def test_controls_keep_the_split_and_change_the_weights():
     chars = np.asarray([len(p.prefix.opening) for p in pairs])
     order = np.argsort(chars, kind="stable")
     assert (np.diff(by_length.v[order]) <= 1e-9).all()
+
+
+def totals(labels, values) -> dict[str, float]:
+    found = dict.fromkeys(labels, 0.0)
+    for label, value in zip(labels, values, strict=True):
+        found[label] += value
+    return found
+
+
+def labelled(pairs):
+    """Pairs of three tasks, one of which is rare, by their opening; the third task's pairs are of two sources."""
+    return [replace(p, labels={"task": "abc"[min(int(p.prefix.id[0], 16) // 6, 2)]}) for p in pairs]
+
+
+def test_strata_are_columns_of_the_pairs_or_clusters():
+    pairs = labelled(make_pairs())
+    run = make_run(pairs)
+    plain, _ = table_of(pairs, run, blend=1.0)
+    train = plain.split == "train"
+    task = np.asarray([p.labels["task"] for p in pairs])
+    even, _ = table_of(pairs, run, within="task", blend=1.0, cap=1e6)
+    assert totals(task[train], even.v[train]) == pytest.approx(totals(task[train], np.ones(train.sum())))
+    smooth, _ = table_of(pairs, run, smooth="task", blend=1.0, cap=1e6)
+    assert totals(task[train], smooth.v[train]) == pytest.approx(totals(task[train], plain.v[train]), rel=1e-6)
+    assert len(set(np.round(smooth.v[train], 9).tolist())) == 3
+    for source in set(plain.src.tolist()):
+        own, _ = table_of(pairs, run, within="src", blend=1.0, cap=1e6)
+        assert own.v[train & (plain.src == source)].mean() == pytest.approx(1)
+    by_cluster, facts = table_of(pairs, run, smooth="cluster", clusters=7, blend=1.0)
+    assert facts["weights"]["clusters"] == 7
+    assert len(set(np.round(by_cluster.v[train], 9).tolist())) == 7
+    assert all(len(set(by_cluster.cluster[by_cluster.opening_id == x])) == 1 for x in by_cluster.opening_id)
+
+
+def test_known_groups_stand_in_for_density():
+    pairs = labelled(make_pairs())
+    table, facts = table_of(pairs, make_run(pairs), groups="task", blend=1.0, cap=1e6, split="none")
+    task = np.asarray([p.labels["task"] for p in pairs])
+    counts = Counter(task.tolist())
+    power = facts["weights"]["group_temperature"]
+    raw = {x: counts[x] ** -power for x in counts}
+    mean = np.mean([raw[x] for x in task])
+    assert table.v == pytest.approx([raw[x] / mean for x in task])
+    assert power == 1  # three groups of like size are far from the floor
+    permuted, _ = table_of(pairs, make_run(pairs), groups="task", blend=1.0, split="none", control="permuted")
+    assert len(set(np.round(permuted.v, 9).tolist())) == 3
+
+
+def test_the_report_says_who_pays():
+    pairs = labelled(make_pairs())
+    table, facts = table_of(pairs, make_run(pairs), task="task", blend=1.0, multiplicity="opening")
+    train = table.split == "train"
+    task = np.asarray([p.labels["task"] for p in pairs])[train]
+    assert set(facts["pays"]) == {"src", "task"}
+    for one in facts["pays"]["task"]:
+        own = task == one["value"]
+        assert one["pairs"] == own.sum()
+        assert one["share_of_pairs"] == pytest.approx(own.mean())
+        assert one["share_of_weight"] == pytest.approx(table.v[train][own].sum() / train.sum())
+    means = [one["share_of_weight"] / one["share_of_pairs"] for one in facts["pays"]["task"]]
+    assert means == sorted(means)
 
 
 def test_nothing_to_train_is_refused():
@@ -284,7 +356,8 @@ def test_nothing_to_train_is_refused():
 def test_a_file_gives_back_what_was_written(tmp_path):
     pairs = make_pairs()
     run = make_run(pairs, leave_out=(pairs[0].prefix.id,))
-    table, _ = table_of(pairs, run, missing_weight="drop")
+    table, _ = table_of(pairs, run, missing_weight="drop", smooth="cluster", clusters=5)
+    assert set(table.cluster[table.left_out == ""].tolist()) == set(range(5))
     with (tmp_path / "w.parquet").open("wb") as file:
         write_pair_weights(table, file, '{"a": 1}')
     found = read_pair_weights(tmp_path / "w.parquet")

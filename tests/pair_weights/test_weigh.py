@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kat.errors import InputError, OptionError
-from kat.pair_weights.weigh import EXPONENTS, weigh_pairs
+from kat.pair_weights.weigh import EXPONENTS, group_weights, multiplicity_factor, weigh_pairs
 
 
 def drawn(seed: int, pairs: int = 400, openings: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +31,7 @@ def kish(values: list[float]) -> float:
 @pytest.mark.parametrize("seed", range(3))
 def test_weights_are_the_capped_product_of_mean_one(seed, multiplicity, cap):
     opening, w = drawn(seed)
-    found = weigh_pairs(opening, w, multiplicity, cap)
+    found = weigh_pairs(opening, w, multiplicity, cap, blend=1)
     m = {x: int((opening == x).sum()) for x in set(opening.tolist())}
     power = {"pair": 0.0, "sqrt": -0.5, "opening": -1.0}[multiplicity]
     raw = np.asarray([m[x] ** power * w[x] for x in opening.tolist()])
@@ -52,7 +52,7 @@ def test_weights_are_the_capped_product_of_mean_one(seed, multiplicity, cap):
 def test_an_opening_counts_its_weight_times_a_power_of_its_pairs(multiplicity, a):
     opening = np.repeat([0, 1, 2], [100, 4, 1])
     w = np.asarray([0.5, 1.0, 2.0])
-    found = weigh_pairs(opening, w, multiplicity, cap=1e6)
+    found = weigh_pairs(opening, w, multiplicity, cap=1e6, blend=1)
     totals = np.bincount(opening, found.values)
     np.testing.assert_allclose(totals / totals[2], np.asarray([100, 4, 1]) ** a * w / 2.0)
 
@@ -81,6 +81,76 @@ def test_openings_without_pairs_take_no_part():
     assert one.ess_openings == other.ess_openings
 
 
+@pytest.mark.parametrize("blend", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("multiplicity", EXPONENTS)
+def test_a_blend_is_a_mixture_that_no_pair_falls_under(multiplicity, blend):
+    opening, w = drawn(8)
+    found = weigh_pairs(opening, w, multiplicity, 1e6, blend=blend)
+    m = np.bincount(opening)[opening]
+    f = m ** {"pair": 0.0, "sqrt": -0.5, "opening": -1.0}[multiplicity]
+    u = w[opening] * f.sum() / (f * w[opening]).sum()
+    raw = f * (blend * u + 1 - blend)
+    assert (f * found.u).sum() == pytest.approx(f.sum())
+    np.testing.assert_allclose(found.values, raw * len(opening) / f.sum(), rtol=1e-9)
+    assert found.scale == pytest.approx(len(opening) / f.sum())
+    assert (found.values >= found.scale * (1 - blend) * f * (1 - 1e-9)).all()
+    if blend == 0:
+        np.testing.assert_allclose(found.values, weigh_pairs(opening, np.ones(60), multiplicity, 1e6).values)
+
+
+def test_under_a_cap_the_bound_holds_with_a_larger_scale():
+    opening, w = drawn(9)
+    w[opening[0]] = 400.0
+    free, capped_ = (weigh_pairs(opening, w, "sqrt", cap, blend=0.5) for cap in (1e6, 3.0))
+    assert capped_.scale > free.scale
+    assert capped_.cap_hits
+    bound = np.minimum(3.0, capped_.scale * 0.5 * capped_.factor)
+    assert (capped_.values >= bound * (1 - 1e-9)).all()
+    assert capped_.values.mean() == pytest.approx(1)
+
+
+def test_smoothing_weighs_strata_and_not_what_stands_in_them():
+    opening, w = drawn(10)
+    stratum = opening % 4
+    factor = multiplicity_factor(opening, "sqrt")
+    found = weigh_pairs(opening, w, "sqrt", 1e6, blend=1, smooth=stratum)
+    for one in range(4):
+        own = stratum == one
+        mean = (factor * w[opening])[own].sum() / factor[own].sum()
+        np.testing.assert_allclose(found.u[own], mean * factor.sum() / (factor * w[opening]).sum())
+    # A stratum has as much weight in all as it had; only inside of it is it even.
+    plain = weigh_pairs(opening, w, "sqrt", 1e6, blend=1)
+    np.testing.assert_allclose(np.bincount(stratum, found.values), np.bincount(stratum, plain.values))
+
+
+def test_within_a_stratum_no_other_gains_or_pays():
+    opening, w = drawn(11)
+    source = np.random.default_rng(0).integers(0, 3, 400)
+    for multiplicity in EXPONENTS:
+        factor = multiplicity_factor(opening, multiplicity)
+        found = weigh_pairs(opening, w, multiplicity, 1e6, blend=0.7, within=source)
+        uniform = weigh_pairs(opening, w, multiplicity, 1e6, blend=0)
+        np.testing.assert_allclose(np.bincount(source, found.values), np.bincount(source, uniform.values))
+        np.testing.assert_allclose(np.bincount(source, factor * found.u), np.bincount(source, factor))
+        for one in range(3):  # inside, the proportions are those of w
+            own = source == one
+            assert np.ptp(found.u[own] / w[opening][own]) < 1e-9
+    same = weigh_pairs(opening, w, "pair", 1e6, smooth=opening % 3, within=opening % 3)
+    np.testing.assert_allclose(same.values, 1)
+
+
+def test_groups_count_the_same_where_the_floor_allows_it():
+    group = np.repeat([0, 1, 2], [60, 30, 10])
+    w, temperature = group_weights(group, 0.2, 100)
+    assert temperature == 1
+    np.testing.assert_allclose(np.bincount(group, w), 100 / 3)
+    w, temperature = group_weights(group, 0.9, 100)
+    assert 0 < temperature < 1
+    assert kish(w.tolist()) == pytest.approx(90, rel=1e-3)
+    np.testing.assert_allclose(w / w[0], (np.asarray([60, 30, 10]) / 60.0)[group] ** -temperature)
+    assert group_weights(np.zeros(5, int), 0.5, 10)[0].tolist() == [1] * 5
+
+
 def test_facts_hold_the_rank_correlations():
     from scipy.stats import spearmanr
 
@@ -105,3 +175,6 @@ def test_what_cannot_be_weighed_is_refused():
     for cap in (0.5, np.inf, np.nan):
         with pytest.raises(OptionError, match="cap is"):
             weigh_pairs(np.asarray([0]), np.ones(1), cap=cap)
+    for blend in (-0.1, 1.1, np.nan):
+        with pytest.raises(OptionError, match="blend is"):
+            weigh_pairs(np.asarray([0]), np.ones(1), blend=blend)

@@ -44,7 +44,7 @@ def _temperature_line(meta: Mapping[str, Any]) -> str:
     line = {
         "ess": f"  T stopped at {t} by the floor of the effective sample size",
         "noise": f"  T stopped at {t} by noise; these data support ESS {share}",
-        "max_temperature": f"  T stopped at {t} by --max_temperature; ESS {share}",
+        "max_temperature": f"  T stopped at {t} by --max_temperature, before the floor was reached; ESS {share}",
         "given": f"  T is {t} as given",
         "uniform": "  all densities are equal, so all weights are 1",
     }[meta["temperature_bound"]]

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from kat.data.headings import Heading
-from kat.reports.console.text import heading_text
+from kat.reports.console.text import heading_text, printable
 
 SHOWN = 10
+PAYING = 4
+"""Values of a column that are shown from either end."""
 
 
 def pair_weight_lines(facts: Mapping[str, Any], openings: Mapping[str, Heading]) -> list[str]:
@@ -18,6 +20,7 @@ def pair_weight_lines(facts: Mapping[str, Any], openings: Mapping[str, Heading])
         *_split_lines(facts["split"]),
         *_weight_lines(facts["weights"]),
         *_bin_lines(facts),
+        *_pay_lines(facts["pays"]),
         *_heaviest_lines(facts["heaviest"], openings),
         *(f"  WARNING  {warning}" for warning in facts["warnings"]),
     ]
@@ -62,14 +65,54 @@ def _weight_lines(w: Mapping[str, Any]) -> list[str]:
     control = f", CONTROL {w['control']}" if w["control"] else ""
     m, length = (w[f"rank_correlation_{name}"] for name in ("m", "length"))
     return [
-        f"  weights v                  multiplicity {w['multiplicity']}{control}; min {w['min']:.3g}, "
-        f"max {w['max']:.3g}, mean 1 (before: {w['mean_before_normalising']:.3g})",
+        f"  weights v                  {_made_of(w)}, multiplicity {w['multiplicity']}{control}",
+        f"                             min {w['min']:.3g}, max {w['max']:.3g}, mean 1, scale {w['scale']:.3g} "
+        f"(mean of w over the pairs: {w['mean_before_normalising']:.3g})",
         f"  effective sample size      {w['ess_openings_share']:.1%} of openings, {w['ess_pairs_share']:.1%} of pairs, "
         f"{w['ess_clusters_share']:.1%} by cluster",
+        *_matched(w),
         f"  at the cap of {w['cap']:<12g} {w['cap_hits']:,} pairs",
         f"  heaviest 1 %               {w['heaviest_1_percent_share']:.1%} of all weight",
         f"  rank correlation of v      {_signed(m)} with m, {_signed(length)} with the opening's {w['length_unit']}",
     ]
+
+
+def _matched(w: Mapping[str, Any]) -> list[str]:
+    """Of permuted weights, the effective sample size that they are to match."""
+    if w.get("ess_to_match") is None:
+        return []
+    return [f"  … of what was permuted       {w['ess_to_match'] / w['pairs']:.1%} of pairs"]
+
+
+def _made_of(w: Mapping[str, Any]) -> str:
+    """What was blended of what, in a line."""
+    weight = f"groups of {w['groups']} to the power {w['group_temperature']:.2g}" if w.get("group_temperature") else "w"
+    if w["smooth"]:
+        weight = f"mean {weight} of each {w['smooth']}"
+    if w["within"]:
+        weight = f"{weight} kept within each {w['within']}"
+    return f"blend {w['blend']:g} of {weight}"
+
+
+def _pay_lines(pays: Mapping[str, list[Mapping[str, Any]]]) -> list[str]:
+    """Who pays: what each value of some columns has of the pairs and of the weight, those that lose most first."""
+    lines = []
+    for column, parts in pays.items():
+        if len(parts) < 2:
+            continue
+        name = "source" if column == "src" else column
+        lines += ["", f"  {name:<48}{'pairs':>9}{'of pairs':>10}{'of weight':>11}{'mean v':>8}"]
+        shown = parts if len(parts) <= 2 * PAYING else [*parts[:PAYING], None, *parts[-PAYING:]]
+        for one in shown:
+            if one is None:
+                lines.append(f"  … {len(parts) - 2 * PAYING:,} more in the JSON")
+                continue
+            mean = one["share_of_weight"] / one["share_of_pairs"]
+            lines.append(
+                f"  {printable(one['value'], 46) or '(none)':<48}{one['pairs']:>9,}{one['share_of_pairs']:>10.1%}"
+                f"{one['share_of_weight']:>11.1%}{mean:>8.2f}"
+            )
+    return lines
 
 
 def _bin_lines(facts: Mapping[str, Any]) -> list[str]:
