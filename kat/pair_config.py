@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -92,6 +92,43 @@ def _check_strata(options: PairOptions) -> None:
             raise OptionError(f"{name} and within are both {within}: then every pair weighs the same. Leave one out.")
 
 
-def column_of(value: str | None) -> str | None:
-    """Return the column that an option names; the word "none" names none."""
+def column_of(value: Any) -> Any:
+    """Return what an option names; the word "none" names nothing."""
     return None if value == "none" else value
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TryOptions:
+    """Which weightings are tried, on what features, and how often."""
+
+    weightings: Annotated[
+        str | None,
+        option(
+            "Weightings to try: density, blend=B, smooth, within, groups=COLUMN, …, joined by + "
+            "[default: density,blend=0.5,blend=0.25,smooth, and within where there are several sources]."
+        ),
+    ] = None
+    model: Annotated[str, option("Whose features the heads read: an encoder, a causal model, a reward model.")] = (
+        "minilm"
+    )
+    folds: Annotated[int, integer("Folds: each pair is measured by heads that the others trained.")] = 5
+    seeds: Annotated[int, integer("How often the folds are drawn.")] = 5
+    permutations: Annotated[int, integer("Permutations of each weighting beside it.")] = 20
+    max_len: Annotated[int, integer("Tokens of prompt and completion at most; prompts lose their beginning.")] = 512
+    min_prompt: Annotated[int, integer("Tokens that a completion leaves for its prompt.")] = 128
+    long_completions: Annotated[
+        Literal["error", "drop"], option("A pair with a completion over max_len - min_prompt tokens.")
+    ] = "drop"
+    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = False
+    replicates: Annotated[int, integer("Of the bootstrap.")] = 1000
+    seed: Annotated[int, integer("Of folds, permutations and bootstrap.")] = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("folds", 2), ("seeds", 1), ("permutations", 0), ("replicates", 1), ("seed", 0)):
+            whole_number(name, getattr(self, name), least=least)
+        for name in ("max_len", "min_prompt"):
+            whole_number(name, getattr(self, name))
+        one_of("long_completions", self.long_completions, ("error", "drop"))
+        if self.min_prompt >= self.max_len:
+            raise OptionError(f"min_prompt is {self.min_prompt} and max_len {self.max_len}; the first must be smaller.")

@@ -5,7 +5,9 @@
     ├── embeddings/                         kat embed
     ├── contexts.json                       kat run, where openings have several contexts: how far they lie apart
     ├── density/                            kat density, with neighbors/ inside
-    └── pair_weights[.CONTROL].parquet      kat weigh-pairs; .stats.json and .manifest.json beside it
+    ├── pair_weights[.CONTROL].parquet      kat weigh-pairs; .stats.json and .manifest.json beside it
+    ├── try_weights/                        kat try-weights: weightings.json, weightings.png
+    └── features/                           what its heads read, computed once a model: can be deleted
 
 A folder of weights alone (kat density, or the origin's kat_compute_embeddings_offline, which keeps embeddings/ inside)
 is a run without pairs of its own: it may name the prefixes that it was made from.
@@ -47,6 +49,8 @@ VALIDATION_SCORES = "validation_scores.jsonl"
 ANSWERS = "completions.jsonl"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 FIGURE = "evaluation.png"
+TRIED, TRIED_FIGURE = "weightings.json", "weightings.png"
+FEATURES = "features"
 
 _WRITTEN = (".jsonl", ".pt", ".parquet")
 _MANIFESTS = f"pair_weights*.parquet.{MANIFEST}"

@@ -24,7 +24,7 @@ from kat.config import (
     SelftestOptions,
 )
 from kat.errors import MismatchError, OptionError
-from kat.pair_config import PairOptions
+from kat.pair_config import PairOptions, TryOptions
 from kat.run_folder import next_to
 
 PairsFiles = Annotated[
@@ -152,6 +152,22 @@ def weigh_pairs(
 
     written = weigh(run, out, pairs_path, pairs, run_options, reading=reading)
     _next(f"kat export-weights {quoted(written)} --to trl --out {quoted(next_to(written, 'pair_weights', 'trl'))}")
+
+
+@app.command
+def try_weights(
+    run: Annotated[Path, Parameter(help="A folder of `kat run`.")],
+    *,
+    out: Annotated[Path | None, Parameter(help="Folder to write [default: RUN/try_weights].")] = None,
+    trials: TryOptions = TryOptions(),
+    run_options: RunOptions = RunOptions(),
+) -> None:
+    """Ask your own pairs what each weighting would do: who gains and who pays, before anything is trained."""
+    from kat.run_folder import TRIED, TRIED_FIGURE
+    from kat.stages.try_weights import try_weights as ask
+
+    written = ask(run, out, trials, run_options)
+    _next(f"look at {written / TRIED_FIGURE}; every number is in {written / TRIED}")
 
 
 @app.command

@@ -8,7 +8,6 @@ from cyclopts import App, Parameter
 from kat.cli.runner import quoted
 from kat.config import ReadOptions, RunOptions
 from kat.grpo_config import GrpoOptions
-from kat.pair_config import PairOptions
 from kat.training_config import RewardOptions, ScoreOptions
 
 
@@ -46,8 +45,9 @@ def train_grpo(
     out: Annotated[Path | None, Parameter(help="Folder to write [default: RUN/grpo, or RUN/grpo.uniform].")] = None,
     draw: Annotated[Literal["density", "uniform"], Parameter(help="What openings are drawn by.")] = "density",
     blend: Annotated[
-        float, Parameter(help="Share of density in a draw, blend · w + 1 - blend: 1 for density alone.")
-    ] = PairOptions.blend,
+        float | None,
+        Parameter(help="Share of density in a draw, 1 for density alone [default: that of the pair weights]."),
+    ] = None,
     grpo: GrpoOptions = GrpoOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:

@@ -72,8 +72,8 @@ def _is_rich(pair: Pair) -> bool:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A context to ask: its messages and tools, the ids of its opening and of itself, and its part of its opening's
-    density weight."""
+    """A context to ask: its messages and tools, the ids of its opening and of itself, and its part of what its
+    opening is drawn by."""
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None

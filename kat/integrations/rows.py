@@ -20,7 +20,7 @@ PARTS = ("train", "validation")
 @dataclass(frozen=True)
 class WeighedPair:
     """A pair of a part ("train" or "validation") with its distinct id, its weight v (None unless it trains) and the
-    density weight w of its opening."""
+    weight w that its opening is drawn by."""
 
     pair: Pair
     pair_id: str
@@ -38,7 +38,7 @@ def weighed_pairs(pairs: Iterable[Pair], table: PairWeights) -> Iterator[Weighed
 
     Raises MismatchError if the table was made from other pairs.
     """
-    row = 0
+    row, draws = 0, table.draw_weights()
     for pair in pairs:
         if row == len(table) or table.row[row] != pair.row or table.opening_id[row] != pair.prefix.id:
             raise MismatchError(
@@ -48,7 +48,7 @@ def weighed_pairs(pairs: Iterable[Pair], table: PairWeights) -> Iterator[Weighed
         part = table.split[row]
         if part:
             v = float(table.v[row]) if part == "train" else None
-            yield WeighedPair(pair, table.pair_id[row], part, v, float(table.w[row]))
+            yield WeighedPair(pair, table.pair_id[row], part, v, draws[pair.prefix.id])
         row += 1
     if row < len(table):
         raise MismatchError(f"The pairs end after {row:,} rows, and {table.path} has {len(table):,}.")

@@ -40,8 +40,8 @@ def pair_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, float
 
 
 def opening_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, float]:
-    """Return {opening id: w} from a folder of weights (or a run that holds one), a file of `kat weigh-pairs`, or a
-    mapping."""
+    """Return {opening id: weight} to draw openings by: w of a folder of weights (or a run that holds one), the blend of
+    a file of `kat weigh-pairs`, or a mapping."""
     if isinstance(source, Mapping):
         return {str(name): float(value) for name, value in source.items()}
     path = Path(source)
@@ -52,8 +52,8 @@ def opening_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, fl
     from kat.pair_weights.storage import read_pair_weights
 
     table = read_pair_weights(path)
-    rows = table.split == "train"
-    return dict(zip(table.opening_id[rows].tolist(), table.w[rows].tolist(), strict=True))
+    draws = table.draw_weights()
+    return {one: draws[one] for one in table.opening_id[table.split == "train"].tolist()}
 
 
 def with_weights(dataset: Dataset, weights: Mapping[str, float] | None) -> Dataset:

@@ -44,16 +44,17 @@ def permuted(
     *,
     smooth: np.ndarray | None = None,
     within: np.ndarray | None = None,
+    draws: int = DRAWS,
 ) -> np.ndarray:
     """Return u [P] of `even_out` with its values permuted: the same weights without the geometry that they came from.
 
     What moves is the value of an opening; under `smooth` [P] int that of a stratum, for there a stratum has one value.
     Openings trade values with others of about as many pairs (strata of at least LEAST_UNITS in the order of m), so that
     the effective sample size over pairs stays about what it was; under `within` [P] int none leaves its stratum. A few
-    openings of very many pairs can make the difference all the same, so DRAWS permutations are drawn, and the one whose
-    effective sample size is nearest is taken (Morgan & Rubin, "Rerandomization to improve covariate balance in
-    experiments", Annals of Statistics 40, 2012). The result is scaled as u was: Σ factor·u = Σ factor, inside each
-    stratum of `within`.
+    openings of very many pairs can make the difference all the same: of `draws` permutations the one whose effective
+    sample size is nearest is taken (Morgan & Rubin, "Rerandomization to improve covariate balance in experiments",
+    Annals of Statistics 40, 2012). The result is scaled as u was: Σ factor·u = Σ factor, inside each stratum of
+    `within`.
     """
     inside = np.zeros(len(u), np.int64) if within is None else np.unique(within, return_inverse=True)[1]
     owner = np.unique(opening if smooth is None else smooth, return_inverse=True)[1]
@@ -61,7 +62,7 @@ def permuted(
     strata = _alike(inside[first], np.bincount(unit))
     wanted, draw = effective_sample_size(factor * u), np.random.default_rng(seed)
     best, nearest = u, np.inf
-    for _ in range(DRAWS):
+    for _ in range(draws):
         values = u[first]
         for stratum in strata:
             values[stratum] = values[draw.permutation(stratum)]

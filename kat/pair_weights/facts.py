@@ -88,7 +88,7 @@ def weight_warnings(facts: Mapping[str, Any]) -> list[str]:
             remedy = "a smaller --blend" if column == "density bin" else f"a smaller --blend, or --within {column}"
             warnings.append(
                 f"less than half its share of the weight has, by {column}, {', '.join(paying[:3])}{more}. Safety "
-                f"prompts are often crowded. To weigh them more: {remedy}."
+                f"prompts are often crowded. What that costs: kat try-weights. To weigh them more: {remedy}."
             )
     w = facts["weights"]
     wanted = w.get("ess_to_match")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
+import orjson
 
 from kat.errors import InputError, MismatchError
 
@@ -24,6 +26,7 @@ class PairWeights:
     final weight: mean 1 over the training pairs, and NaN elsewhere. `train_log_density` is measured among the openings
     that train, of which one that validates is a query, and `bin` the fifth of those that it falls in: 0 is the rarest.
     `group` numbers the groups of near-duplicates; `cluster` the clusters of openings, where weights were made of them.
+    `blend` is the share of density that v was made with.
 
     In Python NaN, "" and −1 stand where the file has nulls: of what is unknown, and of pairs that are left out.
     """
@@ -46,6 +49,7 @@ class PairWeights:
     rejected_chars: np.ndarray
     left_out: np.ndarray
     cluster: np.ndarray | None = None
+    blend: float = 1.0
     path: Path | None = None
 
     def __len__(self) -> int:
@@ -56,19 +60,23 @@ class PairWeights:
         rows = self.split == "train"
         return dict(zip(self.pair_id[rows].tolist(), self.v[rows].tolist(), strict=True))
 
-    def draw_weights(self, blend: float) -> dict[str, float]:
-        """Return {opening id: blend · u + 1 − blend} of the openings that train, for drawing them.
+    def draw_weights(self, blend: float | None = None) -> dict[str, float]:
+        """Return {opening id: blend · u + 1 − blend} for drawing openings; by its own blend if none is given.
 
-        u of an opening is the mean over its pairs, with mean 1 over the openings: for a draw they are the unit, and
-        no factor of multiplicity has a say.
+        u of an opening is the mean over its pairs, with mean 1 over the openings that train: for a draw they are the
+        unit, and no factor of multiplicity has a say. One that does not train has w in its place, on the same scale.
         """
-        rows = self.split == "train"
-        ids, place, pairs = np.unique(self.opening_id[rows].astype(str), return_inverse=True, return_counts=True)
-        u = np.bincount(place, self.u[rows]) / pairs
-        return dict(zip(ids.tolist(), (blend * u / u.mean() + 1 - blend).tolist(), strict=True))
+        share = self.blend if blend is None else blend
+        kept = self.split != ""
+        ids, place, pairs = np.unique(self.opening_id[kept].astype(str), return_inverse=True, return_counts=True)
+        trains = np.bincount(place, self.split[kept] == "train") > 0
+        w = np.bincount(place, self.w[kept]) / pairs
+        u = np.bincount(place, np.nan_to_num(self.u[kept])) / pairs
+        u = np.where(trains, u / u[trains].mean(), w / w[trains].mean())
+        return dict(zip(ids.tolist(), (share * u + 1 - share).tolist(), strict=True))
 
 
-COLUMNS = tuple(f.name for f in fields(PairWeights) if f.name != "path")
+COLUMNS = tuple(f.name for f in fields(PairWeights) if f.name not in ("blend", "path"))
 _TEXT = ("pair_id", "opening_id", "src", "split", "left_out")
 _INTEGERS = {"row": "int64", "m": "int32", "group": "int64", "bin": "int8", "chosen_chars": "int32"}
 _INTEGERS |= {"rejected_chars": "int32", "cluster": "int32"}
@@ -122,7 +130,14 @@ def read_pair_weights(path: str | Path) -> PairWeights:
     ids, counts = np.unique(columns["pair_id"].astype(str), return_counts=True)
     if len(ids) < len(table):
         raise MismatchError(f"{path} holds the pair id {ids[np.argmax(counts)]} {counts.max()} times. {remedy}")
-    return PairWeights(**columns, path=path)
+    return PairWeights(**columns, blend=_blend(table), path=path)
+
+
+def _blend(table: pa.Table) -> float:
+    """The blend that a file's report tells; files of earlier versions were of density alone."""
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        return float(orjson.loads((table.schema.metadata or {})[b"kat"])["weights"]["blend"])
+    return 1.0
 
 
 def _column(column: pa.ChunkedArray, name: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from kat.data.columns import SOURCE
 from kat.data.pair_columns import PairColumns
 from kat.pair_config import PairOptions, column_of
 from kat.pair_weights.clusters import cluster_openings
-from kat.pair_weights.controls import control_weights, permuted
+from kat.pair_weights.controls import DRAWS, control_weights, permuted
 from kat.pair_weights.weigh import PairWeighting, blend_weights, even_out, group_weights, multiplicity_factor
 
 CLUSTER = "cluster"
@@ -37,6 +37,7 @@ class TrainingPairs:
     place: np.ndarray
     ess: float
     cap: float
+    _strata: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def opening(self) -> np.ndarray:
@@ -47,6 +48,13 @@ class TrainingPairs:
         """Return the value [P] of a column of the source for each pair."""
         values = self.columns.src if name == SOURCE else self.columns.labels[name]
         return np.asarray(values, object)[self.rows]
+
+    def strata(self, name: str) -> np.ndarray:
+        """Return the number [P] of the value of a column of the source for each pair."""
+        if name not in self._strata:
+            values = self.columns.src if name == SOURCE else self.columns.labels[name]
+            self._strata[name] = np.unique(np.asarray(values, str), return_inverse=True)[1]
+        return self._strata[name][self.rows]
 
 
 def label_columns(options: PairOptions) -> tuple[str, ...]:
@@ -69,9 +77,11 @@ def opening_clusters(pairs: TrainingPairs, options: PairOptions) -> np.ndarray |
 
 
 def weigh_table(
-    pairs: TrainingPairs, options: PairOptions, clusters: np.ndarray | None
+    pairs: TrainingPairs, options: PairOptions, clusters: np.ndarray | None, *, draws: int = DRAWS
 ) -> tuple[PairWeighting, dict[str, Any]]:
     """Return the weights of the pairs that train, and what the report says of how they came about.
+
+    `draws` is how many permutations are drawn for the control of that name.
 
     Raises what `kat.pair_weights.weigh.weigh_pairs` and `kat.pair_weights.controls.control_weights` raise.
     """
@@ -84,7 +94,7 @@ def weigh_table(
     }
     opening, factor = pairs.opening, multiplicity_factor(pairs.opening, multiplicity)
     if facts["groups"] is not None and options.control not in ("uniform", "multiplicity", "length"):
-        group = np.unique(pairs.labels(facts["groups"]).astype(str), return_inverse=True)[1]
+        group = pairs.strata(facts["groups"])
         w, facts["group_temperature"] = group_weights(group, pairs.ess, pairs.cap)
         moving = group
     else:
@@ -102,7 +112,7 @@ def weigh_table(
     if options.control == "permuted":
         wanted = weighting.ess_pairs
         moved = strata["smooth"] if strata["smooth"] is not None else moving
-        u = permuted(u, opening, factor, options.control_seed, smooth=moved, within=strata["within"])
+        u = permuted(u, opening, factor, options.control_seed, smooth=moved, within=strata["within"], draws=draws)
         weighting = blended(u, opening, w)
         facts["ess_to_match"] = wanted
     if clusters is not None:
@@ -116,4 +126,4 @@ def _strata(pairs: TrainingPairs, name: str | None, clusters: np.ndarray | None)
     if name == CLUSTER:
         assert clusters is not None, "clusters are found where they are named"
         return clusters[pairs.opening]
-    return np.unique(pairs.labels(name).astype(str), return_inverse=True)[1]
+    return pairs.strata(name)

@@ -68,15 +68,17 @@ def train_grpo(
     run_options: RunOptions,
     *,
     uniform: bool = False,
-    blend: float = PairOptions.blend,
+    blend: float | None = None,
     reward_weights: Sequence[float] | None = None,
 ) -> Path:
     """Train on the prompts of RUN's pairs that train, drawn by density weight or uniformly; return the folder written.
 
-    Openings are drawn in proportion to blend · u + 1 − blend, u as the pair weights have it. Prompts of pairs that
-    validate are the fixed ones. Raises InputError if there are no pair weights, OptionError for a blend out of range.
+    Openings are drawn in proportion to blend · u + 1 − blend, both as the pair weights have them unless told. Prompts
+    of pairs that validate are the fixed ones. Raises InputError if there are no pair weights, OptionError for a blend
+    out of range.
     """
-    PairOptions(blend=blend)  # the same limits
+    if blend is not None:
+        PairOptions(blend=blend)  # the same limits
     run = RunFolder(folder)
     path = run.pair_weights()
     if not path.is_file():

@@ -55,7 +55,7 @@ def weigh_pairs(
             f"Leave --unit out, or make others with: kat run PAIRS --out OTHER --unit {reading.unit}"
         )
     if pairs is None:
-        pairs, manifest = _unchanged_pairs(run)
+        pairs, manifest = unchanged_pairs(run)
         allowed = allowed or manifest["options"]["max_bad_rows"]  # the run met them, and was allowed to
         reading = _inherited(manifest, reading)
     elif (own := run.prefixes_manifest) and own.get("inputs", {}).get("pairs") == input_hash(pairs):
@@ -129,7 +129,7 @@ def _inherited(manifest: dict[str, Any], reading: ReadOptions) -> ReadOptions:
     return ReadOptions(**recorded_reading(reading_of(manifest)) | recorded_reading(reading))
 
 
-def _unchanged_pairs(run: RunFolder) -> tuple[Inputs, dict[str, Any]]:
+def unchanged_pairs(run: RunFolder) -> tuple[Inputs, dict[str, Any]]:
     """The pairs that a run was made from, and the manifest that says how they were read."""
     pairs, manifest = run.pairs()
     if input_hash(pairs) != manifest["inputs"].get("pairs"):

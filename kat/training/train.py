@@ -24,8 +24,6 @@ from kat.training.tokens import TokenPairs, tokenize_pairs
 from kat.training_config import RewardOptions
 
 if TYPE_CHECKING:
-    import torch
-
     from kat.training.loop import Rewarder, Trainer
     from kat.training.ranks import Ranks
     from kat.training.reward import RewardModel
@@ -171,15 +169,15 @@ def fit(
     ranks: Ranks | None = None,
     selection: TokenPairs | None = None,
 ) -> dict[str, Any]:
-    """Train the model on pairs with weights [P], taken as they are, and return what the training was like.
-
-    With a `checkpoint` the state is kept there every `save_every` steps, and a state that is there is gone on from.
+    """Train the model on pairs with weights [P], taken as they are, and return what the training was like. With a
+    `checkpoint` the state is kept there every `save_every` steps, and a state that is there is gone on from.
     `on_step` gets the numbers of every step that is taken now, and may add to them. With several `ranks` every one of
     them calls this with the same arguments; rank 0 alone keeps the state. With `selection`, pairs that do not train,
     the parameters of the lowest unweighted loss on them are those that are kept in the end.
     """
     from tqdm import tqdm
 
+    from kat.training.features import branch_features
     from kat.training.loop import Trainer
     from kat.training.ranks import OneRank
     from kat.training.reward import choose_trainable
@@ -266,35 +264,6 @@ def _tokens(trainer: Trainer, *, kept_features: bool, shared: bool) -> dict[str,
     return counts
 
 
-def branch_features(
-    model: RewardModel, data: TokenPairs, numbers: np.ndarray, budget: int, *, progress: bool = False
-) -> torch.Tensor:
-    """Return what the head reads of some branches, `numbers` [E] ascending (`branches_of`), [E, D] float32."""
-    import torch
-    from tqdm import tqdm
-
-    from kat.training.rewarders import branch_rows, rows_in_order, sequences_of, tokens_of_branches
-
-    shared = model.unshared is None
-    total = tokens_of_branches(data.prompts, numbers, shared=shared)
-    disable = None if progress else True
-    bar = tqdm(total=total, unit="token", unit_scale=True, desc="features", disable=disable, delay=2)
-    parts: list[torch.Tensor] = []
-    with torch.no_grad(), torch_threads(), bar:
-        if shared:
-            for row in branch_rows(data.prompts, numbers, budget):
-                parts.append(model.features(row.row, row.ends))
-                bar.update(row.row.layout.total)
-            return torch.cat(parts)
-        sequences = sequences_of(data.prompts, numbers)
-        lengths = [len(sequence) for sequence in sequences]
-        order = np.argsort(lengths, kind="stable")  # neighbours of one length share the products of attention
-        for places in rows_in_order([lengths[i] for i in order.tolist()], budget):
-            parts.append(model.separate_features([sequences[i] for i in order[places].tolist()]))
-            bar.update(sum(lengths[i] for i in order[places].tolist()))
-        return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(model.device)]
-
-
 def score_tokens(model: RewardModel, data: TokenPairs, budget: int = RewardOptions.row_tokens) -> Scored:
     """Return the rewards of pairs as tokens, every branch of every prompt computed once."""
     from kat.training.scoring import rewards_of
@@ -308,6 +277,7 @@ def scorer_of(model: RewardModel, data: TokenPairs, options: RewardOptions) -> C
         return lambda: score_tokens(model, data, options.row_tokens)
     import torch
 
+    from kat.training.features import branch_features
     from kat.training.rewarders import KeptFeatures, branches_of
 
     needed = branches_of(data)

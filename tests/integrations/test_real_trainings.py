@@ -117,7 +117,7 @@ def test_grpo_asks_real_prompts_by_weight(weighed, tiny_bytes, tmp_path):
         ),
         train_dataset=data,
         processing_class=tokenizer,
-        opening_weights=weighed / "run",
+        opening_weights=weighed / "run" / "pair_weights.parquet",
     )
     assert moved(trainer)
     assert len(asked) == 4 * 64

@@ -36,6 +36,7 @@ def test_who_pays_more_than_half_is_named():
     assert weight_warnings(weighed()) == []  # a half is not less than a half
     (warning,) = weight_warnings(weighed(bins=(0.4, 0.2, 0.2, 0.11, 0.09)))
     assert "by density bin, bin 4 (20.0% of the pairs, 9.0% of the weight)" in warning
+    assert "kat try-weights" in warning
     assert "a smaller --blend." in warning
     (warning,) = weight_warnings(weighed(sources=((0.3, 0.1), (0.69, 0.899), (0.009, 0.001))))
     assert "by src, s0 (30.0% of the pairs, 10.0% of the weight)." in warning  # too few pairs are no part

@@ -1,5 +1,6 @@
 """The table of pairs against loops over dictionaries: every column, every policy, whatever the order of the rows."""
 
+import json
 from collections import Counter
 from dataclasses import fields, replace
 
@@ -361,7 +362,7 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     with (tmp_path / "w.parquet").open("wb") as file:
         write_pair_weights(table, file, '{"a": 1}')
     found = read_pair_weights(tmp_path / "w.parquet")
-    assert [f.name for f in fields(found)][:-1] == list(COLUMNS)
+    assert [f.name for f in fields(found)][:-2] == list(COLUMNS)
     for name in COLUMNS:
         one, other = getattr(found, name), getattr(table, name)
         assert (one.tolist() == other.tolist()) if other.dtype == object else np.array_equal(one, other, equal_nan=True)
@@ -375,6 +376,29 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     assert nulls["left_out"] == len(table) - out
     assert nulls["v"] == int((table.split != "train").sum())
     assert nulls["pair_id"] == nulls["m"] == nulls["group"] == 0
+
+
+def test_openings_are_drawn_by_the_blend_of_their_weights(tmp_path):
+    pairs = labelled(make_pairs())
+    table, facts = table_of(pairs, make_run(pairs), blend=0.4, within="task", multiplicity="sqrt", validation_share=0.2)
+    with (tmp_path / "w.parquet").open("wb") as file:
+        write_pair_weights(table, file, json.dumps(facts, default=float))
+    found = read_pair_weights(tmp_path / "w.parquet")
+    assert found.blend == 0.4
+    draws = found.draw_weights()
+    u, w = {}, {}
+    for x, one, other, side in zip(table.opening_id, table.u, table.w, table.split, strict=True):
+        w[x] = other
+        if side == "train":
+            u.setdefault(x, []).append(one)
+    u = {x: np.mean(values) for x, values in u.items()}
+    mean, mean_w = np.mean(list(u.values())), np.mean([w[x] for x in u])
+    assert draws == pytest.approx({x: 0.4 * (u[x] / mean if x in u else w[x] / mean_w) + 0.6 for x in w})
+    assert np.mean([draws[x] for x in u]) == pytest.approx(1)
+    assert set(found.draw_weights(0).values()) == {1.0}
+    with (tmp_path / "old.parquet").open("wb") as file:
+        write_pair_weights(table, file, "{}")
+    assert read_pair_weights(tmp_path / "old.parquet").blend == 1.0
 
 
 def test_files_that_are_none(tmp_path):

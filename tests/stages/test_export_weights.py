@@ -32,8 +32,9 @@ def table(made):
 def pairs(made, table):
     """{pair id: (pair, v or None, w, part)}"""
     read = list(kat.read_pairs(made / "pairs.jsonl"))
+    draws = table.draw_weights()
     return {
-        table.pair_id[i]: (p, table.v[i] if table.split[i] == "train" else None, table.w[i], table.split[i])
+        table.pair_id[i]: (p, table.v[i] if table.split[i] == "train" else None, draws[p.prefix.id], table.split[i])
         for i, p in enumerate(read)
     }
 

@@ -1,6 +1,7 @@
 """`kat weigh-pairs` on a demo run: what it writes, what it refuses, and that it starts from the right pairs."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -166,3 +167,43 @@ def test_bad_rows_that_the_run_was_allowed_are_counted_again(demo_run, tmp_path,
     other = kat_cli("weigh-pairs", tmp_path / "run", "--pairs_path", pairs, "--out", tmp_path / "o.parquet")
     assert "1 row is unusable and 0 allowed" in other.stderr
     assert not list(tmp_path.glob("o.*"))
+
+
+def test_columns_of_the_pairs_make_strata_and_reports(run, kat_cli):
+    pairs = run.parent / "pairs.jsonl"
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row |= {"task": "chat" if i % 4 else "code", "src": f"s{i % 3}"}
+    other = run.parent / "labelled.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = ("weigh-pairs", run, "--pairs_path", other, "--overwrite")
+    ran = kat_cli(*told, "--task", "task", "--within", "src", "--blend", 1)
+    assert ran.rc == 0, ran.stderr
+    assert "blend 1 of w kept within each src, multiplicity pair" in ran.stdout
+    assert re.search(r"\n  task +pairs +of pairs +of weight +mean v\n  \w", ran.stdout)
+    table = kat.read_pair_weights(run / "pair_weights.parquet")
+    train = table.split == "train"
+    for source in ("s0", "s1", "s2"):
+        assert table.v[train & (table.src == source)].mean() == pytest.approx(1, abs=1e-6)
+    stats = json.loads((run / "pair_weights.stats.json").read_text())
+    assert {one["value"] for one in stats["pays"]["task"]} == {"chat", "code"}
+    ran = kat_cli(*told, "--groups", "task", "--blend", 1)
+    assert "of 1 / the share of each task to the power" in ran.stdout
+    ran = kat_cli(*told, "--smooth", "cluster", "--clusters", 6)
+    assert "blend 0.25 of mean w of each cluster" in ran.stdout
+    assert set(kat.read_pair_weights(run / "pair_weights.parquet").cluster.tolist()) <= set(range(6))
+    ran = kat_cli(*told, "--smooth", "cluster", "--clusters", 6, "--control", "permuted", "--control_seed", 3)
+    assert "… of what was permuted" in ran.stdout
+    assert "has no column colour; its columns are" in kat_cli(*told, "--groups", "colour").stderr
+    assert "smooth and within are both src" in kat_cli(*told, "--smooth", "src", "--within", "src").stderr
+    assert "blend is 2" in kat_cli(*told, "--blend", 2).stderr
+
+
+def test_a_temperature_that_ended_at_its_limit_is_said(run, kat_cli):
+    assert "--max_temperature" not in kat_cli("weigh-pairs", run).stdout
+    path = run / "density" / "embeddings_metadata.json"
+    made = json.loads(path.read_text()) | {"temperature_bound": "max_temperature", "effective_sample_share": 0.8}
+    path.write_text(json.dumps(made))
+    ran = kat_cli("weigh-pairs", run, "--overwrite", "--seed", 1)
+    assert "the density weights ended at --max_temperature" in ran.stdout
+    assert "effective sample size of 80% of the openings, above the floor of 50%" in ran.stdout

@@ -11,10 +11,11 @@ from making_training import plain_model, plain_rewards, random_tokens, reward_mo
 
 from kat.errors import InputError
 from kat.reports.console.train_rm import training_lines
+from kat.training.features import branch_features
 from kat.training.loop import NotFiniteError, Trainer
 from kat.training.reward import choose_trainable
 from kat.training.rewarders import KeptFeatures, WholeModel, branches_of
-from kat.training.train import branch_features, fit, normalised, score_tokens
+from kat.training.train import fit, normalised, score_tokens
 from kat.training_config import RewardOptions
 
 

@@ -12,8 +12,8 @@ from making_nanochat import CONFIG, LATER, later_state, random_state, save
 from kat.errors import ModelError, OptionError
 from kat.models.load import LoadedModel, load_model
 from kat.packing.trunks import Prompt, plant
+from kat.training.features import branch_features
 from kat.training.reward import RewardModel, choose_trainable
-from kat.training.train import branch_features
 
 GROUPED = {"num_attention_heads": 4, "num_key_value_heads": 2}
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}

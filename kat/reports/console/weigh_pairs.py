@@ -86,7 +86,8 @@ def _matched(w: Mapping[str, Any]) -> list[str]:
 
 def _made_of(w: Mapping[str, Any]) -> str:
     """What was blended of what, in a line."""
-    weight = f"groups of {w['groups']} to the power {w['group_temperature']:.2g}" if w.get("group_temperature") else "w"
+    power = w.get("group_temperature")
+    weight = "w" if power is None else f"1 / the share of each {w['groups']} to the power {power:.2g}"
     if w["smooth"]:
         weight = f"mean {weight} of each {w['smooth']}"
     if w["within"]:
