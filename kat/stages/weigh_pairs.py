@@ -19,11 +19,11 @@ from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
 from kat.errors import InputError, MismatchError, OptionError
 from kat.inputs import Inputs, input_hash, input_paths, input_text
-from kat.pair_config import PairOptions
+from kat.pair_config import PairOptions, column_of
 from kat.pair_weights.duplicates import Sketches
 from kat.pair_weights.storage import check_pair_weights, read_pair_weights, write_pair_weights
 from kat.pair_weights.table import OpeningWeights, pair_table
-from kat.pair_weights.weighting import label_columns
+from kat.pair_weights.weighting import CLUSTER, label_columns
 from kat.records import Pair
 from kat.reports.console.weigh_pairs import SHOWN, pair_weight_lines
 from kat.run_folder import LOG_DENSITY, METADATA, WEIGHTS, RunFolder, relatives, stats_path, weigh_again
@@ -66,7 +66,7 @@ def weigh_pairs(
         "weigh-pairs",
         out,
         inputs={"pairs": input_paths(pairs), "weights": density / WEIGHTS, "density": density / LOG_DENSITY},
-        options=recorded(options) | {"max_bad_rows": allowed} | recorded_reading(reading),
+        options=_recorded(options) | {"max_bad_rows": allowed} | recorded_reading(reading),
         beside={"stats": stats_path},
         suffix=".parquet",
         reads=density.iterdir(),
@@ -92,6 +92,19 @@ def weigh_pairs(
         summary = f"{len(table):,} pairs, {facts['weights']['pairs']:,} of them weighed"
         job.say(summary, pair_weight_lines(facts, heaviest))
     return out
+
+
+def _recorded(options: PairOptions) -> dict[str, Any]:
+    """What a manifest holds of the options: those that came later only where they say something else than weights of
+    density alone, so that files of before are still what the same options ask for."""
+    before = {"blend": 1.0, "smooth": None, "within": None, "groups": None, "task": None}
+    told = {name: column_of(value) for name, value in recorded(options).items()}
+    told = {name: value for name, value in told.items() if name not in before or value != before[name]}
+    if CLUSTER not in (told.get("smooth"), told.get("within")):
+        del told["clusters"]
+    if options.control != "permuted":
+        del told["control_seed"]
+    return told
 
 
 def read_weights(run: RunFolder) -> tuple[OpeningWeights, DensityOptions]:

@@ -76,7 +76,8 @@ def test_the_kept_manifests_are_understood(kept, made, tmp_path):
     today = json.loads(manifest_path(made[1][kept.stem]).read_bytes())
     assert today["stage"] == value["stage"]
     assert list(today) == list(value)
-    assert list(today["options"]) == list(value["options"])
+    # Weights are blended unless told otherwise: see below.
+    assert [name for name in today["options"] if name != "blend"] == list(value["options"])
     assert list(today["inputs"]) == list(value["inputs"]) or kept.stem == "evaluate-rm"
 
 
@@ -85,6 +86,24 @@ def test_the_same_command_skips(name, made, kat_cli):
     ran = kat_cli(*made[0][name])
     assert ran.rc == 0, ran.stderr
     assert f"{name.removesuffix('-file'):<14} skipped: {made[1][name]}" in ran.stdout
+
+
+def test_weights_of_density_alone_are_those_of_before(made, kat_cli):
+    """The options that came later are no part of a manifest of weights as they were made before there were any."""
+    command, output = made[0]["weigh-pairs"], made[1]["weigh-pairs"]
+    path = manifest_path(output)
+    kept = json.loads(path.read_bytes())
+    try:
+        old = json.loads(json.dumps(kept))
+        del old["options"]["blend"]
+        old["options"]["multiplicity"] = "sqrt"
+        path.write_text(json.dumps(old))
+        ran = kat_cli(*command, "--blend", 1, "--multiplicity", "sqrt", "--smooth", "none")
+        assert ran.rc == 0, ran.stderr
+        assert "skipped" in ran.stdout
+        assert "was made with blend = None, not 0.25" in kat_cli(*command).stderr
+    finally:
+        path.write_text(json.dumps(kept))
 
 
 @pytest.mark.parametrize("name", ["export-weights", "export", "evaluate-rm"])
