@@ -91,8 +91,10 @@ def _room(count: int, head: torch.Tensor) -> torch.Tensor:
 
 
 def _logits(states: torch.Tensor, head: torch.Tensor, bias: torch.Tensor | None, room: torch.Tensor) -> torch.Tensor:
-    logits = torch.mm(states, head.t(), out=room[: len(states)])
-    return logits if bias is None else logits.add_(bias.detach())
+    out = room[: len(states)]
+    if bias is None:
+        return torch.mm(states, head.t(), out=out)
+    return torch.addmm(bias.detach().to(head.dtype), states, head.t(), out=out)  # rounded once, not twice
 
 
 def _kernels() -> Any:
