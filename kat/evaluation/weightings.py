@@ -160,7 +160,7 @@ def _gains(
     return gains, by_source
 
 
-def _widened(found: Difference, values: np.ndarray, weights: np.ndarray, cluster: np.ndarray) -> Difference:
+def _widened(difference: Difference, values: np.ndarray, weights: np.ndarray, cluster: np.ndarray) -> Difference:
     """A difference with the variance between seeds [S, n] added to that of the openings: a wider interval, a larger
     p-value (that of a normal test with both, if that is larger) and detectable effect."""
     seeds = len(values)
@@ -168,14 +168,17 @@ def _widened(found: Difference, values: np.ndarray, weights: np.ndarray, cluster
     between = float(means.var(ddof=1)) / seeds if seeds > 1 else 0.0
     within = cluster_error(values.mean(0), weights, cluster) ** 2
     if not within > 0:  # one opening, or nothing that differs
-        return found
+        return difference
     factor = float(np.sqrt(1 + between / within))
     error = float(np.sqrt(within + between))
-    wide = found.interval
+    wide = difference.interval
     if wide is not None:
-        wide = (found.value + (wide[0] - found.value) * factor, found.value + (wide[1] - found.value) * factor)
-    normal = 2 * NormalDist().cdf(-abs(found.value) / error)
-    return Difference(found.value, wide, max(found.p, normal), detectable(error))
+        wide = (
+            difference.value + (wide[0] - difference.value) * factor,
+            difference.value + (wide[1] - difference.value) * factor,
+        )
+    normal = 2 * NormalDist().cdf(-abs(difference.value) / error)
+    return Difference(difference.value, wide, max(difference.p, normal), detectable(error))
 
 
 def _beside(

@@ -24,7 +24,7 @@ def cluster_openings(
 ) -> np.ndarray:
     """Return the cluster [N] of each row of `vectors` [N, D], which are of unit length; the largest cluster is 0.
 
-    Centres are found from the rows `among` [N] bool alone, all of them by default; the others join the nearest. There
+    Centres are nearest from the rows `among` [N] bool alone, all of them by default; the others join the nearest. There
     are fewer clusters where there are fewer distinct rows. Of five draws of first centres the one that ends at the best
     fit is taken: 2 · N · D · clusters operations a round, 100 rounds each at most.
 
@@ -37,8 +37,8 @@ def cluster_openings(
     draw = np.random.default_rng(seed)
     _, centres = max((_grown(rows, clusters, draw) for _ in range(_STARTS)), key=lambda fit: fit[0])
     size = np.bincount(_nearest(rows, centres)[0], minlength=len(centres))
-    found, _ = _nearest(np.asarray(vectors, np.float32), centres)
-    return np.argsort(np.argsort(-size, kind="stable"), kind="stable")[found]
+    nearest, _ = _nearest(np.asarray(vectors, np.float32), centres)
+    return np.argsort(np.argsort(-size, kind="stable"), kind="stable")[nearest]
 
 
 def _grown(rows: np.ndarray, clusters: int, draw: np.random.Generator) -> tuple[float, np.ndarray]:

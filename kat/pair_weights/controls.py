@@ -60,7 +60,7 @@ def permuted(
     owner = np.unique(opening if smooth is None else smooth, return_inverse=True)[1]
     _, first, unit = np.unique(inside * (owner.max() + 1) + owner, return_index=True, return_inverse=True)
     strata = _alike(inside[first], np.bincount(unit))
-    wanted, draw = effective_sample_size(factor * u), np.random.default_rng(seed)
+    target_ess, draw = effective_sample_size(factor * u), np.random.default_rng(seed)
     best, nearest = u, np.inf
     for _ in range(draws):
         values = u[first]
@@ -68,7 +68,7 @@ def permuted(
             values[stratum] = values[draw.permutation(stratum)]
         moved = values[unit]
         moved *= (np.bincount(inside, factor) / np.bincount(inside, factor * moved))[inside]
-        off = abs(effective_sample_size(factor * moved) / wanted - 1)
+        off = abs(effective_sample_size(factor * moved) / target_ess - 1)
         if off < nearest:
             best, nearest = moved, off
     return best

@@ -91,11 +91,11 @@ def weight_warnings(facts: Mapping[str, Any]) -> list[str]:
                 f"prompts are often crowded. What that costs: kat try-weights. To weigh them more: {remedy}."
             )
     w = facts["weights"]
-    wanted = w.get("ess_to_match")
-    if wanted is not None and abs(w["ess_pairs"] / wanted - 1) > CLOSE:
+    target_ess = w.get("ess_to_match")
+    if target_ess is not None and abs(w["ess_pairs"] / target_ess - 1) > CLOSE:
         warnings.append(
             f"the permuted weights have an effective sample size of {w['ess_pairs']:,.0f} pairs, and those that they "
-            f"are to match {wanted:,.0f}: part of a difference between the two is the sample size."
+            f"are to match {target_ess:,.0f}: part of a difference between the two is the sample size."
         )
     return warnings
 

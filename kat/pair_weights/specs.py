@@ -20,7 +20,7 @@ def weightings_of(text: str, base: PairOptions) -> dict[str, PairOptions]:
     Each is what `base` is but for what its words say; uniform is not listed, for all are compared with it. Raises
     OptionError for another word, or a weighting that stands twice.
     """
-    found: dict[str, PairOptions] = {}
+    weightings: dict[str, PairOptions] = {}
     for name in (part.strip() for part in text.split(",")):
         if name == UNIFORM:
             continue
@@ -28,10 +28,10 @@ def weightings_of(text: str, base: PairOptions) -> dict[str, PairOptions]:
         for word in name.split("+"):
             settings |= _setting(word.strip(), name)
         options = replace(base, control=None, **settings)
-        if name in found or options in found.values():
+        if name in weightings or options in weightings.values():
             raise OptionError(f"weightings has {name!r} twice.")
-        found[name] = options
-    return found
+        weightings[name] = options
+    return weightings
 
 
 def _setting(word: str, name: str) -> Mapping[str, Any]:

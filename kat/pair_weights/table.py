@@ -107,7 +107,7 @@ def pair_table(
         cap=search.cap,
     )
     clusters = opening_clusters(training, options)
-    weighting, made = weigh_table(training, options, clusters)
+    weighting, weighting_facts = weigh_table(training, options, clusters)
     among, asked = _density_among(run, openings, trains, search=search, device=device)
     leaks = _own_leak(asked, openings, trains, edges=edges, sketches=sketches, options=options)
     table = _table(training, run, openings, split, weighting=weighting, among=among, clusters=clusters)
@@ -115,7 +115,7 @@ def pair_table(
     facts["split"] = _split_facts(openings, split, options) | {"leak": leaks}
     facts["split"]["leak_by_opening"] = _leak_facts(edges[0], openings, table, columns, options)
     facts["weights"] = weighting.facts(openings.length[columns.opening[rows]])
-    facts["weights"] |= made | {"length_unit": openings.unit}
+    facts["weights"] |= weighting_facts | {"length_unit": openings.unit}
     facts["bins"] = bin_facts(table)
     named = {name: training.labels(name) for name in dict.fromkeys((SOURCE, *label_columns(options)))}
     facts["pays"] = pay_facts(named, weighting.values)

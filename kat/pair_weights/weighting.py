@@ -110,11 +110,10 @@ def weigh_table(
     blended = partial(blend_weights, multiplicity=multiplicity, cap=options.cap, blend=options.blend)
     weighting = blended(u, opening, w)
     if options.control == "permuted":
-        wanted = weighting.ess_pairs
+        facts["ess_to_match"] = weighting.ess_pairs
         moved = strata["smooth"] if strata["smooth"] is not None else moving
         u = permuted(u, opening, factor, options.control_seed, smooth=moved, within=strata["within"], draws=draws)
         weighting = blended(u, opening, w)
-        facts["ess_to_match"] = wanted
     if clusters is not None:
         facts["clusters"] = len(np.unique(clusters[clusters >= 0]))
     return weighting, facts

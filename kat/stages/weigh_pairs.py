@@ -125,14 +125,15 @@ def read_weights(run: RunFolder) -> tuple[OpeningWeights, DensityOptions]:
 def _temperature_warnings(run: RunFolder, search: DensityOptions) -> list[str]:
     """What to say where the temperature of the weights ended at its limit, before the floor that was asked for."""
     try:
-        made = orjson.loads((run.density / METADATA).read_bytes())
+        metadata = orjson.loads((run.density / METADATA).read_bytes())
     except (OSError, ValueError):
         return []  # the origin's own weights come without it
-    if made.get("temperature_bound") != "max_temperature" or not made["effective_sample_share"] > search.ess * 1.001:
+    share = metadata.get("effective_sample_share", 0.0)
+    if metadata.get("temperature_bound") != "max_temperature" or not share > search.ess * 1.001:
         return []
     return [
         f"the density weights ended at --max_temperature {search.max_temperature:g} with an effective sample size of "
-        f"{made['effective_sample_share']:.0%} of the openings, above the floor of {search.ess:.0%}: they are flatter "
+        f"{share:.0%} of the openings, above the floor of {search.ess:.0%}: they are flatter "
         f"than --ess asks for. For more: kat run … --max_temperature {2 * search.max_temperature:g}"
     ]
 

@@ -70,15 +70,15 @@ def branch_features(
                 "tokens": _digest(data, numbers),
             }
             return torch.from_numpy(_kept(rows, asked, len(numbers), cache, bar)).to(model.device)
-        found: torch.Tensor | None = None
+        features: torch.Tensor | None = None
         for row in _rows(model, data, numbers, budget):
             values = row.compute()
-            if found is None:
-                found = values.new_empty(len(numbers), *values.shape[1:])
-            found[torch.from_numpy(row.places).to(values.device)] = values
+            if features is None:
+                features = values.new_empty(len(numbers), *values.shape[1:])
+            features[torch.from_numpy(row.places).to(values.device)] = values
             bar.update(row.tokens)
-        assert found is not None, "there is a branch"
-        return found
+        assert features is not None, "there is a branch"
+        return features
 
 
 def _rows(model: RewardModel, data: TokenPairs, numbers: np.ndarray, budget: int) -> Iterator[_Computed]:
@@ -124,10 +124,10 @@ def _kept(rows: list[_Computed], asked: dict[str, Any], count: int, cache: Path,
         assert kept is not None, "there is a branch"
         if isinstance(kept, np.memmap):
             kept.flush()
-        found = np.array(kept)
+        features = np.array(kept)
         with artifacts.atomic_file(folder / _COMPLETE) as file:
             file.write(b"1\n")
-    return found
+    return features
 
 
 def _mapped(path: Path, rows: int) -> np.ndarray | None:

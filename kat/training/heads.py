@@ -67,7 +67,7 @@ def fit_heads(
     """
     weights = weights / weights.sum(0)
     unit = (data.curvature[None] + l2[:, None]).sqrt().to(data.z.dtype)
-    found = torch.zeros(unit.shape, dtype=data.z.dtype)
+    heads = torch.zeros(unit.shape, dtype=data.z.dtype)
     live = torch.arange(len(l2))
     problem = _Problem(data.z, weights, l2.to(data.z.dtype), unit)
     search = _Search(problem, torch.zeros_like(unit))
@@ -75,15 +75,15 @@ def fit_heads(
     for _ in range(_MOST):
         done = search.gradient.norm(dim=1) <= least
         if done.sum() > len(live) // 4:  # to leave one by one would copy what the others hold each time
-            found[live[done]] = (search.place / search.problem.unit)[done]
+            heads[live[done]] = (search.place / search.problem.unit)[done]
             live = live[~done]
             if not len(live):
-                return found
+                return heads
             search.keep(~done)
         if not search.step():
             break
-    found[live] = search.place / search.problem.unit
-    return found
+    heads[live] = search.place / search.problem.unit
+    return heads
 
 
 class _Problem:
@@ -146,20 +146,22 @@ class _Search:
 
     def _inverse_times(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the approximate inverse of the curvature times a gradient, by the two loops of L-BFGS."""
-        found, held = gradient.clone(), []
+        direction, held = gradient.clone(), []
         for s, y in reversed(self._steps):
             along = (s * y).sum(1)
             rho = torch.where(along > 0, 1 / along, torch.zeros_like(along))  # no step was taken: no part in it
-            share = rho * (s * found).sum(1)
-            found -= share[:, None] * y
+            share = rho * (s * direction).sum(1)
+            direction -= share[:, None] * y
             held.append((s, y, rho, share))
         if self._steps:
             s, y = self._steps[-1]
             along = (s * y).sum(1)
-            found *= torch.where(along > 0, along / y.square().sum(1).clamp_min(1e-30), torch.ones_like(along))[:, None]
+            direction *= torch.where(along > 0, along / y.square().sum(1).clamp_min(1e-30), torch.ones_like(along))[
+                :, None
+            ]
         for s, y, rho, share in reversed(held):
-            found += (share - rho * (y * found).sum(1))[:, None] * s
-        return found
+            direction += (share - rho * (y * direction).sum(1))[:, None] * s
+        return direction
 
 
 def choose_strengths(

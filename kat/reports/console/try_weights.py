@@ -54,7 +54,7 @@ def tried_lines(facts: Mapping[str, Any]) -> list[str]:
         )
     if facts["weightings"]:
         seen = facts["weightings"][0]["gains"]
-        found = [
+        detectable = [
             f"{part} {100 * seen[part]['accuracy']['minimum_detectable_effect']:.1f}"
             for part in ("every pair", facts["rare"])
             if part in seen and seen[part]["accuracy"]["minimum_detectable_effect"]
@@ -62,22 +62,22 @@ def tried_lines(facts: Mapping[str, Any]) -> list[str]:
         lines += [
             "  differences from uniform with 95 % intervals; log-loss × 100, less is better; p for the rarest fifth's",
             "  log-loss, corrected for all weightings; * helps. What would be found four times in five, in points: "
-            + (", ".join(found) or "not known"),
+            + (", ".join(detectable) or "not known"),
         ]
     return [*lines, "", f"  {facts['sentence']}"]
 
 
-def _points(found: Mapping[str, Any]) -> str:
-    return _signed(found, 100.0, 1)
+def _points(difference: Mapping[str, Any]) -> str:
+    return _signed(difference, 100.0, 1)
 
 
-def _hundredths(found: Mapping[str, Any]) -> str:
-    return _signed(found, 100.0, 2)
+def _hundredths(difference: Mapping[str, Any]) -> str:
+    return _signed(difference, 100.0, 2)
 
 
-def _signed(found: Mapping[str, Any], scale: float, digits: int) -> str:
+def _signed(difference: Mapping[str, Any], scale: float, digits: int) -> str:
     """A difference with half the width of its interval."""
-    value, interval = scale * found["difference"], found["interval"]
+    value, interval = scale * difference["difference"], difference["interval"]
     if interval is None:
         return f"{value:+.{digits}f}"
     half = scale * (interval[1] - interval[0]) / 2
