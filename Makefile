@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 DEMO ?= demo
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint results clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +32,10 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest
+
+# What docs/results.md tells of weights: hours, resumable. DATA is a folder of public preference data.
+results: install
+	$(BIN)/python -m experiments.results $(DATA) --out results
 
 clean:
 	rm -rf $(VENV) $(DEMO)

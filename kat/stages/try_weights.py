@@ -48,7 +48,7 @@ DRAWS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class _Ready:
+class Ready:
     """Pairs to try weightings on: differences of features `x` [P, D], the table's rows [P], and what weighs them."""
 
     x: np.ndarray
@@ -68,10 +68,9 @@ def try_weights(folder: Path, out: Path | None, options: TryOptions, run_options
     cannot be loaded.
     """
     run = RunFolder(folder)
-    pairs, manifest = unchanged_pairs(run)
-    reading = replace(reading_of(manifest), unit=run.unit)
+    pairs, _ = unchanged_pairs(run)
     base = _pair_options(run)
-    specs = weightings_of(options.weightings or f"{DEFAULT},{WITHIN}", base)
+    weightings_of(options.weightings or DEFAULT, base)  # a word that is none is said before anything is written
     model = resolve(options.model, allow_network=options.allow_network)
     out = out or run.root / "try_weights"
     with stage(
@@ -91,9 +90,7 @@ def try_weights(folder: Path, out: Path | None, options: TryOptions, run_options
     ) as job:
         if job.done:
             return out
-        allowed: int | str = run_options.max_bad_rows or manifest["options"]["max_bad_rows"]
-        reader = partial(PairReader, pairs, allowed, options=reading)
-        ready = _prepared(run, reader, specs, base, options=options, device=run_options.device)
+        ready = prepared_pairs(run, options, run_options)
         tried, facts = _tried(ready, options)
         facts |= {"model": options.model, "folds": options.folds, "seeds": options.seeds}
         facts["flags"] = {name: flags_of(spec, PairOptions()) for name, spec in ready.specs.items()}
@@ -109,6 +106,19 @@ def try_weights(folder: Path, out: Path | None, options: TryOptions, run_options
             draw_tried(facts, job.folder / TRIED_FIGURE)
         job.say(f"{len(ready.specs)} weightings on {len(ready.rows):,} pairs", details)
     return out
+
+
+def prepared_pairs(run: RunFolder, options: TryOptions, run_options: RunOptions) -> Ready:
+    """Return the pairs of a run that train with their features, computed once and kept in the run's folder.
+
+    Raises what `try_weights` raises.
+    """
+    pairs, manifest = unchanged_pairs(run)
+    base = _pair_options(run)
+    allowed: int | str = run_options.max_bad_rows or manifest["options"]["max_bad_rows"]
+    reader = partial(PairReader, pairs, allowed, options=replace(reading_of(manifest), unit=run.unit))
+    specs = weightings_of(options.weightings or f"{DEFAULT},{WITHIN}", base)
+    return _prepared(run, reader, specs, base, options=options, device=run_options.device)
 
 
 def _pair_options(run: RunFolder) -> PairOptions:
@@ -127,7 +137,7 @@ def _prepared(
     *,
     options: TryOptions,
     device: str,
-) -> _Ready:
+) -> Ready:
     """Read the pairs twice: their columns, from which the split follows; then the texts of those that train."""
     texts = Sketches()
     labels = tuple(dict.fromkeys(name for spec in specs.values() for name in label_columns(spec)))
@@ -156,7 +166,7 @@ def _prepared(
     )
     clusters = next((c for s in specs.values() if (c := opening_clusters(training, s)) is not None), None)
     told: dict[str, Any] = {"training": training, "clusters": clusters, "specs": specs, "dropped": dropped}
-    return _Ready(x, rows, table, **told)
+    return Ready(x, rows, table, **told)
 
 
 def _training(pairs: Iterator[Pair], table: PairWeights) -> Iterator[Pair]:
@@ -194,7 +204,7 @@ def _features(
     return chosen - rejected, list(data.ids), dict(data.dropped)
 
 
-def _tried(ready: _Ready, options: TryOptions) -> tuple[list[Tried], dict[str, Any]]:
+def _tried(ready: Ready, options: TryOptions) -> tuple[list[Tried], dict[str, Any]]:
     """Fit all heads, and compare what they say with uniform."""
     from tqdm import tqdm
 
@@ -264,12 +274,12 @@ def _ones(rows: np.ndarray) -> np.ndarray:
     return np.ones(len(rows))
 
 
-def _weights(ready: _Ready, spec: PairOptions, rows: np.ndarray) -> np.ndarray:
+def _weights(ready: Ready, spec: PairOptions, rows: np.ndarray) -> np.ndarray:
     own = replace(ready.training, rows=ready.rows[rows])
     return weigh_table(own, spec, ready.clusters)[0].values
 
 
-def _permuted(ready: _Ready, spec: PairOptions, rows: np.ndarray, number: int) -> np.ndarray:
+def _permuted(ready: Ready, spec: PairOptions, rows: np.ndarray, number: int) -> np.ndarray:
     own = replace(ready.training, rows=ready.rows[rows])
     control = replace(spec, control="permuted", control_seed=number)
     return weigh_table(own, control, ready.clusters, draws=DRAWS)[0].values

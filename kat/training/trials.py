@@ -98,7 +98,7 @@ def cross_validate(
         for f in range(folds):
             held = fold == f
             check_folds(group, held)
-            told = _fold(x, np.flatnonzero(~held), group, arms, permutations=permutations, draw=draw)
+            told = fit_fold(x, np.flatnonzero(~held), group, arms, permutations=permutations, draw=draw)
             strengths[:, s, f], heads = told.strengths, told.heads
             said = (told.data.z[torch.from_numpy(held)] @ heads.T).T.numpy()
             margins[:, s, held] = said[: len(arms)]
@@ -117,13 +117,16 @@ def check_folds(group: np.ndarray, held: np.ndarray) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Fold:
+class Fold:
+    """Heads [A + R, D] of A arms, then of all R permutations, in the axes of `data`, which holds every pair, those that
+    did not train too; `strengths` [A] are the arms' L2 strengths."""
+
     data: Differences
     heads: torch.Tensor
     strengths: np.ndarray
 
 
-def _fold(
+def fit_fold(
     x: np.ndarray,
     train: np.ndarray,
     group: np.ndarray,
@@ -131,8 +134,11 @@ def _fold(
     *,
     permutations: int,
     draw: np.random.Generator,
-) -> _Fold:
-    """Return the heads of all arms, then of the permutations of those that have some, fitted on the pairs `train`."""
+) -> Fold:
+    """Return the heads of all arms, then of the permutations of those that have some, fitted on the pairs `train`.
+
+    `x` [P, D] and `group` [P] are of all pairs, `train` [n] the rows of those that train. L2 is tuned on folds of them.
+    """
     among = np.zeros(len(x), bool)
     among[train] = True
     every = differences(x, among)
@@ -149,7 +155,7 @@ def _fold(
     strengths = choose_strengths(data, columns, parts, [*scored, *(all_pairs for _ in moved)], np.asarray(pooled))
     weights = torch.from_numpy(np.stack([*own, *(w for each in moved for w in each)], 1)).float()
     l2 = np.concatenate([strengths[: len(arms)], np.repeat(strengths[len(arms) :], permutations)])
-    return _Fold(every, fit_heads(data, weights, torch.from_numpy(l2)), strengths[: len(arms)])
+    return Fold(every, fit_heads(data, weights, torch.from_numpy(l2)), strengths[: len(arms)])
 
 
 def _permuted(arm: Arm, train: np.ndarray, permutations: int) -> Iterator[np.ndarray]:
