@@ -24,9 +24,10 @@ import orjson
 import torch
 import transformers
 
-from experiments import flipped, natural, planted, simulated
+from experiments import flipped, natural, planted, real_model, simulated
 from experiments.problems import Problem, of_run, semi_synthetic
 from kat.artifacts import atomic_file, json_bytes
+from kat.data.pairs import read_pairs
 
 FILES = (
     "pairs.tldr.all",
@@ -42,6 +43,8 @@ FILES = (
     "pairs.webgpt.test",
     "pairs.pandalm.test",
 )
+UNTOUCHED = {"RM-Bench, chat and code": "pairs.rmbench_chat_code.all", "PandaLM": "pairs.pandalm.test"}
+"""Sets that the reward model that trains is measured on and nothing trains on."""
 INTENTS = "prompts.intents.labelled"
 SETS = {
     "tldr-": "TL;DR",
@@ -123,6 +126,17 @@ class Work:
         problem = self.mixture()
         return replace(problem, topic=problem.source)
 
+    def trains_blocks(self) -> dict[str, Any]:
+        """Return what weightings of a reward model gain on TL;DR and half of RMB."""
+        problem = self.mixture().of_sources(["TL;DR", "RMB"])
+        draw = np.random.default_rng(0)
+        half = (draw.random(len(problem.vectors)) < 0.5)[problem.opening]
+        problem = problem.rows(np.flatnonzero(half | (problem.source == "TL;DR")))
+        files = [self._path(name) for name in FILES[:2]]
+        pairs = {pair.id: pair for path in files for pair in read_pairs(path, "all")}
+        extra = {name: list(read_pairs(self._path(file), "all")) for name, file in UNTOUCHED.items()}
+        return real_model.cross_fitted(problem, pairs, extra, self.out / "activations")
+
     def intents(self) -> Problem:
         """Return prompts of known intents, with pairs whose rules are drawn."""
         rows = [orjson.loads(line) for line in read_lines(self._path(INTENTS))]
@@ -202,6 +216,7 @@ PARTS: Mapping[str, Part] = {
     "natural-mixture": (partial(_natural, Work.by_source), natural.shown),
     "natural-hh": (partial(_natural, _of("HH")), natural.shown),
     "natural-finegrained": (partial(_natural, _of("FineGrained QA")), natural.shown),
+    "last-blocks": (Work.trains_blocks, real_model.shown),
 }
 
 
