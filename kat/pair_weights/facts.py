@@ -73,6 +73,17 @@ def pay_facts(labels: Mapping[str, np.ndarray], v: np.ndarray) -> dict[str, list
     return pays
 
 
+def who_pays(bins: np.ndarray, src: np.ndarray, v: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    """Return what density bins and sources [P] of the training pairs have of the pairs and of their weights v [P].
+
+    Empty where all weights are the same: nobody pays.
+    """
+    if not len(v) or np.ptp(v) <= 1e-6 * np.abs(v).max():
+        return {}
+    titles = np.where(bins < 0, "no density", np.char.add("bin ", bins.astype(str)))
+    return pay_facts({"bin": titles, "src": src}, v)
+
+
 def weight_warnings(facts: Mapping[str, Any]) -> list[str]:
     """Return what about the weights should give pause: who pays for them, and a control that does not match."""
     warnings = []

@@ -14,6 +14,7 @@ from kat.errors import MismatchError, OptionError
 from kat.evaluation.evaluate import compare, compare_with_longer, evaluate
 from kat.evaluation.pairs import EvalPairs
 from kat.evaluation.scores import Scores, check_same_pairs, pairs_of, read_scores
+from kat.pair_weights.facts import who_pays
 from kat.pair_weights.storage import PairWeights, read_pair_weights
 from kat.reports.console.evaluate_rm import evaluation_lines
 from kat.run_folder import EVALUATION, FIGURE
@@ -47,8 +48,12 @@ def evaluate_rewards(
         read = [read_scores(path, run_options.max_bad_rows, job.rejected.write) for path in scores]
         if len(read) == 2:
             check_same_pairs(*read)
-        pairs, missing = _joined(read[0], pair_weights, options)
+        table = None if pair_weights is None else read_pair_weights(pair_weights)
+        pairs, missing = _joined(read[0], table, options)
         facts = _evaluated(pairs, read, options)
+        if table is not None:
+            trains = table.split == "train"
+            facts["pays"] = who_pays(table.bin[trains], table.src[trains], table.v[trains])
         facts["pairs_without_opening"] = 0 if pair_weights else sum(opening is None for opening in read[0].opening)
         facts["files"] = _shown(scores)
         facts |= {"split": options.split if pair_weights else None, "pairs_without_scores": missing}
@@ -92,12 +97,11 @@ def _evaluated(pairs: EvalPairs, read: list[Scores], options: EvaluateOptions) -
     }
 
 
-def _joined(scores: Scores, pair_weights: Path | None, options: EvaluateOptions) -> tuple[EvalPairs, int]:
+def _joined(scores: Scores, table: PairWeights | None, options: EvaluateOptions) -> tuple[EvalPairs, int]:
     """The pairs to evaluate, and how many of them have no reward."""
-    if pair_weights is None:
+    if table is None:
         return pairs_of(scores), 0
-    table = read_pair_weights(pair_weights)
-    _check_known(scores, table, pair_weights)
+    _check_known(scores, table)
     scored = set(scores.ids)
     in_split = table.split == options.split if options.split != "all" else table.split != ""
     has_scores = np.asarray([pair_id in scored for pair_id in table.pair_id])
@@ -110,22 +114,20 @@ def _joined(scores: Scores, pair_weights: Path | None, options: EvaluateOptions)
         )
     rows = np.flatnonzero(in_split & has_scores)
     if not len(rows):
-        raise MismatchError(
-            f"{scores.path} has no rewards for any {options.split} pair of {pair_weights}; see --split."
-        )
+        raise MismatchError(f"{scores.path} has no rewards for any {options.split} pair of {table.path}; see --split.")
     columns = {name: getattr(table, name)[rows] for name in ("bin", "chosen_chars", "rejected_chars")}
     names = (getattr(table, name)[rows].tolist() for name in ("pair_id", "opening_id", "src"))
     return EvalPairs(*names, **columns), missing
 
 
-def _check_known(scores: Scores, table: PairWeights, pair_weights: Path) -> None:
+def _check_known(scores: Scores, table: PairWeights) -> None:
     """Raise MismatchError unless every reward has an id, and belongs to a pair of the table."""
     if scores.numbered:
-        raise MismatchError(f"{scores.path} has no pair ids to join with {pair_weights}; give every row its pair_id.")
+        raise MismatchError(f"{scores.path} has no pair ids to join with {table.path}; give every row its pair_id.")
     known = set(table.pair_id.tolist())
     if strangers := [pair_id for pair_id in scores.ids if pair_id not in known]:
         raise MismatchError(
-            f"{len(strangers):,} rewards of {scores.path} belong to no pair of {pair_weights}, first {strangers[0]}."
+            f"{len(strangers):,} rewards of {scores.path} belong to no pair of {table.path}, first {strangers[0]}."
         )
 
 

@@ -15,6 +15,7 @@ import orjson
 
 from kat.errors import InputError
 from kat.integrations.rows import WeighedPair
+from kat.pair_weights.facts import who_pays
 from kat.reports.console.train_rm import training_lines
 from kat.statistics import effective_sample_size
 from kat.training_config import RewardOptions
@@ -98,6 +99,7 @@ def _marked(
 def data_facts(prepared: Prepared) -> dict[str, Any]:
     """Return what was read, what was left out and in which density bin, and how uneven the weights are."""
     tokens, train = prepared.tokens, prepared.train
+    trained = [prepared.marks[pair_id] for pair_id in train.ids]
     dropped: dict[str, Counter[str]] = {}
     for pair_id, reason in tokens.dropped_ids.items():
         dropped.setdefault(reason, Counter())[str(prepared.marks[pair_id].bin)] += 1
@@ -111,6 +113,9 @@ def data_facts(prepared: Prepared) -> dict[str, Any]:
         "prompts_cut": tokens.cut,
         "prompts_whose_tools_are_not_written": tokens.tools_unread,
         "ess_pairs": effective_sample_size(prepared.weights),
+        "pays": who_pays(
+            np.asarray([mark.bin for mark in trained]), np.asarray([mark.src for mark in trained]), prepared.weights
+        ),
     }
 
 

@@ -1,7 +1,11 @@
 """What gives pause about a split: crowded groups, and density bins that too few pairs validate."""
 
+import numpy as np
+import pytest
+
 from kat.evaluation.power import detectable
-from kat.pair_weights.facts import LEAST_VALIDATION_PAIRS, split_warnings, weight_warnings
+from kat.pair_weights.facts import LEAST_VALIDATION_PAIRS, split_warnings, weight_warnings, who_pays
+from kat.reports.console.pays import pay_lines
 
 
 def facts(largest: int = 2, openings: int = 1000, validation=(20, 20, 20, 20, 20), cosine=None, by="group", share=0.1):
@@ -41,6 +45,21 @@ def test_who_pays_more_than_half_is_named():
     (warning,) = weight_warnings(weighed(sources=((0.3, 0.1), (0.69, 0.899), (0.009, 0.001))))
     assert "by src, s0 (30.0% of the pairs, 10.0% of the weight)." in warning  # too few pairs are no part
     assert "--within src" in warning
+
+
+def test_who_pays_is_told_by_bin_and_source_those_that_lose_most_first():
+    pays = who_pays(np.array([0, 0, 4, -1]), np.array(["a", "b", "b", "b"]), np.array([2.0, 1.0, 0.6, 0.4]))
+    assert [(one["value"], one["pairs"]) for one in pays["bin"]] == [("no density", 1), ("bin 4", 1), ("bin 0", 2)]
+    shares = {one["value"]: (one["share_of_pairs"], one["share_of_weight"]) for one in pays["src"]}
+    assert shares == {"a": pytest.approx((0.25, 0.5)), "b": pytest.approx((0.75, 0.5))}
+    said = "\n".join(pay_lines(pays))
+    assert "density bin" in said
+    assert "source" in said
+
+
+def test_nobody_pays_for_equal_weights():
+    assert who_pays(np.zeros(3, int), np.array(["a", "b", "b"]), np.full(3, 0.7)) == {}
+    assert who_pays(np.zeros(0, int), np.zeros(0, str), np.zeros(0)) == {}
 
 
 def test_a_control_that_does_not_match_is_said():

@@ -76,6 +76,29 @@ def test_the_validation_pairs_are_judged_by_their_ids(table, tmp_path, kat_cli):
     assert "--overwrite" in kat_cli("evaluate-rm", path, "--pair_weights", table["path"], "--replicates", 300).stderr
 
 
+def test_a_report_says_who_paid_for_the_weights(table, tmp_path, kat_cli):
+    columns = {name: values for name, values in table.items() if name != "path"}
+    columns["v"] = [1.5 if b == 0 else 0.875 for b in columns["bin"]]
+    pq.write_table(pa.table(columns), tmp_path / "uneven.parquet")
+    path, _ = scored(tmp_path / "a.jsonl", [f"p{i}" for i in range(N)])
+    even = kat_cli("evaluate-rm", path, "--pair_weights", table["path"], "--replicates", 50)
+    assert "of weight" not in even.stdout
+    ran = kat_cli(
+        "evaluate-rm", path, "--pair_weights", tmp_path / "uneven.parquet", "--replicates", 50, "--out", tmp_path / "e"
+    )
+    assert ran.rc == 0, ran.stderr
+    assert "of weight" in ran.stdout
+    pays = json.loads((tmp_path / "e" / "evaluation.json").read_text())["pays"]
+    trains = [i for i in range(N) if table["split"][i] == "train"]
+    rare = sum(columns["v"][i] for i in trains if table["bin"][i] == 0) / sum(columns["v"][i] for i in trains)
+    assert pays["bin"][-1] == {
+        "value": "bin 0",
+        "pairs": sum(table["bin"][i] == 0 for i in trains),
+        "share_of_pairs": pytest.approx(sum(table["bin"][i] == 0 for i in trains) / len(trains)),
+        "share_of_weight": pytest.approx(rare),
+    }
+
+
 def test_two_models_are_compared_in_the_order_given(table, tmp_path, kat_cli):
     ids = [f"p{i}" for i in range(N)]
     better, _ = scored(tmp_path / "better.jsonl", ids, 1, 2.0)

@@ -65,6 +65,8 @@ def test_from_pairs_to_a_model_for_everybody(folder, train, what, kat_cli):
     trains = table.split == "train"
     manifest, report = (json.loads((out / name).read_text()) for name in ("manifest.json", "training.json"))
     dropped = sum(sum(bins.values()) for bins in report["dropped_by_bin"].values())
+    assert sum(one["pairs"] for one in report["pays"]["bin"]) == report["train_pairs"]
+    assert "of weight" in ran.stdout
 
     scores = read_jsonl(out / "validation_scores.jsonl")
     assert [row["pair_id"] for row in scores] == [i for i in validates if pairs[i].chosen != pairs[i].rejected]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kat.reports.console.pays import pay_lines
 from kat.reports.console.text import printable
 
 SOURCES = 20
@@ -24,12 +25,18 @@ def evaluation_lines(facts: Mapping[str, Any]) -> list[str]:
     if comparison is not None:
         first, second = (printable(name, 40) for name in files)
         lines += ["", f"  accuracy of {first} minus {second}", *_difference_lines(comparison, evaluations[0])]
-        return [*lines, "", *_notes(facts)]
+        return [*lines, *_paying(facts), "", *_notes(facts)]
     for name, to_longer, evaluation in zip(files, facts["against_longer_wins"], evaluations, strict=True):
         if to_longer is not None:
             title = f"  accuracy of {printable(name, 40)} minus that of guessing that the longer completion wins"
             lines += ["", title, *_difference_lines(to_longer, evaluation)]
-    return [*lines, "", *_notes(facts)]
+    return [*lines, *_paying(facts), "", *_notes(facts)]
+
+
+def _paying(facts: Mapping[str, Any]) -> list[str]:
+    """Who pays for the weights of the pairs that train."""
+    pays = facts.get("pays") or {}
+    return ["", "  the pairs that train, and their weights", *pay_lines(pays)] if pays else []
 
 
 def _model_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kat.reports.console.evaluate_rm import bin_title, percent
+from kat.reports.console.pays import pay_lines
 
 
 def training_lines(report: Mapping[str, Any]) -> list[str]:
-    """For people: what trained on what, what was left out, and the accuracy on the validation pairs."""
-    return [*_data_lines(report), *_training_lines(report["training"]), *_validation_lines(report)]
+    """For people: what trained on what, what was left out, the accuracy on the validation pairs, and who pays."""
+    training = [*_training_lines(report["training"]), *_validation_lines(report)]
+    return [*_data_lines(report), *training, *pay_lines(report.get("pays", {}))]
 
 
 def _data_lines(report: Mapping[str, Any]) -> Iterator[str]:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from kat.data.headings import Heading
-from kat.reports.console.text import heading_text, printable
+from kat.reports.console.pays import pay_lines
+from kat.reports.console.text import heading_text
 
 SHOWN = 10
-PAYING = 4
-"""Values of a column that are shown from either end."""
 
 
 def pair_weight_lines(facts: Mapping[str, Any], openings: Mapping[str, Heading]) -> list[str]:
@@ -20,7 +19,7 @@ def pair_weight_lines(facts: Mapping[str, Any], openings: Mapping[str, Heading])
         *_split_lines(facts["split"]),
         *_weight_lines(facts["weights"]),
         *_bin_lines(facts),
-        *_pay_lines(facts["pays"]),
+        *pay_lines(facts["pays"]),
         *_heaviest_lines(facts["heaviest"], openings),
         *(f"  WARNING  {warning}" for warning in facts["warnings"]),
     ]
@@ -93,27 +92,6 @@ def _made_of(w: Mapping[str, Any]) -> str:
     if w["within"]:
         weight = f"{weight} kept within each {w['within']}"
     return f"blend {w['blend']:g} of {weight}"
-
-
-def _pay_lines(pays: Mapping[str, list[Mapping[str, Any]]]) -> list[str]:
-    """Who pays: what each value of some columns has of the pairs and of the weight, those that lose most first."""
-    lines = []
-    for column, parts in pays.items():
-        if len(parts) < 2:
-            continue
-        name = "source" if column == "src" else column
-        lines += ["", f"  {name:<48}{'pairs':>9}{'of pairs':>10}{'of weight':>11}{'mean v':>8}"]
-        shown = parts if len(parts) <= 2 * PAYING else [*parts[:PAYING], None, *parts[-PAYING:]]
-        for one in shown:
-            if one is None:
-                lines.append(f"  … {len(parts) - 2 * PAYING:,} more in the JSON")
-                continue
-            mean = one["share_of_weight"] / one["share_of_pairs"]
-            lines.append(
-                f"  {printable(one['value'], 46) or '(none)':<48}{one['pairs']:>9,}{one['share_of_pairs']:>10.1%}"
-                f"{one['share_of_weight']:>11.1%}{mean:>8.2f}"
-            )
-    return lines
 
 
 def _bin_lines(facts: Mapping[str, Any]) -> list[str]:
