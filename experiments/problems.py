@@ -119,8 +119,9 @@ def semi_synthetic(
 ) -> Problem:
     """Return a pair for prompts of known topics: real openings, differences of features that are drawn.
 
-    Topics of at least `least` distinct prompts take part, with `most` of them at most. The rule of a topic is `turned`
-    degrees from one rule for all, each in a direction of its own: |θ| = 2, labels are drawn from σ(θ·x).
+    Topics of at least `least` distinct prompts take part, with `most` of them at most. What stands before the first
+    slash of a topic is its family, by which pairs are then told apart. The rule of a family is `turned` degrees from
+    one rule for all, each in a direction of its own: |θ| = 2, labels are drawn from σ(θ·x).
     """
     draw = np.random.default_rng(seed)
     topic_of = dict(zip(prompts, topics, strict=True))
@@ -133,7 +134,7 @@ def semi_synthetic(
         if len(own) >= least
         for i in draw.permutation(len(own))[:most]
     ]
-    topic = np.asarray([one for one, _ in kept])
+    topic = np.asarray([one.split("/")[0] for one, _ in kept])
     number = np.unique(topic, return_inverse=True)[1]
     shared = _unit(draw.normal(size=dimensions))
     own_rule = draw.normal(size=(number.max() + 1, dimensions))

@@ -61,6 +61,8 @@ SETS = {
 """The set that a pair is of, by how its id begins."""
 LARGE = ("TL;DR", "RMB", "FineGrained QA", "HH", "UltraFeedback", "SHP")
 """Sets with pairs enough to be thinned to a sixteenth."""
+FAMILIES = ("ATIS", "BANKING77", "CLINC150", "HWU64", "SNIPS")
+"""Where intents are from."""
 
 
 def main() -> None:
@@ -102,8 +104,8 @@ class Work:
         """Return the pairs of all files, each named by its set."""
         if self._mixture is None:
             run = self.out / "run"
-            kat("run", *self._files(), "--out", run, "--max_bad_rows", "5%")
-            kat("weigh-pairs", run, "--validation_share", 0, "--duplicates", "drop")
+            kat("run", *self._files(), "--out", run, "--max_bad_rows", 100)
+            kat("weigh-pairs", run, "--validation_share", 0, "--duplicates", "drop", "--max_bad_rows", 100)
             problem = of_run(run)
             named = [next(n for begin, n in SETS.items() if one.startswith(begin)) for one in problem.ids.tolist()]
             self._mixture = replace(problem, source=np.asarray(named))
@@ -186,6 +188,11 @@ def thin_one_source(number: int, _: np.random.Generator) -> list[str]:
     return [LARGE[number % len(LARGE)]]
 
 
+def thin_one_family(number: int, _: np.random.Generator) -> list[str]:
+    """Return the family of intents that is thinned in a draw: each in its turn."""
+    return [FAMILIES[number % len(FAMILIES)]]
+
+
 def _natural(problem: Callable[[Work], Problem], work: Work) -> dict[str, Any]:
     return natural.natural(problem(work), seeds=5)
 
@@ -207,7 +214,10 @@ PARTS: Mapping[str, Part] = {
         lambda work: planted.planted(work.by_source(), 3 * len(LARGE), choose=thin_one_source),
         planted.shown,
     ),
-    "planted-intents": (lambda work: planted.planted(work.intents(), 20), planted.shown),
+    "planted-intents": (
+        lambda work: planted.planted(work.intents(), 4 * len(FAMILIES), choose=thin_one_family),
+        planted.shown,
+    ),
     "flipped-tldr": (partial(_flipped, _of("TL;DR")), flipped.shown),
     "flipped-rmb": (partial(_flipped, Work.rmb), flipped.shown),
     "flipped-mixture": (partial(_flipped, Work.by_source), flipped.shown),

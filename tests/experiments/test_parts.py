@@ -116,7 +116,7 @@ def test_drawn_pairs_of_real_prompts_know_their_topics():
     prompts = [
         f"{verb} the {thing} number {i}" for verb, thing in (("Paint", "boat"), ("Cook", "egg")) for i in range(9)
     ]
-    problem = semi_synthetic(prompts, ["a"] * 9 + ["b"] * 9, least=5, most=7, dimensions=8)
+    problem = semi_synthetic(prompts, ["a/boat"] * 9 + ["b/egg"] * 9, least=5, most=7, dimensions=8)
     assert len(problem) == 14
     assert sorted(problem.topic) == ["a"] * 7 + ["b"] * 7
     near = problem.vectors @ problem.vectors.T
