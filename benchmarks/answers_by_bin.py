@@ -1,11 +1,11 @@
-"""What a judge's rewards say about answers to fixed prompts before and after training, by density bin.
+"""What a second reward model says about answers to fixed prompts before and after training, by density bin.
 
-    kat score JUDGE ARM/completions.jsonl --out ARM.judged.jsonl
-    python benchmarks/answers_by_bin.py NAME=ARM/completions.jsonl=ARM.judged.jsonl [NAME=…]
+    kat score SECOND ARM/completions.jsonl --out ARM.rewards.jsonl
+    python benchmarks/answers_by_bin.py NAME=ARM/completions.jsonl=ARM.rewards.jsonl [NAME=…]
 
-The judge is a reward model that did not teach. Of each prompt the reward of the last answers less that of the first,
+SECOND is a reward model that did not teach. Of each prompt the reward of the last answers less that of the first,
 and of two arms the difference of these, on the same prompts with the same random numbers. Intervals of 95 % by openings
-drawn with replacement. The table's unit is the deviation of the judge's rewards of the first answers.
+drawn with replacement. The table's unit is the deviation of its rewards of the first answers.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def pairs(names: list[str]) -> list[tuple[str, str]]:
 
 def read_arm(told: str) -> tuple[str, dict[str, dict[str, float | str]]]:
     """Return an arm's prompts: bin, opening, and the last answer's reward less the first one's."""
-    name, answers, judged = told.split("=")
-    rewards = {row["id"]: row["reward"] for row in map(orjson.loads, Path(judged).read_bytes().splitlines())}
+    name, answers, scored = told.split("=")
+    rewards = {row["id"]: row["reward"] for row in map(orjson.loads, Path(scored).read_bytes().splitlines())}
     rows = [orjson.loads(line) for line in Path(answers).read_bytes().splitlines()]
     steps = sorted({row["step"] for row in rows})
     spread = float(np.std([rewards[row["id"]] for row in rows if row["step"] == steps[0]]))

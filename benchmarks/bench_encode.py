@@ -87,12 +87,12 @@ def vectors_file(folder: Path, name: str) -> Path:
 def speeds(children: Children, count: Count, sizes: Sizes, peak: float) -> dict[str, list[str]]:
     """The columns SPEED of every method but its title."""
     base = children[BASE].median if BASE in children else None
-    operations, found = sizes.operations(count.lengths), {}
+    operations, cells = sizes.operations(count.lengths), {}
     for name, child in children.items():
         ratio = f"{base / child.median:.2f}" if base else "–"
         rate, share = f"{count.total / child.median:,.0f}", f"{operations / child.median / peak:.0%}"
-        found[name] = [f"{child.median:.2f}", str(len(child.times)), rate, ratio, share]
-    return found
+        cells[name] = [f"{child.median:.2f}", str(len(child.times)), rate, ratio, share]
+    return cells
 
 
 def show(titles: tuple[str, ...], rows: list[list[str]]) -> None:

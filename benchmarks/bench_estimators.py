@@ -27,18 +27,18 @@ SECTIONS = "known,noise,halves,dimension,prompts,sources,centring"
 
 
 def known_data(n: int) -> dict[str, Callable[[np.random.Generator], data.Sample]]:
-    made: dict[str, Callable[[np.random.Generator], data.Sample]] = {}
+    samples: dict[str, Callable[[np.random.Generator], data.Sample]] = {}
     for equal in (True, False):
         for d in (2, 8, 16, 40):
-            made[f"d={d}, {'equal' if equal else 'unequal'}"] = lambda g, d=d, e=equal: data.known(d, e, n, g)
-    made["topics, equal"] = lambda g: data.topics(True, n, g)
-    made["topics, unequal"] = lambda g: data.topics(False, n, g)
-    made["copies"] = lambda g: data.copies(0.0, n, g)
-    made["near copies"] = lambda g: data.copies(0.1, n, g)
+            samples[f"d={d}, {'equal' if equal else 'unequal'}"] = lambda g, d=d, e=equal: data.known(d, e, n, g)
+    samples["topics, equal"] = lambda g: data.topics(True, n, g)
+    samples["topics, unequal"] = lambda g: data.topics(False, n, g)
+    samples["copies"] = lambda g: data.copies(0.0, n, g)
+    samples["near copies"] = lambda g: data.copies(0.1, n, g)
     for by in (0.0, 1.0, 3.0):
-        made[f"offset {by:g}"] = lambda g, by=by: data.offset(by, n, g)
-        made[f"offset {by:g}, centred"] = lambda g, by=by: data.centred(data.offset(by, n, g))
-    return made
+        samples[f"offset {by:g}"] = lambda g, by=by: data.offset(by, n, g)
+        samples[f"offset {by:g}, centred"] = lambda g, by=by: data.centred(data.offset(by, n, g))
+    return samples
 
 
 def measure_known(sizes: Sizes) -> None:
@@ -59,13 +59,13 @@ def measure_known(sizes: Sizes) -> None:
                     topical[column].setdefault(name, []).append(topic_correlation(weights, sample.topics))
     names = list(ranks)
     parts = names[:8], names[8:12], names[12:]
-    for title, found in (
+    for title, measured in (
         ("Rank correlation of log density with the truth", ranks),
         ("Share of the ideal weights' variance explained (r², both at ESS/N = 0.5)", shapes),
     ):
         for part in parts:
-            table(title, part, by_row({c: found[c] for c in part}))
-    known = {c: found for c, found in topical.items() if found}
+            table(title, part, by_row({c: measured[c] for c in part}))
+    known = {c: measured for c, measured in topical.items() if measured}
     table("Rank correlation of mean topic weight with 1 / topic size", known, by_row(known))
     for part in parts:
         own = {c: {name: v for name, v in units[c].items() if " k=" in name} for c in part}

@@ -75,12 +75,12 @@ def sklearn_cosine(x: np.ndarray) -> np.ndarray:
 
 
 def numpy_blocks(x: np.ndarray) -> np.ndarray:
-    found = np.empty((len(x), K), np.int64)
+    nearest = np.empty((len(x), K), np.int64)
     for start in range(0, len(x), 1024):
         products = x[start : start + 1024] @ x.T
         products[np.arange(len(products)), start + np.arange(len(products))] = -np.inf
-        found[start : start + 1024] = np.argpartition(products, -K, axis=1)[:, -K:]
-    return found
+        nearest[start : start + 1024] = np.argpartition(products, -K, axis=1)[:, -K:]
+    return nearest
 
 
 def hnswlib_graph(x: np.ndarray) -> np.ndarray:
@@ -111,11 +111,11 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def without_self(found: np.ndarray) -> np.ndarray:
+def without_self(nearest: np.ndarray) -> np.ndarray:
     """Neighbours [N, K] from [N, K + 1] with the row itself taken out, or the last where it is not among them."""
-    others = found != np.arange(len(found))[:, None]
+    others = nearest != np.arange(len(nearest))[:, None]
     others[others.all(axis=1), -1] = False
-    return found[others].reshape(len(found), -1)
+    return nearest[others].reshape(len(nearest), -1)
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -133,10 +133,10 @@ def serve(method: str, path: str, n: int) -> None:
     sys.stdout.flush()
     for line in sys.stdin:
         start = time.perf_counter()
-        found = METHODS[method](x)
+        nearest = METHODS[method](x)
         taken = time.perf_counter() - start
-        np.save(line.strip(), found)
-        del found
+        np.save(line.strip(), nearest)
+        del nearest
         sys.stdout.write(f"{taken}\n")
         sys.stdout.flush()
 
@@ -153,7 +153,7 @@ class Child:
     def __init__(self, method: str, path: str, n: int, folder: str) -> None:
         command = [sys.executable, __file__, "--serve", method, "--embeddings", path, "--n", str(n)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.found = f"{folder}/{list(METHODS).index(method)}.npy"
+        self.output = f"{folder}/{list(METHODS).index(method)}.npy"
         if self.process.stdout.readline() != "ready\n":
             raise RuntimeError(f"{method} could not be started.")
         self.base, self.peak, self.times = anonymous(self.process.pid), 0.0, []
@@ -170,7 +170,7 @@ class Child:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        self.process.stdin.write(self.found + "\n")
+        self.process.stdin.write(self.output + "\n")
         self.process.stdin.flush()
         self.times.append(float(self.process.stdout.readline()))
         done.set()
@@ -186,16 +186,16 @@ def products_per_second(kind: str) -> float:
     return 2 * 2048**2 * 384 / min(seconds(lambda: multiply(rows, rows.T)) for _ in range(30))
 
 
-def recalls(x: np.ndarray, founds: dict[str, np.ndarray]) -> dict[str, float]:
+def recalls(x: np.ndarray, by_method: dict[str, np.ndarray]) -> dict[str, float]:
     """Share of the found neighbours of sampled rows within the k-th exact distance (equal distances are right)."""
-    wide, right = x.astype(np.float64), dict.fromkeys(founds, 0)
+    wide, right = x.astype(np.float64), dict.fromkeys(by_method, 0)
     sample = np.random.default_rng(0).permutation(len(x))[:SAMPLE]
     for row in sample:
         distances = np.linalg.norm(wide - wide[row], axis=1)
         distances[row] = np.inf
         kth = np.partition(distances, K - 1)[K - 1] * (1 + 1e-9)
-        for method, found in founds.items():
-            right[method] += int((distances[found[row]] <= kth).sum())
+        for method, nearest in by_method.items():
+            right[method] += int((distances[nearest[row]] <= kth).sum())
     return {method: count / (K * len(sample)) for method, count in right.items()}
 
 
@@ -211,7 +211,7 @@ def compare(path: str, n: int, repeats: int, methods: list[str]) -> None:
                 if not child.times or child.times[0] < LONG:
                     time.sleep(1.0)  # threads of the run before spin for a while
                     child.run()
-        shares = recalls(np.asarray(x), {method: np.load(child.found) for method, child in children.items()})
+        shares = recalls(np.asarray(x), {method: np.load(child.output) for method, child in children.items()})
         for child in children.values():
             child.process.communicate()
     show(x.shape, children, shares, peaks)

@@ -105,9 +105,9 @@ def main() -> None:
         for n in range(options.rounds):
             out = Path(folder) / f"prefixes_{n}.jsonl"
             seconds, processor, peak = run_once(pairs, out)
-            found = sum(1 for _ in out.open("rb"))
-            if found != options.openings:
-                raise SystemExit(f"{found:,} openings found, {options.openings:,} made")
+            lines = sum(1 for _ in out.open("rb"))
+            if lines != options.openings:
+                raise SystemExit(f"{lines:,} openings found, {options.openings:,} made")
             print(f"round {n + 1}: {seconds:.2f} s ({processor:.2f} s of processor), {peak:.0f} MB at the peak")
             rounds.append((seconds, peak))
         seconds, peak = min(rounds)

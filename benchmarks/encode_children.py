@@ -60,11 +60,11 @@ class Child:
         return self._answer()
 
     def _answer(self) -> dict:
-        found = json.loads(self.process.stdout.readline() or '{"error": "its process ended."}')
-        if "error" in found:
+        answer = json.loads(self.process.stdout.readline() or '{"error": "its process ended."}')
+        if "error" in answer:
             self.process.wait()
-            raise FailedError(found["error"])
-        return found
+            raise FailedError(answer["error"])
+        return answer
 
 
 class Children(dict[str, Child]):

@@ -34,8 +34,8 @@ def header() -> str:
     """Hardware, date, commit and versions in one line."""
     versions = [f"{name} {version_of(name)}" for name in PACKAGES]
     load = f"load {os.getloadavg()[0]:.1f} at the start"
-    made = [f"{cores()} cores of {processor()}", f"{datetime.date.today()}", load, f"commit {commit()}"]
-    return ", ".join([*made, f"Python {platform.python_version()}", *versions])
+    facts = [f"{cores()} cores of {processor()}", f"{datetime.date.today()}", load, f"commit {commit()}"]
+    return ", ".join([*facts, f"Python {platform.python_version()}", *versions])
 
 
 def version_of(package: str) -> str:
@@ -84,8 +84,8 @@ class Peak:
             for process in group:
                 process.stdin.write("\n")
                 process.stdin.flush()
-            found = [json.loads(process.stdout.readline()) for process in group]
-            self.best = max(self.best, *np.sum(found, axis=0))
+            rates = [json.loads(process.stdout.readline()) for process in group]
+            self.best = max(self.best, *np.sum(rates, axis=0))
 
     def close(self) -> None:
         for group in self.groups:
@@ -103,17 +103,17 @@ def products() -> list[tuple[float, Callable[[], object]]]:
     """Operations and action of each kind of product; torch's own, and oneDNN's with weights laid out beforehand."""
     import torch
 
-    found = []
+    actions = []
     for rows, inner, outer in SHAPES:
         x, w = torch.ones((rows, inner), dtype=torch.bfloat16), torch.ones((outer, inner), dtype=torch.bfloat16)
         out, operations = torch.empty((rows, outer), dtype=torch.bfloat16), 2.0 * rows * inner * outer
-        found.append((operations, lambda x=x, w=w, out=out: torch.mm(x, w.T, out=out)))
+        actions.append((operations, lambda x=x, w=w, out=out: torch.mm(x, w.T, out=out)))
         if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
             laid = torch.ops.mkldnn._reorder_linear_weight(w, rows)
-            found.append(
+            actions.append(
                 (operations, lambda x=x, w=laid: torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], ""))
             )
-    return found
+    return actions
 
 
 def rate(operations: float, action: Callable[[], object]) -> float:

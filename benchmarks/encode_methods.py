@@ -157,13 +157,13 @@ def transformers_sorted(folder: str, autocast: bool) -> Encode:
     def encode(texts: list[str], limit: int, batch: int) -> np.ndarray:
         ids = tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
         order = np.argsort([-len(one) for one in ids], kind="stable")
-        found = np.empty((len(texts), model.config.hidden_size), np.float32)
+        vectors = np.empty((len(texts), model.config.hidden_size), np.float32)
         # Entered once for all batches: autocast keeps the converted weights until it is left.
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             for start in range(0, len(order), batch):
                 rows = order[start : start + batch]
-                found[rows] = embed([ids[row] for row in rows]).numpy()
-        return found
+                vectors[rows] = embed([ids[row] for row in rows]).numpy()
+        return vectors
 
     return encode
 
@@ -226,9 +226,9 @@ class Server:
     def run(self, out: str) -> dict:
         """Embed all texts."""
         start = time.perf_counter()
-        found = self.encode(self.texts, self.limit, self.batch)
+        vectors = self.encode(self.texts, self.limit, self.batch)
         taken = time.perf_counter() - start
-        np.save(out, found)
+        np.save(out, vectors)
         return {"seconds": taken}
 
 

@@ -51,11 +51,11 @@ class Sizes:
 
 def openings(data: Path, most: int | None) -> list[str]:
     """Distinct openings, half from each of the two files."""
-    found = []
+    openings = []
     for name in FILES:
         prefixes = kat.unique_prefixes(kat.read_pairs(file_of(data, name), max_bad_rows="all"))
-        found += drawn(distinct([prefix.opening for prefix in prefixes]), OPENINGS // 2)
-    return drawn(distinct(found), most)
+        openings += drawn(distinct([prefix.opening for prefix in prefixes]), OPENINGS // 2)
+    return drawn(distinct(openings), most)
 
 
 def prefixes(data: Path, most: int | None) -> list[str]:
@@ -97,8 +97,8 @@ def count_tokens(folder: str, texts: list[str], limit: int) -> Count:
     """What a tokenizer gives for the texts, cut to `limit` tokens."""
     from transformers import AutoTokenizer
 
-    found = AutoTokenizer.from_pretrained(folder)(texts, truncation=True, max_length=limit)["input_ids"]
-    return Count(np.fromiter(map(len, found), np.int64, len(found)), len({tuple(ids) for ids in found}))
+    tokens = AutoTokenizer.from_pretrained(folder)(texts, truncation=True, max_length=limit)["input_ids"]
+    return Count(np.fromiter(map(len, tokens), np.int64, len(tokens)), len({tuple(ids) for ids in tokens}))
 
 
 def sizes_of(folder: str) -> Sizes:

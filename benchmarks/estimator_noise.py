@@ -22,18 +22,18 @@ OWN = load_all(ESTIMATORS)
 
 def measure_structureless(sizes: Sizes) -> None:
     """What kat.weigh gives, with no limit on T but the noise, where every weight but 1 is wrong."""
-    made: dict[str, Callable[[int, np.random.Generator], data.Sample]]
-    made = {f"sphere in {d} columns": lambda n, g, d=d: data.sphere(d, n, g) for d in sizes.columns}
-    made["shuffled columns"] = lambda n, g: data.shuffled(n, g)
-    made["shuffled columns, standardised"] = lambda n, g: data.shuffled(n, g, standard=True)
-    found: dict[str, dict[str, list]] = {name: {} for name in OWN}
-    for label, make in made.items():
+    samples: dict[str, Callable[[int, np.random.Generator], data.Sample]]
+    samples = {f"sphere in {d} columns": lambda n, g, d=d: data.sphere(d, n, g) for d in sizes.columns}
+    samples["shuffled columns"] = lambda n, g: data.shuffled(n, g)
+    samples["shuffled columns, standardised"] = lambda n, g: data.shuffled(n, g, standard=True)
+    by_name: dict[str, dict[str, list]] = {name: {} for name in OWN}
+    for label, make in samples.items():
         for n in sizes.copies_of_n:
             for seed in range(sizes.seeds if n < 20_000 else min(3, sizes.seeds)):
                 neighbors = find_neighbors(make(n, np.random.default_rng(seed)).x, peers.K)
                 for name in OWN:
-                    found[name].setdefault(f"{label}, N = {n:,}", []).append(noise_of(neighbors, name))
-    for name, rows in found.items():
+                    by_name[name].setdefault(f"{label}, N = {n:,}", []).append(noise_of(neighbors, name))
+    for name, rows in by_name.items():
         cells = {
             label: [spread(v, p) for v, p in zip(zip(*all_seeds, strict=True), (2, 5, 2, 2, 1), strict=True)]
             for label, all_seeds in rows.items()
@@ -59,10 +59,10 @@ def measure_split_half(sizes: Sizes) -> None:
     sources["d = 16, equal, copies"] = 16, True, 20
     rows: dict[int, dict[str, list[str]]] = {}
     for label, (d, equal, most) in sources.items():
-        found = noise_ratios(data.mixture(d, np.random.default_rng(d), equal), most, sizes)
+        ratios = noise_ratios(data.mixture(d, np.random.default_rng(d), equal), most, sizes)
         for name in OWN:
             for k in peers.KS:
-                rows.setdefault(k, {})[f"{label}, {name}"] = [f"{v:.2f}" for v in found[name, k]]
+                rows.setdefault(k, {})[f"{label}, {name}"] = [f"{v:.2f}" for v in ratios[name, k]]
     heads = ("r", "kat's claim", "from k in each half", "½ var(difference)", "residual")
     for k in peers.KS:
         table(f"Noise at k = {k}, as a multiple of the real noise", heads, rows[k])
@@ -84,17 +84,17 @@ def noise_ratios(source: data.Mixture, most: int, sizes: Sizes) -> dict[tuple[st
         times = np.where(rng.random(sizes.n) < 0.1, rng.integers(2, most + 1, sizes.n), 1) if most > 1 else 1
         row = np.repeat(np.arange(sizes.n), times)
         neighbors = find_neighbors(drawn.x[row], max(peers.KS))
-        there = find_neighbors(drawn.x, max(peers.KS), queries=asked).distinct_distances
+        distances = find_neighbors(drawn.x, max(peers.KS), queries=asked).distinct_distances
         for key in [(name, k) for name in OWN for k in peers.KS]:
             density = estimate_density(neighbors, key[1], key[0])
-            at.setdefault(key, []).append(OWN[key[0]].log_density(there[:, : key[1]], density.intrinsic_dimension))
+            at.setdefault(key, []).append(OWN[key[0]].log_density(distances[:, : key[1]], density.intrinsic_dimension))
             claims.setdefault(key, []).append(claims_of(density, drawn.truth[row]))
-    found = {}
+    ratios = {}
     for key, values in at.items():
         level = np.asarray(values) - np.mean(values, axis=1, keepdims=True)  # weights do not feel a shift of all
         real = float(np.var(level, axis=0, ddof=1).mean())
-        found[key] = np.mean(claims[key], axis=0) / [1, *[real] * 4]
-    return found
+        ratios[key] = np.mean(claims[key], axis=0) / [1, *[real] * 4]
+    return ratios
 
 
 def claims_of(density: Density, truth: np.ndarray) -> tuple[float, ...]:
@@ -129,8 +129,8 @@ def measure_dimension(sizes: Sizes, real: dict[str, np.ndarray]) -> None:
 
 def thinned(x: np.ndarray, full: Neighbors, k: int, times: int, draws: int = 3) -> float:
     """The mean over draws of the growth that thinning makes, as a dimension."""
-    found = []
+    inverses = []
     for seed in range(draws):
         rows = np.sort(np.random.default_rng(seed).permutation(len(x))[: len(x) // times])
-        found.append(1 / peers.scaling_dimension(full, find_neighbors(x[rows], k), rows, times, k))
-    return float(1 / np.mean(found))
+        inverses.append(1 / peers.scaling_dimension(full, find_neighbors(x[rows], k), rows, times, k))
+    return float(1 / np.mean(inverses))

@@ -20,10 +20,12 @@ _BLOCK = 1024
 def all_densities(x: np.ndarray, seed: int, peers: bool = True) -> dict[str, np.ndarray]:
     """Log density [N] of every row of x [N, D] by every estimator, by name."""
     neighbors = find_neighbors(x, max(KS))
-    found = {f"{name} k={k}": estimate_density(neighbors, k, name).log_values for name in names(ESTIMATORS) for k in KS}
+    densities = {
+        f"{name} k={k}": estimate_density(neighbors, k, name).log_values for name in names(ESTIMATORS) for k in KS
+    }
     if peers:
-        found |= peer_densities(x, x, np.arange(len(x)), neighbors.distinct_distances, seed)
-    return found
+        densities |= peer_densities(x, x, np.arange(len(x)), neighbors.distinct_distances, seed)
+    return densities
 
 
 def peer_densities(
@@ -54,15 +56,15 @@ def _kernels(
     """Log sums of two Gaussian kernels, and points within the radius, [Q] each."""
     import torch
 
-    reference, found = torch.from_numpy(x), []
+    reference, parts = torch.from_numpy(x), []
     for start in range(0, len(queries), _BLOCK):
         rows = slice(start, start + _BLOCK)
         squares = (2 - 2 * torch.from_numpy(queries[rows]) @ reference.T).clamp_(min=0)
         mine = np.flatnonzero(own[rows] >= 0)
         squares[torch.from_numpy(mine), torch.from_numpy(own[rows][mine])] = torch.inf
         sums = [torch.logsumexp(squares * (-0.5 / h**2), dim=1).double() for h in widths]
-        found.append(torch.stack([*sums, (squares <= radius**2).sum(dim=1).double()]))
-    return list(torch.cat(found, dim=1).numpy())
+        parts.append(torch.stack([*sums, (squares <= radius**2).sum(dim=1).double()]))
+    return list(torch.cat(parts, dim=1).numpy())
 
 
 def _cluster_sizes(queries: np.ndarray, x: np.ndarray, seed: int) -> np.ndarray:
@@ -80,13 +82,13 @@ def split_halves_of_peers(x: np.ndarray, seed: int, asked: int = 4000) -> dict[s
     """Correlation of log density between two random halves of x, by peer."""
     rng = np.random.default_rng(seed)
     order, rows = rng.permutation(len(x)), rng.permutation(len(x))[:asked]
-    found = []
+    halves = []
     for half in (order[::2], order[1::2]):
         place = np.full(len(x), -1)
         place[half] = np.arange(len(half))
         distances = find_neighbors(x[half], K).distinct_distances
-        found.append(peer_densities(x[rows], x[half], place[rows], distances, seed))
-    return {name: float(np.corrcoef(one, found[1][name])[0, 1]) for name, one in found[0].items()}
+        halves.append(peer_densities(x[rows], x[half], place[rows], distances, seed))
+    return {name: float(np.corrcoef(one, halves[1][name])[0, 1]) for name, one in halves[0].items()}
 
 
 def scaling_dimension(full: Neighbors, thin: Neighbors, rows: np.ndarray, times: float, k: int) -> float:

@@ -146,7 +146,7 @@ def early_layers(texts: list[str], cache: Path | None, layers: tuple[int, ...] =
         return {names[layer]: np.load(path) for layer, path in paths.items()}
     loaded = read_encoder("minilm", "cpu")
     order = np.argsort([len(text) for text in texts], kind="stable")
-    found = {layer: np.empty((len(texts), loaded.dimension), np.float32) for layer in layers}
+    vectors = {layer: np.empty((len(texts), loaded.dimension), np.float32) for layer in layers}
     for start in range(0, len(texts), 256):
         rows = order[start : start + 256]
         batch = loaded.tokenizer([texts[i] for i in rows], padding=True, truncation=True, max_length=loaded.limit,
@@ -155,12 +155,12 @@ def early_layers(texts: list[str], cache: Path | None, layers: tuple[int, ...] =
             states = loaded.model(**batch, output_hidden_states=True).hidden_states
         mask = batch["attention_mask"][..., None]
         for layer in layers:
-            found[layer][rows] = ((states[layer] * mask).sum(1) / mask.sum(1)).numpy()
-    for layer, x in found.items():
+            vectors[layer][rows] = ((states[layer] * mask).sum(1) / mask.sum(1)).numpy()
+    for layer, x in vectors.items():
         x /= np.linalg.norm(x, axis=1, keepdims=True)
         if paths[layer]:
             np.save(paths[layer], x)
-    return {names[layer]: x for layer, x in found.items()}
+    return {names[layer]: x for layer, x in vectors.items()}
 
 
 def read_labelled(path: Path, cache: Path | None, quick: bool) -> Labelled | None:

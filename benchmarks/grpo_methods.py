@@ -46,12 +46,12 @@ def kat_method(prompts: list[str], options: dict[str, Any]) -> Callable[[], dict
     torch.set_num_threads(options["threads"])
     policy = load_policy(chosen, "cpu")
     asked = [Asked([{"role": "user", "content": text}], str(i), str(i)) for i, text in enumerate(prompts)]
-    made = prompts_of_policy(policy, asked, chosen)
+    tokens = prompts_of_policy(policy, asked, chosen)
     reward = RewardSum([FunctionReward(lambda _, texts: vowels(texts))], [1.0], ["vowels"])
     reference = load_reference(chosen, "cpu") if chosen.beta else None
     sampler = SystematicSampler(asked, {one.opening_id: 1.0 for one in asked})
 
-    trainer = GrpoTrainer(policy, made.asked, made.trunks, sampler, reward, options=chosen, reference=reference)
+    trainer = GrpoTrainer(policy, tokens.asked, tokens.trunks, sampler, reward, options=chosen, reference=reference)
     trainer.roller.ends = frozenset()
 
     def step() -> dict[str, float]:

@@ -111,7 +111,7 @@ def within_sources(problem: Problem, arm: Arm, blend: float) -> Arm:
             moved[own] = permuted(u[own], opening[own], plain[own], number, draws=DRAWS) * u[own].mean()
         return blend_weights(moved, opening, blend=blend).values
 
-    return Arm(f"{arm.name}, permuted within sources", arm.weigh, move)
+    return Arm(arm.name, arm.weigh, move)
 
 
 def _density(

@@ -35,7 +35,7 @@ def planted(
 
     `choose(draw, rng)` names the topics that are thinned, a fifth of the openings at random by default.
     """
-    found: dict[str, list[np.ndarray]] = {}
+    by_arm: dict[str, list[np.ndarray]] = {}
     rares = []
     for number in range(draws):
         draw = np.random.default_rng((seed, number))
@@ -44,10 +44,10 @@ def planted(
         for name, values in _one_draw(problem, train, test, is_rare, draw).items():
             spread = np.full((2, len(problem)), np.nan)
             spread[:, test] = values
-            found.setdefault(name, []).append(spread)
+            by_arm.setdefault(name, []).append(spread)
         rares.append(is_rare)
         on_draw()
-    return _told(problem, {name: np.stack(values, 1) for name, values in found.items()}, np.stack(rares))
+    return _told(problem, {name: np.stack(values, 1) for name, values in by_arm.items()}, np.stack(rares))
 
 
 def _one_draw(

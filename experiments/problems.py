@@ -40,7 +40,7 @@ class Problem:
     source: np.ndarray
     topic: np.ndarray
     vectors: np.ndarray
-    _made: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+    _measures: dict[str, np.ndarray] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -51,39 +51,39 @@ class Problem:
         labels = {name: getattr(self, name)[rows] for name in ("ids", "group", "source", "topic")}
         return Problem(x=self.x[rows], opening=opening, vectors=self.vectors[kept], **labels)
 
-    def of_sources(self, wanted: Sequence[str]) -> Problem:
+    def of_sources(self, sources: Sequence[str]) -> Problem:
         """Return the pairs whose source is one of those. Raises InputError if there are none."""
-        rows = np.flatnonzero(np.isin(self.source, list(wanted)))
+        rows = np.flatnonzero(np.isin(self.source, list(sources)))
         if not len(rows):
-            raise InputError(f"No pair is of {', '.join(wanted)}; there are {', '.join(sorted(set(self.source)))}.")
+            raise InputError(f"No pair is of {', '.join(sources)}; there are {', '.join(sorted(set(self.source)))}.")
         return self.rows(rows)
 
     @property
     def w(self) -> np.ndarray:
         """The density weights [X] of the openings, by the defaults of `kat run`."""
         self._measure()
-        return self._made["w"]
+        return self._measures["w"]
 
     @property
     def bin(self) -> np.ndarray:
         """The density bin [P] of each pair's opening, 0 the rarest fifth of the openings."""
         self._measure()
-        return self._made["bin"][self.opening]
+        return self._measures["bin"][self.opening]
 
     @property
     def cluster(self) -> np.ndarray:
         """The cluster [P] of each pair's opening."""
-        if "cluster" not in self._made:
+        if "cluster" not in self._measures:
             ids = [f"{i:09d}" for i in range(len(self.vectors))]
-            self._made["cluster"] = cluster_openings(self.vectors, ids, CLUSTERS, 0)
-        return self._made["cluster"][self.opening]
+            self._measures["cluster"] = cluster_openings(self.vectors, ids, CLUSTERS, 0)
+        return self._measures["cluster"][self.opening]
 
     def _measure(self) -> None:
-        if "w" in self._made:
+        if "w" in self._measures:
             return
         density = estimate_density(find_neighbors(self.vectors, 20))
-        self._made["w"] = np.asarray(weigh(density).values, np.float64)
-        self._made["bin"] = density_bins(density.log_values, np.ones(len(self.vectors), bool))
+        self._measures["w"] = np.asarray(weigh(density).values, np.float64)
+        self._measures["bin"] = density_bins(density.log_values, np.ones(len(self.vectors), bool))
 
 
 def of_run(run: Path, model: str = "minilm") -> Problem:

@@ -76,10 +76,10 @@ def cross_fitted(
             print(f"training on half {side}: {ARMS[arm]}", flush=True)
             held = np.flatnonzero(half == side)
             np.savez(path, **work.trained(train, held, weights_of(problem, ARMS[arm], train)))
-        with np.load(path, allow_pickle=False) as found:
-            margins[HELD][arm, half == side] = found[HELD]
+        with np.load(path, allow_pickle=False) as kept_margins:
+            margins[HELD][arm, half == side] = kept_margins[HELD]
             for name in extra:
-                margins[name][arm] += found[name] / 2
+                margins[name][arm] += kept_margins[name] / 2
     told = {"pairs": len(data), "dropped": dict(data.dropped), HELD: differences(_of_problem(problem), margins[HELD])}
     return told | {name: differences(_of_pairs(sets[name], extra[name]), margins[name]) for name in extra}
 
@@ -95,9 +95,9 @@ def weights_of(problem: Problem, arm: str, train: np.ndarray) -> np.ndarray:
     if arm == "uniform":
         return ones(len(train))
     name, _, is_permuted = arm.partition(", ")
-    found = next(one for one in density_arms(problem) if one.name == name)
-    assert found.permuted is not None
-    return found.permuted(train, 0) if is_permuted else found.weigh(train)
+    density = next(one for one in density_arms(problem) if one.name == name)
+    assert density.permuted is not None
+    return density.permuted(train, 0) if is_permuted else density.weigh(train)
 
 
 class Work:
@@ -151,10 +151,10 @@ def differences(pairs: EvalPairs, margins: np.ndarray) -> dict[str, Any]:
     """Return the accuracy of uniform, and what the other weightings gain: `margins` [A, P]."""
     zero, told = np.zeros(len(pairs)), {}
     for name, own in zip(ARMS[1:], margins[1:], strict=True):
-        found = compare(pairs, (own, zero), (margins[0], zero))
-        parts = {"every pair": found.all["unweighted"], "every opening": found.all["balanced"]}
-        parts |= {f"bin {number}": one["unweighted"] for number, one in found.bins.items()}
-        parts |= {source: one["unweighted"] for source, one in found.sources.items()}
+        comparison = compare(pairs, (own, zero), (margins[0], zero))
+        parts = {"every pair": comparison.all["unweighted"], "every opening": comparison.all["balanced"]}
+        parts |= {f"bin {number}": one["unweighted"] for number, one in comparison.bins.items()}
+        parts |= {source: one["unweighted"] for source, one in comparison.sources.items()}
         told[name] = {part: {what: d.as_dict() for what, d in one.items()} for part, one in parts.items()}
     return {"pairs": len(pairs), "uniform_accuracy": float(wins(margins[0]).mean()), "gains": told}
 

@@ -107,8 +107,7 @@ class Work:
             kat("run", *self._files(), "--out", run, "--max_bad_rows", 100)
             kat("weigh-pairs", run, "--validation_share", 0, "--duplicates", "drop", "--max_bad_rows", 100)
             problem = of_run(run)
-            named = [next(n for begin, n in SETS.items() if one.startswith(begin)) for one in problem.ids.tolist()]
-            self._mixture = replace(problem, source=np.asarray(named))
+            self._mixture = replace(problem, source=np.asarray([set_of(one) for one in problem.ids.tolist()]))
         return self._mixture
 
     def one_set(self, name: str) -> Problem:
@@ -157,6 +156,11 @@ class Work:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             file.write(content)
+
+
+def set_of(pair_id: str) -> str:
+    """Return the name of the set that a pair is of."""
+    return next(name for begin, name in SETS.items() if pair_id.startswith(begin))
 
 
 def read_lines(path: Path) -> list[bytes]:

@@ -20,7 +20,7 @@ from scipy.stats import beta
 from experiments.effects import table
 from kat.density.weights import weigh
 from kat.evaluation.pairs import EvalPairs
-from kat.evaluation.weightings import EVERY, RARE, best_of, try_weightings
+from kat.evaluation.weightings import EVERY, RARE, best_of
 from kat.pair_weights.controls import permuted
 from kat.pair_weights.weigh import blend_weights, even_out
 from kat.statistics import density_bins
@@ -78,8 +78,7 @@ def one_set(number: int, setting: Simulated) -> tuple[bool, list[list[float]]]:
     counts = {"folds": setting.folds, "seeds": setting.seeds, "permutations": setting.permutations}
     trials = cross_validate(x, opening, arms, **counts, seed=number)
     pairs = EvalPairs([f"p{i}" for i in range(len(x))], [f"o{o}" for o in opening], ["s"] * len(x), bins)
-    told = {"permuted_losses": trials.permuted_losses, "permuted_wins": trials.permuted_wins}
-    tried = try_weightings(pairs, trials.names, trials.margins, **told, replicates=200, seed=number)
+    tried = trials.compared(pairs, replicates=200, seed=number)
     gains = [
         [d.value for part in (RARE, EVERY) for d in (one.gains[part].log_loss, one.gains[part].accuracy)]
         for one in tried
@@ -114,11 +113,11 @@ def permuted_of(w: np.ndarray, opening: np.ndarray, blend: float, rows: np.ndarr
     return blend_weights(moved, own, blend=blend).values
 
 
-def clopper_pearson(found: int, count: int, level: float = 0.99) -> tuple[float, float]:
+def clopper_pearson(hits: int, count: int, level: float = 0.99) -> tuple[float, float]:
     """Return the exact interval of a share (Clopper & Pearson, Biometrika 26, 1934)."""
     tail = (1 - level) / 2
-    low = beta.ppf(tail, found, count - found + 1) if found else 0.0
-    high = beta.ppf(1 - tail, found + 1, count - found) if found < count else 1.0
+    low = beta.ppf(tail, hits, count - hits + 1) if hits else 0.0
+    high = beta.ppf(1 - tail, hits + 1, count - hits) if hits < count else 1.0
     return float(low), float(high)
 
 

@@ -29,20 +29,20 @@ _LARGEST_RECOVERED = 8
 
 @dataclass(frozen=True)
 class Trial:
-    """One data set weighed with one estimator. `bound` is the stated least value of `found`, None if none is stated."""
+    """One data set weighed with one estimator. `bound` is the stated least `value`, None if none is stated."""
 
     data: str
     estimator: str
     measure: str
-    found: float
+    value: float
     bound: float | None
     temperature: float
     stopped_by: str
 
     @property
     def passed(self) -> bool:
-        """Whether what was found reaches the bound, if one is stated."""
-        return self.bound is None or self.found >= self.bound
+        """Whether the value reaches the bound, if one is stated."""
+        return self.bound is None or self.value >= self.bound
 
 
 def selftest(n: int = 5000, d: int = 8, k: int = DensityOptions.k, seed: int = 0, columns: int = 64) -> list[Trial]:
@@ -112,7 +112,7 @@ def _recovery(name: str, x: np.ndarray, truth: np.ndarray, k: int, *, stated: fl
             density = estimate_density(neighbors, estimator=plugin.name)
             correlation = spearman(density.log_values, truth)
             bound = stated if plugin.stated else None
-            trials.append(_trial(name, density, measure="rank correlation", found=correlation, bound=bound))
+            trials.append(_trial(name, density, measure="rank correlation", value=correlation, bound=bound))
     return trials
 
 
@@ -122,7 +122,7 @@ def _quietness(name: str, x: np.ndarray, k: int) -> list[Trial]:
     for plugin in _estimators():
         density = estimate_density(neighbors, estimator=plugin.name)
         bound = QUIET if plugin.stated else None
-        trials.append(_trial(name, density, measure="ESS / N", found=weigh(density).ess_share, bound=bound))
+        trials.append(_trial(name, density, measure="ESS / N", value=weigh(density).ess_share, bound=bound))
     return trials
 
 
@@ -132,13 +132,13 @@ def _estimators() -> list[Estimator]:
     return sorted(plugins, key=lambda plugin: (not plugin.stated, not plugin.recovers_euclidean, plugin.name))
 
 
-def _trial(data: str, density: Density, *, measure: str, found: float, bound: float | None) -> Trial:
+def _trial(data: str, density: Density, *, measure: str, value: float, bound: float | None) -> Trial:
     weights = weigh(density)
     return Trial(
         data=data,
         estimator=density.estimator,
         measure=measure,
-        found=found,
+        value=value,
         bound=bound,
         temperature=weights.temperature,
         stopped_by=weights.bound,

@@ -146,17 +146,19 @@ def _gains(
     weights = 1 / np.bincount(cluster)[cluster]
     every = np.arange(len(pairs))
 
-    def gain(found: Mapping[str, Difference], own: np.ndarray, each: np.ndarray | None = None) -> Gain:
+    def gain(differences: Mapping[str, Difference], own: np.ndarray, each: np.ndarray | None = None) -> Gain:
         each = np.ones(len(pairs)) if each is None else each
-        return Gain(**{name: _widened(found[name], v[:, own], each[own], cluster[own]) for name, v in values.items()})
+        return Gain(
+            **{name: _widened(differences[name], v[:, own], each[own], cluster[own]) for name, v in values.items()}
+        )
 
     gains = {
         EVERY: gain(told.all["unweighted"], every),
         OPENINGS: gain(told.all["balanced"], every, weights),
     }
-    gains |= {f"bin {name}": gain(found["unweighted"], rows[f"bin {name}"]) for name, found in told.bins.items()}
+    gains |= {f"bin {name}": gain(part["unweighted"], rows[f"bin {name}"]) for name, part in told.bins.items()}
     sources = pairs.subsets()["sources"]
-    by_source = {name: gain(found["unweighted"], sources[name]) for name, found in told.sources.items()}
+    by_source = {name: gain(part["unweighted"], sources[name]) for name, part in told.sources.items()}
     return gains, by_source
 
 

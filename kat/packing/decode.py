@@ -43,10 +43,10 @@ class KeyValues:
         """Return a layer's room, for keys [1, H', T, D] and values [1, H', T, D'] of this kind."""
         if number not in self.layers:
             of_prompts, of_rows = (self.prompts, self.longest), (self.rows, self.most)
-            made = [
+            arrays = [
                 x.new_zeros(n, x.shape[1], most, x.shape[3]) for n, most in (of_prompts, of_rows) for x in (key, value)
             ]
-            self.layers[number] = Store(*made)
+            self.layers[number] = Store(*arrays)
         return self.layers[number]
 
     def words(self, number: int) -> list[np.ndarray]:

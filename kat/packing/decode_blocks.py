@@ -66,8 +66,8 @@ class DecodeBlocks:
         if not self._blocks:
             self._blocks = [_Block(block) for block in self.base.layers]
         else:
-            for made, block in zip(self._blocks, self.base.layers, strict=True):
-                made.take(block)
+            for compiled, block in zip(self._blocks, self.base.layers, strict=True):
+                compiled.take(block)
         self._norm = _floats(self.base.norm.weight)
 
     def hidden(self, ids: np.ndarray, layout: DecodeLayout | PrefillLayout, offset: int = 0) -> torch.Tensor:
@@ -155,8 +155,8 @@ class _Block:
         ]
         self.inner = gated.down_proj.in_features
         self._widths = attention.q_proj.out_features, attention.k_proj.out_features
-        made = [LinearBfloat16(*_joined(layers)) for layers in self.parts]
-        self.qkv, self.out, self.gate_up, self.down = made
+        products = [LinearBfloat16(*_joined(layers)) for layers in self.parts]
+        self.qkv, self.out, self.gate_up, self.down = products
         self.norms = [_floats(getattr(block, name).weight) for name in _NORMS]
 
     def heads(self, size: int) -> tuple[int, int]:
@@ -165,8 +165,8 @@ class _Block:
 
     def take(self, block: Any) -> None:
         """Take the block's weights as they are now."""
-        for made, layers in zip((self.qkv, self.out, self.gate_up, self.down), self.parts, strict=True):
-            made.take(*_joined(layers))
+        for product, layers in zip((self.qkv, self.out, self.gate_up, self.down), self.parts, strict=True):
+            product.take(*_joined(layers))
         self.norms = [_floats(getattr(block, name).weight) for name in _NORMS]
 
 

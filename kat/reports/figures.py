@@ -57,10 +57,10 @@ def draw_tried(facts: Mapping[str, Any], path: Path) -> None:
         for row, one in enumerate(rows):
             if part not in one["gains"]:
                 continue
-            found, place = one["gains"][part]["accuracy"], row + (number - 1) * 0.24
-            axes.plot(100 * found["difference"], place, "o", color=colour, markersize=5)
-            if found["interval"] is not None:
-                axes.plot([100 * x for x in found["interval"]], [place, place], color=colour, linewidth=1.6)
+            gain, place = one["gains"][part]["accuracy"], row + (number - 1) * 0.24
+            axes.plot(100 * gain["difference"], place, "o", color=colour, markersize=5)
+            if gain["interval"] is not None:
+                axes.plot([100 * x for x in gain["interval"]], [place, place], color=colour, linewidth=1.6)
         axes.plot([], [], "o-", color=colour, label=titles[part])
     axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [one["name"] + (" *" if one["helps"] else "") for one in rows])

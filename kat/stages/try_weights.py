@@ -18,7 +18,7 @@ from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
 from kat.evaluation.metrics import log_losses, wins
 from kat.evaluation.pairs import EvalPairs
-from kat.evaluation.weightings import RARE, Tried, best_of, tried_facts, try_weightings
+from kat.evaluation.weightings import RARE, Tried, best_of, tried_facts
 from kat.inputs import input_paths
 from kat.integrations.rows import weighed_pairs
 from kat.models.digests import settings_digest, weights_digest
@@ -236,15 +236,7 @@ def _tried(ready: Ready, options: TryOptions) -> tuple[list[Tried], dict[str, An
         src=table.src[rows].tolist(),
         bin=table.bin[rows],
     )
-    tried = try_weightings(
-        pairs,
-        trials.names,
-        trials.margins,
-        permuted_losses=trials.permuted_losses,
-        permuted_wins=trials.permuted_wins,
-        replicates=options.replicates,
-        seed=options.seed,
-    )
+    tried = trials.compared(pairs, replicates=options.replicates, seed=options.seed)
     plain = trials.margins[0].mean(0)
     parts = {"every pair": np.ones(len(rows), bool)} | {f"bin {b}": table.bin[rows] == b for b in range(5)}
     uniform = {

@@ -62,10 +62,10 @@ class ContinuousBatching:
                 return_logprobs=True, seed=seed, page_size=PAGE, num_blocks=blocks + 1
             ),
         )
-        made = [self._completion(output, sampling) for output in outputs.values()]
-        if len(made) != count * len(prompts):
-            raise InputError(f"The engine gave {len(made)} completions of {count * len(prompts)}.")
-        return [made[i : i + count] for i in range(0, len(made), count)]
+        completions = [self._completion(output, sampling) for output in outputs.values()]
+        if len(completions) != count * len(prompts):
+            raise InputError(f"The engine gave {len(completions)} completions of {count * len(prompts)}.")
+        return [completions[i : i + count] for i in range(0, len(completions), count)]
 
     def _completion(self, output: object, sampling: Sampling) -> Completion:
         tokens = np.asarray(output.generated_tokens, np.int32)  # type: ignore[attr-defined]

@@ -184,8 +184,8 @@ def choose_strengths(
         each = weights[torch.from_numpy(train)].repeat_interleave(len(STRENGTHS), dim=1)
         heads = fit_heads(part, each, l2, _ROUGH)
         loss = torch.nn.functional.softplus(-(data.z[torch.from_numpy(held)] @ heads.T)).double().numpy()
-        for arm, wanted in enumerate(scored):
-            own = loss[wanted[held]].sum(0).reshape(weights.shape[1], len(STRENGTHS))
+        for arm, counts in enumerate(scored):
+            own = loss[counts[held]].sum(0).reshape(weights.shape[1], len(STRENGTHS))
             losses[arm] += own[pooled == arm].sum(0)
     return np.asarray([_lowest(loss) for loss in losses])
 

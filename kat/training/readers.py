@@ -124,27 +124,27 @@ def _probe(policy: Policy, reader: Reader) -> torch.Tensor:
 
 def bfloat16_copy(policy: Policy) -> Policy:
     """Return the policy with linear layers in bfloat16, without gradients: to generate by, or to measure from."""
-    made = copy.copy(policy)
-    made.autocast = False
-    made.model = copy.deepcopy(policy.model)
-    for module in made.model.modules():  # the loops of training, which a copy brings along
+    reader = copy.copy(policy)
+    reader.autocast = False
+    reader.model = copy.deepcopy(policy.model)
+    for module in reader.model.modules():  # the loops of training, which a copy brings along
         module.__dict__.pop("forward", None)
-    made.base = getattr(made.model, made.model.base_model_prefix)
-    made.model.requires_grad_(False)
-    to_bfloat16(made.base)
-    head = made.model.get_output_embeddings()
+    reader.base = getattr(reader.model, reader.model.base_model_prefix)
+    reader.model.requires_grad_(False)
+    to_bfloat16(reader.base)
+    head = reader.model.get_output_embeddings()
     if type(head) is torch.nn.Linear:
-        made.model.set_output_embeddings(LinearBfloat16(head.weight, head.bias))
-    if made.plain_head is not None:  # log-probabilities are made from its weights as they are, not as laid out
-        made.plain_head = copy.deepcopy(made.plain_head).requires_grad_(False).to(torch.bfloat16)
-    return made
+        reader.model.set_output_embeddings(LinearBfloat16(head.weight, head.bias))
+    if reader.plain_head is not None:  # log-probabilities are made from its weights as they are, not as laid out
+        reader.plain_head = copy.deepcopy(reader.plain_head).requires_grad_(False).to(torch.bfloat16)
+    return reader
 
 
-def take_weights(made: torch.nn.Module, model: torch.nn.Module) -> None:
+def take_weights(reader: torch.nn.Module, model: torch.nn.Module) -> None:
     """Take a model's parameters over into its bfloat16 copy."""
     sources = dict(model.named_modules(remove_duplicate=False))
     with torch.no_grad():
-        for name, module in made.named_modules(remove_duplicate=False):
+        for name, module in reader.named_modules(remove_duplicate=False):
             source = sources.get(name)
             if source is None:  # a norm that was replaced, inside of what replaced it
                 continue

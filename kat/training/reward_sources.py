@@ -121,16 +121,16 @@ def reward_of(
         raise OptionError("No reward is named: give --reward, a reward model or module:function.")
     if weights and len(weights) != len(sources):
         raise OptionError(f"There are {len(sources)} rewards and {len(weights)} reward_weights.")
-    made: list[Reward] = []
+    parts: list[Reward] = []
     for source in sources:
         if not isinstance(source, str):
-            made.append(FunctionReward(source))
+            parts.append(FunctionReward(source))
         elif is_function(source):
-            made.append(FunctionReward(_function(source)))
+            parts.append(FunctionReward(_function(source)))
         else:
-            made.append(ModelReward(source, device, allow_network=allow_network))
+            parts.append(ModelReward(source, device, allow_network=allow_network))
     names = [s if isinstance(s, str) else getattr(s, "__name__", "reward") for s in sources]
-    return RewardSum(made, weights or [1.0] * len(made), names)
+    return RewardSum(parts, weights or [1.0] * len(parts), names)
 
 
 def is_function(name: str) -> bool:
@@ -143,9 +143,9 @@ def _function(name: str) -> Function:
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Function = getattr(importlib.import_module(module), function)
+        reward: Function = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise OptionError(f"The reward {name} is not there: {error}.") from error
-    if not callable(found):
+    if not callable(reward):
         raise OptionError(f"The reward {name} is no function.")
-    return found
+    return reward

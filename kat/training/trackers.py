@@ -33,8 +33,8 @@ class Tracker:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         PartialState()
-        made = LOGGER_TYPE_TO_CLASS[name]
-        self._tracker = made(run, logging_dir=folder) if made.requires_logging_directory else made(run)
+        tracker = LOGGER_TYPE_TO_CLASS[name]
+        self._tracker = tracker(run, logging_dir=folder) if tracker.requires_logging_directory else tracker(run)
         self._tracker.start()
         plain = (str, int, float, bool)
         self._tracker.store_init_configuration(

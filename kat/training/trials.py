@@ -7,13 +7,15 @@ them, are fitted together, each with an L2 strength of its own, tuned on folds i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
 from kat.errors import InputError, MismatchError
 from kat.evaluation.metrics import log_losses, wins
+from kat.evaluation.pairs import EvalPairs
+from kat.evaluation.weightings import Tried, try_weightings
 from kat.training.heads import Differences, choose_strengths, differences, fit_heads
 
 INNER_FOLDS = 3
@@ -50,6 +52,24 @@ class Trials:
     permuted_losses: np.ndarray
     permuted_wins: np.ndarray
     strengths: np.ndarray
+
+    def only(self, arms: Sequence[int]) -> Trials:
+        """Return some of the arms, by number."""
+        chosen = np.asarray(arms)
+        columns = {field.name: getattr(self, field.name)[chosen] for field in fields(self) if field.name != "names"}
+        return Trials(tuple(self.names[a] for a in arms), **columns)
+
+    def compared(self, pairs: EvalPairs, *, replicates: int = 1000, seed: int = 0) -> list[Tried]:
+        """Compare every arm but the first, which is uniform, with it, on the pairs [P]: `try_weightings`."""
+        return try_weightings(
+            pairs,
+            self.names,
+            self.margins,
+            permuted_losses=self.permuted_losses,
+            permuted_wins=self.permuted_wins,
+            replicates=replicates,
+            seed=seed,
+        )
 
 
 def group_folds(group: np.ndarray, folds: int, draw: np.random.Generator) -> np.ndarray:

@@ -19,14 +19,15 @@ def problem_and_pairs(count=48):
     pairs = {}
     for i in range(count):
         good, bad = (" ".join(draw.choice(words, 3)) for _ in range(2))
-        pair = pair_of(good, f"{bad}!", f"What about {i // 2}?", pair_id=f"p{i}", row=i)
-        pairs[f"p{i}"] = dataclasses.replace(pair, prefix=dataclasses.replace(pair.prefix, id=f"o{i // 2}"))
+        number = i % (count // 2)  # pairs of one prompt do not follow each other
+        pair = pair_of(good, f"{bad}!", f"What about {number}?", pair_id=f"p{i}", row=i)
+        pairs[f"p{i}"] = dataclasses.replace(pair, prefix=dataclasses.replace(pair.prefix, id=f"o{number}"))
     vectors = draw.normal(size=(count // 2, 5))
     problem = Problem(
         ids=np.asarray(list(pairs)),
         x=np.zeros((count, 1), np.float32),
-        opening=np.arange(count) // 2,
-        group=np.arange(count) // 4,
+        opening=np.arange(count) % (count // 2),
+        group=np.arange(count) % (count // 2) // 2,
         source=np.full(count, "s"),
         topic=np.full(count, "t"),
         vectors=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32),
@@ -57,6 +58,13 @@ def test_each_half_is_measured_by_a_model_that_the_other_trained(tmp_path):
         with np.load(folder / f"margins-{side}-{arm}.npz") as kept:
             np.testing.assert_allclose(kept[real_model.HELD], scored.chosen - scored.rejected, atol=2e-4)
             assert len(kept["other"]) == 6
+    margins = np.zeros((2, 6))
+    for arm, side in ((arm, side) for arm in range(2) for side in range(2)):
+        with np.load(folder / f"margins-{side}-{arm}.npz") as kept:
+            margins[arm] += kept["other"] / 2
+    uniform, density = np.logaddexp(0, -margins).mean(1)
+    gain = told["other"]["gains"]["density"]["every pair"]["log_loss"]["difference"]
+    assert gain == pytest.approx(density - uniform)
     assert told[real_model.HELD]["pairs"] == 48
     assert set(told[real_model.HELD]["gains"]) == set(real_model.ARMS[1:])
     assert "¼ density, permuted, every pair" in real_model.shown(told)

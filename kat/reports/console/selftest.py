@@ -15,7 +15,7 @@ def trial_lines(trials: Sequence[Trial]) -> list[str]:
         bound = "–" if t.bound is None else f"≥ {t.bound:.2f}"
         verdict = "" if t.passed else "   FAILS"
         lines.append(
-            f"{t.data:<26}{t.estimator:<16}{t.measure:<18}{t.found:>7.3f}{bound:>8}"
+            f"{t.data:<26}{t.estimator:<16}{t.measure:<18}{t.value:>7.3f}{bound:>8}"
             f"   {t.temperature:.3g}, stopped by {t.stopped_by}{verdict}"
         )
     failed = sum(not t.passed for t in trials)
