@@ -58,6 +58,7 @@ class Ready:
     clusters: np.ndarray | None
     specs: dict[str, PairOptions]
     dropped: dict[str, int]
+    bad_rows: int
 
 
 def try_weights(folder: Path, out: Path | None, options: TryOptions, run_options: RunOptions) -> Path:
@@ -141,7 +142,8 @@ def _prepared(
     """Read the pairs twice: their columns, from which the split follows; then the texts of those that train."""
     texts = Sketches()
     labels = tuple(dict.fromkeys(name for spec in specs.values() for name in label_columns(spec)))
-    columns = collect_columns(texts.watch(with_progress(reader(labels=labels), "pairs")))
+    pairs = reader(labels=labels)
+    columns = collect_columns(texts.watch(with_progress(pairs, "pairs")))
     weights, search = read_weights(run)
     table, _ = pair_table(columns, weights, texts, base, search, device=device)
     if options.weightings is None and len(set(columns.src)) == 1:
@@ -166,6 +168,7 @@ def _prepared(
     )
     clusters = next((c for s in specs.values() if (c := opening_clusters(training, s)) is not None), None)
     told: dict[str, Any] = {"training": training, "clusters": clusters, "specs": specs, "dropped": dropped}
+    told["bad_rows"] = pairs.stats.bad
     return Ready(x, rows, table, **told)
 
 
@@ -252,6 +255,7 @@ def _tried(ready: Ready, options: TryOptions) -> tuple[list[Tried], dict[str, An
     return tried, {
         "pairs": len(rows),
         "openings": len(set(pairs.opening)),
+        "bad_rows": ready.bad_rows,
         "dropped": ready.dropped,
         "features": int(ready.x.shape[1]),
         "uniform": uniform,

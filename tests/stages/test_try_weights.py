@@ -24,9 +24,10 @@ def made(tmp_path_factory):
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     for i, row in enumerate(rows):
         row |= {"src": f"s{i % 3}", "task": "ab"[len(row["prefix"]["messages"][0]["content"]) % 2]}
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {}]))
     model = tiny_chat_model(folder / "tiny", texts=[json.dumps(row) for row in rows], vocabulary=1500)
-    cli.main(["run", str(folder / "pairs.jsonl"), "--out", str(folder / "run"), "--model", model, "--device", "cpu"])
+    told = ["--model", model, "--device", "cpu", "--max_bad_rows", "1"]
+    cli.main(["run", str(folder / "pairs.jsonl"), "--out", str(folder / "run"), *told])
     return folder
 
 
@@ -61,6 +62,8 @@ def test_every_weighting_is_compared_with_uniform(folder, ask, kat_cli):
         assert {"every pair", "every opening", "bin 0"} <= set(one["gains"])
         assert set(one["sources"]) == {"s0", "s1", "s2"}
         assert (one["permuted"] is None) == one["name"].startswith("uniform")
+    assert found["bad_rows"] == 1
+    assert "bad rows passed over       1" in ran.stdout
     assert found["sentence"] in ran.stdout
     assert "linear heads on" in found["sentence"]
     assert "smooth" in ran.stdout

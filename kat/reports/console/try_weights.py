@@ -27,7 +27,8 @@ def sentence(facts: Mapping[str, Any]) -> str:
 def tried_lines(facts: Mapping[str, Any]) -> list[str]:
     """For people: uniform's accuracies, then what each weighting adds to them, then the sentence."""
     uniform = facts["uniform"]
-    lines = [f"  dropped                    {n:,} pairs: {reason}" for reason, n in facts["dropped"].items()]
+    lines = [f"  bad rows passed over       {facts['bad_rows']:,}"] if facts["bad_rows"] else []
+    lines += [f"  dropped                    {n:,} pairs: {reason}" for reason, n in facts["dropped"].items()]
     bins = [name for name in uniform if name != "every pair"]
     last = bins[-1] if bins else "every pair"
     lines += [
