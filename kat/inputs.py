@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from kat.digests import sha256_read
 from kat.errors import InputError
 
 Inputs: TypeAlias = str | Path | Sequence[Path]
@@ -30,6 +31,22 @@ _NO_DATA += ["*.manifest.json", "*.stats.json"]
 _SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 _SPLITS |= {"dev": "validation", "eval": "test"}
 _SHOWN = 3
+
+
+@dataclass(frozen=True)
+class HashedInput:
+    """An input whose hash was taken, and compared, before a stage begins."""
+
+    named: Inputs
+    digest: str
+
+
+@dataclass(frozen=True)
+class ComputedInput:
+    """An input that is not hashed as its files are: what computes its hash, and its folder if a user named one."""
+
+    compute: Callable[[], str]
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -71,10 +88,7 @@ def input_files(named: Inputs) -> list[InputFile]:
 def input_hash(named: Inputs) -> str:
     """Return the sha256 of a file; of several, that of their names and hashes. Raises InputError like `input_files`."""
     files = input_files(named)
-    hashes = []
-    for file in files:
-        with file.path.open("rb") as opened:
-            hashes.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    hashes = [sha256_read(file.path) for file in files]
     if len(files) == 1:
         return hashes[0]
     listed = [[os.fsencode(file.name).hex(), digest] for file, digest in zip(files, hashes, strict=True)]
@@ -141,6 +155,7 @@ def _files(path: Path) -> list[InputFile]:
         return [InputFile(file, file.name, source) for file in _folder(path)]
     if not is_glob(path):
         raise InputError(missing_file(path))
+    _check_listed(path)
     files = [Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)]
     if not files:
         raise InputError(f"{path} matches no file.")
@@ -149,6 +164,17 @@ def _files(path: Path) -> list[InputFile]:
         base = base.parent
     ordered = sorted(files, key=lambda file: natural_key(str(file)))
     return [InputFile(file, file.relative_to(base).as_posix(), base.resolve().name) for file in ordered]
+
+
+def _check_listed(pattern: Path) -> None:
+    """Raise InputError for a folder that a pattern looks into and cannot list, which `glob` passes over."""
+    for above, name in zip(pattern.parents, [pattern.name, *(p.name for p in pattern.parents)], strict=False):
+        for folder in glob.glob(str(above), recursive=True) if glob.has_magic(name) else ():
+            try:
+                if os.path.isdir(folder):
+                    os.scandir(folder).close()
+            except OSError as error:
+                raise InputError(f"{folder}, where {pattern} looks, cannot be listed: {error.strerror}.") from error
 
 
 def _folder(folder: Path) -> list[Path]:

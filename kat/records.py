@@ -39,7 +39,8 @@ def _call_text(call: Any) -> str:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError:
+            return f"{function['name']}({'' if arguments is None else canonical_json(arguments)})"
+        except (ValueError, RecursionError):
             return f"{function['name']}({arguments})"
     return f"{function['name']}({'' if arguments is None else canonical_json(arguments)})"
 

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from kat.config import ReadOptions
+from kat.config import ReadOptions, recorded_as
 from kat.data.conversations import is_message
 from kat.data.media import MEDIA, holds_media
+from kat.data.needed import CONTEXT_PARTS as CONTEXT_PARTS
+from kat.data.needed import SYSTEM as SYSTEM
+from kat.data.nesting import TOO_DEEP, from_json, nests_too_deep
+from kat.data.readers.tables import Needed
 from kat.data.repeated_keys import refuse_repeated_key
 from kat.data.rows import BadRow, Row
 from kat.data.scores import number_in_text
 from kat.errors import InputError, OptionError
 from kat.inputs import Inputs, input_text
 from kat.records import Message, canonical_json
+from kat.terminal import escaped, shell_word
 
-SYSTEM = ("system", "system_prompt", "system_message")
-"""Columns that hold the system message, under any of these names."""
-CONTEXT_PARTS = frozenset({"history", "documents", "chat_template_kwargs"})
-"""Columns that a prompt is made with, and that only some formats carry: elsewhere the prompt would be another one."""
 SOURCE = "src"
 """The column that every pair has: what the file says, or the file's own name."""
 _COMMON = frozenset({"id", "src", "source", "tools", "margin", *SYSTEM})
 _SCORE = re.compile(r"(?:^|[-_ ])(?:score|reward|rating)s?(?:$|[-_ ])", re.IGNORECASE)
 _CHOSEN = re.compile(r"(?<![a-z])chosen(?![a-z])", re.IGNORECASE)
+_REJECTED = re.compile(r"(?<![a-z])rejected(?![a-z])", re.IGNORECASE)
 _REMEMBERED = 1_000
 
 
@@ -43,13 +43,17 @@ def recorded_reading(options: ReadOptions) -> dict[str, Any]:
 
 def reading_flags(options: ReadOptions) -> str:
     """Return what to type after a command so that it reads rows in the same way; each option has a space before it."""
-    return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in recorded_reading(options).items())
+    return "".join(f" --{name} {shell_word(str(value))}" for name, value in recorded_reading(options).items())
 
 
 def reading_of(manifest: Mapping[str, Any]) -> ReadOptions:
     """Return how the rows were read of which a manifest tells."""
-    held = manifest.get("options", {})
-    return ReadOptions(**{f.name: held[f.name] for f in fields(ReadOptions) if f.name in held})
+    return recorded_as(ReadOptions, manifest.get("options", {}), manifest.get("stage", "an output"))
+
+
+def line_limit_of(manifest: Mapping[str, Any]) -> int:
+    """Return the longest line, in bytes, with which the rows were read of which a manifest tells."""
+    return reading_of(manifest).max_line_bytes
 
 
 def source_columns(options: ReadOptions) -> dict[str, str]:
@@ -107,7 +111,7 @@ class Columns:
         named = [*self._source_of.values(), *(name for name in self._dropped if name not in MEDIA)]
         missing = [name for name in (*named, *self._labels) if name not in known]
         if rows and missing:
-            names = ", ".join(ascii(name)[1:-1] for name in known)
+            names = ", ".join(map(escaped, known))
             raise InputError(
                 f"{input_text(self._path)} has no column {', '.join(sorted(missing))}; its columns are {names}."
             )
@@ -121,6 +125,17 @@ class Columns:
             if name in MEDIA or name in row.media:
                 raise BadRow(_cannot_be_carried(name))
             self._unread[name] += 1
+
+    def needed(self, of_formats: Iterable[str]) -> Needed:
+        """Return which columns of a table are to be read, those of all formats among them: see `Needed`."""
+        known = {*_COMMON, *CONTEXT_PARTS, *MEDIA, *self._labels, *self._source_of.values(), *of_formats}
+
+        def use(name: str) -> bool | None:
+            if name in self._dropped:
+                return None
+            return name in known or bool(_SCORE.search(_CHOSEN.sub("", _REJECTED.sub("", name))))
+
+        return use
 
     def use_format(self, columns: Iterable[str]) -> None:
         """Say which columns the file's format reads."""
@@ -136,7 +151,7 @@ class Columns:
         if self._dropped:
             value = {k: v for k, v in value.items() if k not in self._dropped}
         if self._dropped_media:
-            value = {k: self._without_parts(v) for k, v in value.items()}
+            value = {k: v if nests_too_deep(v) else self._without_parts(v) for k, v in value.items()}
         return value
 
     def with_numbers(self, value: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +286,7 @@ def tools_of(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     tools = value.get("tools")
     if isinstance(tools, str) and tools.strip():
         try:
-            text, tools = tools, json.loads(tools)
+            text, tools = tools, from_json(tools)
         except ValueError:
             raise BadRow("tools is no list of tools, nor its JSON") from None
         refuse_repeated_key(text.encode(), tools, "tools")
@@ -279,6 +294,8 @@ def tools_of(value: dict[str, Any]) -> list[dict[str, Any]] | None:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise BadRow("tools is no list of tools, nor its JSON")
+    if nests_too_deep(tools):
+        raise BadRow(f"column tools holds {TOO_DEEP}")
     return tools
 
 

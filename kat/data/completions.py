@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kat.config import MAX_LINE_BYTES
 from kat.data.columns import SYSTEM, tools_of, with_system
 from kat.data.conversations import messages_of, opening_of, prefix_messages, row_id, trim
 from kat.data.media import MEDIA, holds_media
+from kat.data.needed import needed_among
 from kat.data.openings import opening_id
 from kat.data.rows import BadRow, BadRows, read_rows
 from kat.errors import InputError
@@ -36,9 +38,9 @@ class Asked:
     row: int
 
 
-def hold_completions(path: Inputs) -> bool:
+def hold_completions(path: Inputs, max_line_bytes: int = MAX_LINE_BYTES) -> bool:
     """Tell whether the first row of an input that is an object is one of completions, and no preference."""
-    for row in read_rows(path):
+    for row in read_rows(path, max_line_bytes):
         if row.value is not None:
             return "chosen" not in row.value and any(name in row.value for name in COLUMNS)
     return False
@@ -51,10 +53,16 @@ class CompletionReader(Iterator[Asked]):
     """
 
     def __init__(
-        self, path: Inputs, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None
+        self,
+        path: Inputs,
+        max_bad_rows: int | str = 0,
+        sink: Callable[[bytes], object] | None = None,
+        *,
+        max_line_bytes: int = MAX_LINE_BYTES,
     ) -> None:
         self._path = path
         self._bad_rows = BadRows(path, max_bad_rows, sink)
+        self._most = max_line_bytes
         self._rows = self._read()
 
     def __next__(self) -> Asked:
@@ -67,7 +75,7 @@ class CompletionReader(Iterator[Asked]):
 
     def _read(self) -> Iterator[Asked]:
         taken: set[str] = set()
-        for row in read_rows(self._path):
+        for row in read_rows(self._path, self._most, needed_among(_OF_TEXT)):
             try:
                 if row.value is None:
                     raise BadRow(row.fault or "not a JSON object")

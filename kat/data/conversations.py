@@ -5,11 +5,11 @@ The formats (`kat.data.formats`) build on these; so do the rows to embed (`kat.d
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, NamedTuple
 
 from kat.data.media import MEDIA, holds_media
+from kat.data.nesting import TOO_DEEP, from_json, nests_too_deep
 from kat.data.repeated_keys import refuse_repeated_key
 from kat.data.rows import BadRow
 from kat.records import Message, canonical_json
@@ -92,6 +92,8 @@ def _message(message: Any, where: str) -> Message:
     if not isinstance(content, str) and not silent:
         raise BadRow(f"{where} holds a message whose content is null or not text")
     rest = {k: v for k, v in message.items() if k not in ("role", "content") and v is not None}
+    if rest and nests_too_deep(rest):
+        raise BadRow(f"{where} holds a message with {TOO_DEEP}")
     for name in MEDIA.keys() & rest.keys():
         if rest[name]:
             raise BadRow(f"{where} holds a message with {name}, which text cannot carry (--drop_columns {name})")
@@ -104,7 +106,7 @@ def _from_sharegpt(message: dict[str, Any]) -> dict[str, Any]:
     role, value = message["from"], message.get("value")
     if role == "function_call" and isinstance(value, str):
         try:
-            called = json.loads(value)
+            called = from_json(value)
         except ValueError:
             return {"role": "assistant", "content": value, **rest}
         refuse_repeated_key(value.encode(), called, "function_call")

@@ -6,7 +6,6 @@ rows show is a file's way of writing; what a few show may be what they talk abou
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from kat.data.conversations import HH_TURN, ROLES, is_message
+from kat.data.nesting import from_json
 from kat.data.repeated_keys import refuse_repeated_key
 from kat.records import Message
 
@@ -116,7 +116,7 @@ def _from_json(text: Any) -> list[Any] | dict[str, Any] | None:
     if not isinstance(text, str) or text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
-        value = json.loads(text)
+        value = from_json(text)
     except ValueError:
         return None
     if isinstance(value, dict) and (is_message(value) or isinstance(value.get("messages"), list)):
@@ -141,7 +141,9 @@ def _check_json(value: dict[str, Any]) -> None:
 
 def _repeats_prompt(value: dict[str, Any]) -> bool:
     prompt = value.get("prompt")
-    if not isinstance(prompt, str | list) or not prompt or HH_TURN.match(str(prompt)):
+    if not isinstance(prompt, str | list) or not prompt:
+        return False
+    if isinstance(prompt, str) and HH_TURN.match(prompt):
         return False
     sides = [value.get("chosen"), value.get("rejected")]
     return all(

@@ -26,6 +26,8 @@ _BINARY = (
     (b"\x93NUMPY", "a NumPy array", "Rows of text were expected"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the data itself", "Fetch the data: git lfs pull"),
 )
+_TABLES = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")
+"""What parquet and Arrow begin with: what they are is known."""
 _TAR = 257
 """Where a tar archive says that it is one."""
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
@@ -48,6 +50,8 @@ def seems_to_be(path: Path) -> str | None:
     """Guess from its text what a file is of which most rows are bad; None where nothing is known."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
+    if head.startswith(_TABLES):
+        return None
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if re.match(rb"(?i)<(!doctype|html|\?xml)", text):
         return f"{path} seems to be a web page or XML, perhaps an error page that was saved. Download it again."

@@ -11,8 +11,9 @@ from typing import Any
 from kat.config import ReadOptions
 from kat.data.columns import Columns, Plan, labels_of, margin_of, refuse_media, tools_of, with_system
 from kat.data.conversations import Preference, row_id, trim
-from kat.data.formats import Format, format_of, parse_row
+from kat.data.formats import Format, format_of, formats, parse_row
 from kat.data.inside_text import notes_of
+from kat.data.nesting import TOO_DEEP, nests_too_deep
 from kat.data.openings import unit_id
 from kat.data.repeats import Repeats, content_id, pair_parts
 from kat.data.rows import BadRow, BadRows, Row, path_text, read_rows
@@ -69,7 +70,8 @@ class PairReader(Iterator[Pair]):
         self._files = input_files(self.path)
         self._sources = {file.path: path_text(Path(file.source)) for file in self._files}
         self._default_src = next(iter(self._sources.values()))
-        self._pairs = self._read(read_rows(self.path))
+        needed = self._columns.needed(name for each in formats() for name in each.columns)
+        self._pairs = self._read(read_rows(self.path, self._options.max_line_bytes, needed))
 
     def __next__(self) -> Pair:
         return next(self._pairs)
@@ -132,6 +134,8 @@ class PairReader(Iterator[Pair]):
         messages = trim(context)
         chosen, rejected = conversation_text(preference.chosen), conversation_text(preference.rejected)
         src = value.get("src") or value.get("source")
+        if isinstance(src, list | dict) and nests_too_deep(src):
+            raise BadRow(f"column src holds {TOO_DEEP}")
         src = src or (self._sources[row.file] if row.file else self._default_src)
         pair_id = row_id(value)
         pair = Pair(

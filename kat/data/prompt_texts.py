@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from kat.config import MAX_LINE_BYTES
 from kat.data.conversations import HH_TURN, parse_hh
 from kat.data.inside_text import WAYS, Inside, notes_of, recognise
+from kat.data.needed import needed_of_prompts
 from kat.data.rows import read_rows
 from kat.data.sniff import SNIFFED
 from kat.errors import InputError
@@ -45,9 +47,9 @@ class InsidePrompts:
     notes: tuple[str, ...] = ()
 
 
-def look_inside(path: Inputs) -> InsidePrompts:
+def look_inside(path: Inputs, max_line_bytes: int = MAX_LINE_BYTES) -> InsidePrompts:
     """Look at the first rows of prompts for conversations inside their text."""
-    parseable = (row.value for row in read_rows(path) if row.value is not None)
+    parseable = (row.value for row in read_rows(path, max_line_bytes, needed_of_prompts) if row.value is not None)
     values = [_columns(value) for value in islice(parseable, SNIFFED)]
     ways, _, taken, left = recognise(values, tuple(_PROMPT_WAYS.values()))
     return InsidePrompts(tuple(way.name for way in ways), tuple(notes_of(taken, left, len(values))))

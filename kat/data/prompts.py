@@ -13,14 +13,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from kat.artifacts import compare_ids
-from kat.data.columns import SYSTEM, with_system
+from kat.arrays import compare_ids
+from kat.config import MAX_LINE_BYTES
+from kat.data.columns import SYSTEM, line_limit_of, with_system
 from kat.data.conversations import is_message, messages_of, opening_of, prefix_messages, row_id, trim
 from kat.data.inside_text import Inside
 from kat.data.media import MEDIA, holds_media
+from kat.data.needed import OF_PROMPTS, needed_of_prompts
 from kat.data.openings import opening_id
 from kat.data.prompt_texts import inside_of, ways_named, with_messages
-from kat.data.rows import BadRow, BadRows, read_rows
+from kat.data.rows import BadRow, BadRows, Row, read_rows
 from kat.errors import DuplicateIdError, InputError, MismatchError
 from kat.inputs import Inputs, input_hash, input_text, is_there
 from kat.records import Prefix
@@ -46,14 +48,16 @@ class PromptFile:
         max_bad_rows: int | str = 0,
         sink: Callable[[bytes], object] | None = None,
         inside: Sequence[str] = (),
+        *,
+        max_line_bytes: int = MAX_LINE_BYTES,
     ) -> None:
         self.path = Path(path) if isinstance(path, str) else path
-        self._ways = ways_named(inside)
+        self._ways, self._most = ways_named(inside), max_line_bytes
         bad = BadRows(self.path, max_bad_rows, sink)
         self.without: Counter[str] = Counter()
-        rows, without_id = _scan(self.path, bad, self._ways, self.without)
-        repeats = _repeats(self.path, rows)
-        for row in read_rows(self.path) if repeats else ():
+        rows, without_id = _scan(self._read(), bad, self._ways, self.without)
+        repeats = _repeats(self._read, self.path, rows)
+        for row in self._read() if repeats else ():
             if row.number in repeats:
                 bad.add(row, "repeats the id and opening of an earlier row")
         bad.check(len(rows))
@@ -67,10 +71,13 @@ class PromptFile:
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def _read(self) -> Iterator[Row]:
+        return read_rows(self.path, self._most, needed_of_prompts)
+
     def __iter__(self) -> Iterator[Prefix]:
         numbers = iter(self._numbers.tolist())
         number = next(numbers, None)
-        for row in read_rows(self.path):
+        for row in self._read():
             if row.number == number:
                 try:
                     yield _prompt(row.value, self._ways)[0]
@@ -81,7 +88,7 @@ class PromptFile:
             raise InputError(f"{self._place(number)} changed while the file was read. Start again.")
 
     def _place(self, number: int) -> str:
-        return next((row.place(self.path) for row in read_rows(self.path) if row.number == number), str(self.path))
+        return next((row.place(self.path) for row in self._read() if row.number == number), str(self.path))
 
 
 @dataclass(frozen=True)
@@ -102,23 +109,27 @@ def read_prompts(
     max_bad_rows: int | str = 0,
     sink: Callable[[bytes], object] | None = None,
     inside: Sequence[str] = (),
+    *,
+    max_line_bytes: int = MAX_LINE_BYTES,
 ) -> Prompts:
     """Read all prompts of an input into memory. Raises what `PromptFile` raises, which streams them."""
-    file = PromptFile(path, max_bad_rows, sink, inside)
+    file = PromptFile(path, max_bad_rows, sink, inside, max_line_bytes=max_line_bytes)
     prefixes = list(file)
     ids = [prefix.id for prefix in prefixes]
     return Prompts(prefixes=prefixes, bad=file.bad, made_ids=file.made_ids, ids=ids)
 
 
-_OF_TEXT = frozenset({"id", "prefix", "prompt", "tools", *SYSTEM})
+_OF_TEXT = OF_PROMPTS
 """Columns whose pictures, if they hold any, are found where they are read, and tools that may speak of them."""
 _ROW = np.dtype([("id", "S16"), ("opening", "S8"), ("number", np.int64)])
 
 
-def _scan(path: Inputs, bad: BadRows, ways: Sequence[Inside], without: Counter[str]) -> tuple[np.ndarray, array[int]]:
+def _scan(
+    lines: Iterator[Row], bad: BadRows, ways: Sequence[Inside], without: Counter[str]
+) -> tuple[np.ndarray, array[int]]:
     """Good rows as hashes of their ids and openings, and the numbers of those whose id was computed."""
     ids, openings, numbers, without_id = bytearray(), bytearray(), array("q"), array("q")
-    for row in read_rows(path):
+    for row in lines:
         try:
             if row.value is None:
                 raise BadRow(row.fault or "not a JSON object")
@@ -138,7 +149,7 @@ def _scan(path: Inputs, bad: BadRows, ways: Sequence[Inside], without: Counter[s
     return rows, without_id
 
 
-def _repeats(path: Inputs, rows: np.ndarray) -> set[int]:
+def _repeats(read: Callable[[], Iterator[Row]], path: Inputs, rows: np.ndarray) -> set[int]:
     """The numbers of the rows that repeat the id of an earlier one. Raises DuplicateIdError for another opening."""
     order = np.argsort(rows["id"], kind="stable")
     ids, openings = rows["id"][order], rows["opening"][order]
@@ -151,12 +162,12 @@ def _repeats(path: Inputs, rows: np.ndarray) -> set[int]:
     if differs.any():
         numbers = rows["number"][order]
         second, first_number = min(zip(numbers[repeats[differs]], numbers[first[differs]], strict=True))
-        _raise_two_openings(path, int(first_number), int(second))
+        _raise_two_openings(read(), path, int(first_number), int(second))
     return set(rows["number"][order[repeats]].tolist())
 
 
-def _raise_two_openings(path: Inputs, first: int, second: int) -> NoReturn:
-    one, other = (row for row in read_rows(path) if row.number in (first, second))
+def _raise_two_openings(lines: Iterator[Row], path: Inputs, first: int, second: int) -> NoReturn:
+    one, other = (row for row in lines if row.number in (first, second))
     shared = row_id(one.value or {})  # an id that was computed is that of one opening
     where = f"{path}: lines {first} and {second}" if one.file is None else f"{one.place(path)} and {other.place(path)}"
     raise DuplicateIdError(
@@ -165,10 +176,10 @@ def _raise_two_openings(path: Inputs, first: int, second: int) -> NoReturn:
     )
 
 
-def good_prompts(path: Inputs, inside: Sequence[str] = ()) -> Iterator[Prefix]:
+def good_prompts(path: Inputs, inside: Sequence[str] = (), max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Prefix]:
     """Yield the prefixes of an input's good rows, whatever their ids; bad ones are passed over."""
     ways = ways_named(inside)
-    for row in read_rows(path):
+    for row in read_rows(path, max_line_bytes, needed_of_prompts):
         if row.value is not None:
             with contextlib.suppress(BadRow):
                 yield _prompt(row.value, ways)[0]
@@ -210,15 +221,14 @@ def check_prompts(folder: Path, ids: list[str], manifest: Mapping[str, Any], pro
     if path is None:
         return ["  no file of prompts is named here; the order of the ids was not compared (name it: --prompts_path)"]
     if not is_there(path):
-        raise MismatchError(
-            f"{folder} was made from {input_text(path)}, which is gone. If it moved, name it: --prompts_path FILE"
-        )
+        return [
+            f"  {input_text(path)}, which was embedded, is not there now; the order of the ids was not compared (if it "
+            "moved, name it: --prompts_path FILE)"
+        ]
     left_out = manifest.get("left_out") or {}
-    theirs = [
-        prompt_id
-        for prompt_id in read_prompts(path, "all", inside=inside_of(manifest)).ids
-        if prompt_id not in left_out
-    ]
+    most = line_limit_of(manifest)
+    read = read_prompts(path, "all", inside=inside_of(manifest), max_line_bytes=most)
+    theirs = [prompt_id for prompt_id in read.ids if prompt_id not in left_out]
     compare_ids(ids, theirs, str(folder / IDS if folder.is_dir() else folder), input_text(path))
     digest = (manifest.get("inputs") or {}).get("items") or manifest.get("items_sha256")
     if digest and input_hash(path) != digest:

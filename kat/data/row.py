@@ -92,7 +92,7 @@ class BadRows:
             lines[_SHOWN:] = [f"and {len(lines) - _SHOWN:,} other reasons"]
         rows = "row is" if self.total == 1 else "rows are"
         head = f"{self.total:,} {rows} unusable and {int(self.limit):,} allowed; nothing was written:"
-        raise BadRowsError("\n  ".join([head, *lines, self._remedy(kept)]), dict(self.counts))
+        raise BadRowsError(head, *(f"  {line}" for line in [*lines, self._remedy(kept)]), counts=dict(self.counts))
 
     def _remedy(self, kept: int | None) -> str:
         """To step over rows is no advice where one reason holds for most of them: the file is something else."""

@@ -15,6 +15,7 @@ from kat.data.kinds import seems_to_be
 from kat.data.rows import BadRow, Row, read_rows
 from kat.errors import FormatError
 from kat.inputs import InputFile, Inputs, input_files, input_text
+from kat.terminal import escaped
 
 SNIFFED = 100
 """Parseable rows that are looked at before the first one is taken apart."""
@@ -39,7 +40,7 @@ class Sniffed:
 def check_shards(files: list[InputFile], file_format: Format, options: ReadOptions) -> None:
     """Raise FormatError, naming the file, if one after the first is of another format."""
     for file in files[1:]:
-        rows = read_rows(file.path)
+        rows = read_rows(file.path, options.max_line_bytes)
         if (first := next(rows, None)) is None:
             continue  # an empty shard is one without pairs
         other = sniff(chain([first], rows), file.path, Columns(file.path, options)).format
@@ -70,7 +71,7 @@ def sniff(rows: Iterator[Row], path: Inputs, columns: Columns) -> Sniffed:
     ways, values, taken, left = recognise(values)
     file_format = _agreed(list(zip(met, values, strict=True)), path)
     if file_format is None:
-        raise FormatError(_unknown_format(head, path))
+        raise FormatError(*_unknown_format(head, path))
     columns.use_format(file_format.columns)
     return Sniffed(head, file_format, ways, rows=len(values), taken=taken, left=left)
 
@@ -97,19 +98,18 @@ def _line(row: Row) -> str:
     return f"line {row.line or row.number}" + (f" of {row.file}" if row.file else "")
 
 
-def _unknown_format(head: list[Row], path: Inputs) -> str:
+def _unknown_format(head: list[Row], path: Inputs) -> list[str]:
     name = input_text(path)
     if not head:
-        return f"{name} holds no rows."
+        return [f"{name} holds no rows."]
     first = next((r for r in head if r.value is not None), None)
     if first is None or first.value is None:
         guess = seems_to_be(head[0].file or input_files(path)[0].path)
         met = f"{name} holds no JSON object to read in its first {len(head)} rows; {_line(head[0])}: {head[0].fault}."
-        return f"{met}\n  {guess}" if guess else met
-    # ascii() so that no control character of a key reaches the terminal.
-    keys = ", ".join(ascii(key)[1:-1] for key in islice(first.value, 12)) or "none"
+        return [met, f"  {guess}"] if guess else [met]
+    keys = ", ".join(map(escaped, islice(first.value, 12))) or "none"
     skipped = f" (columns of bytes are not read: {', '.join(first.skipped)})" if first.skipped else ""
-    return f"{name} is of no known format: {_line(first)} has the keys {keys}{skipped};\n  {expected_formats()}"
+    return [f"{name} is of no known format: {_line(first)} has the keys {keys}{skipped};", *expected_formats()]
 
 
 def chained(head: list[Row], rows: Iterator[Row]) -> Iterator[Row]:

@@ -13,8 +13,6 @@ Arrays are mapped, so that the vectors are the system's to keep or to write. `ka
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,14 @@ from typing import Any
 import numpy as np
 
 from kat import artifacts
+from kat.atomic import as_output_error, atomic_file
 from kat.errors import OutputError
-from kat.journal import Journal, checksum
+from kat.folders import entries
+from kat.journal import COMPUTED, Journal, checksum, discard_work, mapped_array, remove_work
 from kat.run_folder import LENGTHS, VECTORS, checkpoint_path
 
+_ARRAYS = (VECTORS, LENGTHS, "pooled-*.npy")
+_FILES = (*_ARRAYS, "journal")
 _COMPLETE = "whole"
 """In the journal, in place of a pack's number: all rows of the window are in place."""
 
@@ -39,14 +41,14 @@ class EmbeddingCheckpoint:
 
     def __init__(self, folder: Path, asked: Mapping[str, Any], shape: tuple[int, int], *, overwrite: bool = False):
         self.folder = folder
-        with artifacts.as_output_error(folder):
+        with as_output_error(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(folder / "journal")
             try:
                 self._begin(asked, overwrite)
                 self._checksums = self._journal.read()
-                self.vectors = self._array(VECTORS, shape, np.float32)
-                self.lengths = self._array(LENGTHS, (shape[0], 2), np.int32)
+                self.vectors = mapped_array(folder / VECTORS, shape, np.dtype(np.float32))
+                self.lengths = mapped_array(folder / LENGTHS, (shape[0], 2), np.dtype(np.int32))
             except BaseException:
                 self._journal.close()
                 raise
@@ -72,7 +74,9 @@ class EmbeddingCheckpoint:
 
         `plan` holds the rows of each pack among the pieces.
         """
-        self._pooled = self._array(f"pooled-{window}.npy", (pieces, self.vectors.shape[1]), np.float32)
+        shape = (pieces, self.vectors.shape[1])
+        with as_output_error(self.folder):
+            self._pooled = mapped_array(self.folder / f"pooled-{window}.npy", shape, np.dtype(np.float32))
         left = [n for n, rows in enumerate(plan) if self._noted(window, n) != checksum(self._pooled[rows])]
         return self._pooled, left
 
@@ -90,7 +94,7 @@ class EmbeddingCheckpoint:
         return self._checksums.get((str(window), str(part)))
 
     def _note(self, window: int, part: int | str, value: int) -> None:
-        with artifacts.as_output_error(self.folder):
+        with as_output_error(self.folder):
             self._journal.add(window, part, value)
 
     def _begin(self, asked: Mapping[str, Any], overwrite: bool) -> None:
@@ -108,47 +112,25 @@ class EmbeddingCheckpoint:
             for path in _arrays(self.folder):
                 path.unlink()
             self._journal.clear()
-            with artifacts.atomic_file(self.folder / artifacts.MANIFEST) as file:
+            with atomic_file(self.folder / artifacts.MANIFEST) as file:
                 file.write(artifacts.json_bytes(asked))
-
-    def _array(self, name: str, shape: tuple[int, int], kind: type) -> np.ndarray:
-        """Return a mapped array, the one that is there if it fits."""
-        path, array = self.folder / name, None
-        with contextlib.suppress(OSError, ValueError):
-            array = np.lib.format.open_memmap(path, "r+")
-        with artifacts.as_output_error(self.folder):
-            if array is None or array.shape != shape or array.dtype != kind:
-                array = np.lib.format.open_memmap(path, "w+", kind, shape)
-            if hasattr(os, "posix_fallocate"):  # a disk that is full shall say so now, not kill when a page is written
-                with path.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        return array
 
 
 def checkpoint_manifest(asked: Mapping[str, Any], computed: str) -> dict[str, Any]:
     """Return the manifest of a checkpoint: the output's own, and how it is computed, which `auto` leaves open."""
-    return {**asked, "options": {**asked["options"], "computed": computed}}
+    return {**asked, "options": {**asked["options"], COMPUTED: computed}}
 
 
 def discard(out: Path, asked: Mapping[str, Any]) -> None:
     """Remove the checkpoint of an output that is complete. One of something else stays."""
-    folder = checkpoint_path(out)
-    begun = (artifacts.read_manifest(folder) if folder.is_dir() else None) or {}
-    options = begun.get("options")
-    if not isinstance(options, dict) or "computed" not in options:
-        return  # not the work of this module, whatever its name
-    if artifacts.first_difference(begun, checkpoint_manifest(asked, options["computed"])) is None:
-        remove(folder)
+    discard_work(checkpoint_path(out), asked, _FILES)
 
 
 def remove(folder: Path) -> None:
     """Remove the folder of a checkpoint, but nothing of anybody else's in it."""
-    with contextlib.suppress(OSError):
-        for path in (*_arrays(folder), folder / "journal", folder / artifacts.MANIFEST):
-            path.unlink(missing_ok=True)
-        os.rmdir(os.path.realpath(folder))
+    remove_work(folder, _FILES)
 
 
 def _arrays(folder: Path) -> Iterator[Path]:
-    for pattern in (VECTORS, LENGTHS, "pooled-*.npy"):
-        yield from folder.glob(pattern)
+    for pattern in _ARRAYS:
+        yield from entries(folder, pattern)

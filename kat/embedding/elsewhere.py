@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kat.artifacts import load_array
-from kat.errors import InputError, MismatchError
+from kat.arrays import load_array
+from kat.errors import InputError, MismatchError, translated
 from kat.records import Embeddings
 from kat.run_folder import IDS, load_ids
 
@@ -65,10 +65,9 @@ def _from_npy(path: Path) -> tuple[Sequence[str], np.ndarray, bool]:
 
 
 def _from_parquet(path: Path) -> tuple[Sequence[str], np.ndarray, bool]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with translated(MismatchError, f"{path} is no parquet file, or damaged"):
         names = pq.read_schema(path).names
         vector = next((name for name in _VECTOR_COLUMNS if name in names), None)
         if vector is None:
@@ -78,11 +77,9 @@ def _from_parquet(path: Path) -> tuple[Sequence[str], np.ndarray, bool]:
         id_column = next((name for name in _ID_COLUMNS if name in names), None)
         table = pq.read_table(path, columns=[vector, *([id_column] if id_column else [])])
         vectors = _lists(table[vector].combine_chunks(), f"{path}, column {vector}")
-    except (pa.ArrowException, OSError) as error:
-        raise MismatchError(f"{path} is no parquet file, or damaged: {error}") from error
-    if id_column is None:
+        ids = None if id_column is None else table[id_column].to_pylist()
+    if ids is None:
         return _numbers(len(vectors)), vectors, True
-    ids = table[id_column].to_pylist()
     if None in ids:
         raise MismatchError(f"{path} has no {id_column} in row {ids.index(None)}. Give every vector its id.")
     return [str(i) for i in ids], vectors, False
@@ -175,7 +172,7 @@ def without_bad(
         more = [f"and {len(bad) - 10:,} more"] if len(bad) > 10 else []
         head = f"{source} holds {len(bad):,} unusable vectors of {len(embeddings):,}, and {int(allowed):,} are allowed:"
         remedy = "Embed those texts again, or leave them out with --max_bad_rows all."
-        raise InputError("\n  ".join([head, *shown, *more, remedy]))
+        raise InputError(head, *(f"  {line}" for line in [*shown, *more, remedy]))
     if len(bad) == len(embeddings):
         raise InputError(f"{source} holds no usable vector.")
     kept = np.setdiff1d(np.arange(len(embeddings)), list(bad))

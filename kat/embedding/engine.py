@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from kat.packing.budget import halves
 from kat.packing.layout import Layout
 from kat.packing.precision import to_bfloat16
 from kat.packing.switch import hidden_states, probe_texts, switch_over
+from kat.terminal import note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -95,7 +95,7 @@ class Engine:
             if len(tokens) == 1:
                 raise
             self.budget = max(self._size(tokens) // 2, 1)
-            print(f"embed     out of memory: {self.budget:,} tokens at a time from here on", file=sys.stderr)
+            note(f"embed     out of memory: {self.budget:,} tokens at a time from here on")
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         except RuntimeError as error:

@@ -23,9 +23,10 @@ import numpy as np
 import orjson
 
 from kat import __version__
-from kat.artifacts import atomic_file, json_bytes
+from kat.artifacts import json_bytes
+from kat.atomic import atomic_file
 from kat.config import NO_PROMPT, EmbedOptions, base_directory
-from kat.errors import KatError
+from kat.errors import KatError, OutputError
 from kat.models.digests import settings_digest, weights_digest
 from kat.models.own_code import ELSEWHERE
 from kat.models.sources import ModelSource, resolve
@@ -49,11 +50,15 @@ def self_check(options: EmbedOptions) -> float | None:
     source = resolve(options.source, allow_network=options.allow_network)
     if source.sha256 or not (source.path / "modules.json").is_file() or _bytes(source.path) > MOST_BYTES:
         return None
-    file = _verdict_file(source, options)
-    cosine = _read(file)
+    try:
+        file = _verdict_file(source, options)
+    except OutputError:  # no home to keep a verdict in
+        file = None
+    cosine = None if file is None else _read(file)
     if cosine is None:
         cosine = _compare(source, options)
-        _write(file, {"model": source.name, "cosine": cosine})
+        if file is not None:
+            _write(file, {"model": source.name, "cosine": cosine})
     if cosine is not None and cosine < 1 - TOLERANCE:
         warnings.warn(
             f"kat reads {source.name} otherwise than sentence-transformers {version('sentence-transformers')}: the "

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kat.artifacts import check_array, check_ids, load_array, read_manifest
+from kat.arrays import check_array, check_ids, load_array
+from kat.artifacts import check_vouched, is_kept, readable_manifest
 from kat.embedding.elsewhere import NUMBERED, ids_beside, read_vectors
 from kat.errors import InputError, MismatchError
 from kat.records import Embeddings
@@ -28,33 +29,41 @@ def vectors_path(source: Path) -> Path | tuple[Path, ...]:
     return source / VECTORS if source.is_dir() else (source, ids) if ids else source
 
 
-def load_embeddings(source: Path) -> tuple[Embeddings, dict[str, Any]]:
+def load_embeddings(source: Path, *, vouched: bool = True) -> tuple[Embeddings, dict[str, Any]]:
     """Load the embeddings of a folder or a file (see `read_vectors`), and the manifest they came with ({} if none).
 
-    The manifest says `"ids": "row numbers"` of vectors that came without ids.
+    The manifest says `"ids": "row numbers"` of vectors that came without ids. A file is compared with what its manifest
+    says of it if `vouched`; those of a folder always are.
 
     Raises MismatchError if ids and vectors do not fit together, or the file is of another kind.
     """
-    embeddings, origin = _from_folder(source) if source.is_dir() else _from_file(source)
+    embeddings, origin = _from_folder(source) if source.is_dir() else _from_file(source, vouched)
     if embeddings.vectors.ndim != 2:
         raise MismatchError(f"{source} holds vectors of shape {tuple(embeddings.vectors.shape)}; expected [N, D].")
     check_ids(embeddings.ids, len(embeddings), str(source))
     return embeddings, origin
 
 
-def _from_file(path: Path) -> tuple[Embeddings, dict[str, Any]]:
+def _from_file(path: Path, vouched: bool) -> tuple[Embeddings, dict[str, Any]]:
+    if vouched and path.is_file():
+        check_vouched(path)
     ids, vectors, numbered = read_vectors(path)
-    origin = dict(read_manifest(path) or {})
+    origin = dict(readable_manifest(path) or {})
     meta = origin.get("model", {})
     return Embeddings(ids, vectors, meta=meta), origin | ({"ids": NUMBERED} if numbered else {})
 
 
 def _from_folder(folder: Path) -> tuple[Embeddings, dict[str, Any]]:
-    origin = read_manifest(folder) or {}
+    origin = readable_manifest(folder) or {}
     vectors = load_array(folder / VECTORS)
     tokens = lost = None
-    if (folder / LENGTHS).is_file():
+    if is_kept(folder / LENGTHS):
         lengths = np.asarray(load_array(folder / LENGTHS))
+        if lengths.shape != (len(vectors) if vectors.ndim else 0, 2) or lengths.dtype.kind not in "iu":
+            raise MismatchError(
+                f"{folder / LENGTHS} is {lengths.dtype} of shape {lengths.shape}; expected whole numbers, two for each "
+                f"of the vectors, which are of shape {vectors.shape}. Make it again with --overwrite."
+            )
         if (lengths >= 0).all():
             tokens, lost = lengths.T
     return Embeddings(load_ids(folder), vectors, tokens, lost, origin.get("model", {})), origin
@@ -65,7 +74,7 @@ def check_embeddings(folder: Path, ids: list[str], *, unit: bool = True) -> str:
 
     `unit` says whether rows must be of unit length; they must be finite in any case.
     """
-    return check_vectors(folder / VECTORS, load_array(folder / VECTORS), ids, unit=unit)
+    return check_vectors(folder / VECTORS, load_array(folder / VECTORS, vouched=False), ids, unit=unit)
 
 
 def check_vectors(path: Path, vectors: np.ndarray, ids: list[str], *, unit: bool = True) -> str:

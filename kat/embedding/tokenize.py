@@ -9,7 +9,8 @@ import numpy as np
 
 from kat.errors import InputError, OptionError
 from kat.models.chat import Chat
-from kat.models.content import content_tokenizer
+from kat.models.content import LONG, content_tokenizer
+from kat.models.long_texts import long_ids
 from kat.records import Prefix
 
 if TYPE_CHECKING:
@@ -80,19 +81,28 @@ class BulkTokenizer:
 
         Raises InputError for invalid Unicode.
         """
-        rows = self._bulk([self._prompt + text for text in texts] if self._prompt else texts)
+        rows = self._bulk(["" if len(text) > LONG else self._prompt + text for text in texts])
         for i, text in enumerate(texts):
             if isinstance(text, TokenizedText):
                 rows[i] = np.asarray(text.ids, np.int32)
             elif self._content is not None and self._content.is_suspect(text):
                 rows[i] = np.concatenate([self.prompt_ids, self._content.ids(text)]).astype(np.int32)
+            elif len(text) > LONG:
+                rows[i] = self._long(self._prompt + text)
         return rows
+
+    def _long(self, text: str) -> np.ndarray:
+        """The ids of a text that is read in windows, so that one text's letters do not fill the memory."""
+        try:
+            return long_ids(self._backend, text)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _unreadable(error) from error
 
     def _bulk(self, texts: Sequence[str]) -> list[np.ndarray]:
         try:
             encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError) as error:
-            raise InputError(f"A text cannot be tokenised: {error}. Texts must be valid Unicode strings.") from error
+            raise _unreadable(error) from error
         return [np.asarray(e.ids, np.int32) for e in encodings]
 
     @property
@@ -132,6 +142,10 @@ class BulkTokenizer:
             beside += f" and {len(self.prompt_ids)} of the prompt" if len(self.prompt_ids) else ""
             raise OptionError(f"max_tokens is {limit}; with {beside} it must be at least {self.around + 1}.")
         return limit - self.around
+
+
+def _unreadable(error: Exception) -> InputError:
+    return InputError(f"A text cannot be tokenised: {error}. Texts must be valid Unicode strings.")
 
 
 def _frame(backend: Any) -> tuple[list[int], list[int]]:

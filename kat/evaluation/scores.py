@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
+from kat.config import MAX_LINE_BYTES
+from kat.data.nesting import TOO_DEEP, nests_too_deep
 from kat.data.openings import opening_id
+from kat.data.readers.bounded import long_line_fault
 from kat.data.rows import BadRow, BadRows, Row, missing_file, read_rows
 from kat.errors import InputError, MismatchError
 from kat.evaluation.pairs import EvalPairs
@@ -29,6 +34,8 @@ LARGEST = 1e100
 """Rewards are smaller: sums of what follows from them must stay numbers."""
 _IDS = ("pair_id", "id")
 _SOURCES = ("src", "source", "subset")
+_READ = frozenset({*_IDS, *_SOURCES, *(name for pair in NAMES for name in pair)})
+_READ |= {"scores", "num_correct", "opening_id", "prompt"}
 _EXPECTED = 'expected rows like {"pair_id": "…", "chosen": 1.5, "rejected": -0.25}.'
 
 
@@ -66,7 +73,13 @@ class Scores:
         return np.asarray([row_of[pair_id] for pair_id in ids], np.int64)
 
 
-def read_scores(path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[bytes], object] | None = None) -> Scores:
+def read_scores(
+    path: str | Path,
+    max_bad_rows: int | str = 0,
+    sink: Callable[[bytes], object] | None = None,
+    *,
+    max_line_bytes: int = MAX_LINE_BYTES,
+) -> Scores:
     """Read the rewards of a file: a row a pair, in JSON lines or parquet, or one of RewardBench's formats.
 
     A row holds an id (`pair_id` or `id`), two rewards under a pair of NAMES, each a number or a list of one, and
@@ -74,11 +87,13 @@ def read_scores(path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[b
     in its second version, lists of `scores` of which the first `num_correct` are chosen: every chosen one is
     paired with every rejected one. Its `_all.jsonl` has no ids: rows are known by their numbers then.
 
+    A line of more than `max_line_bytes` is a bad row; a file of one object is a line.
+
     Raises InputError for a file that is missing or holds no such rows, BadRowsError past `max_bad_rows`.
     """
     path = Path(path)
     rejects = BadRows(path, max_bad_rows, sink)
-    scored, numbers = _collected(path, rejects)
+    scored, numbers = _collected(_rows(path, max_line_bytes), rejects)
     rejects.check(len(scored))
     if not scored:
         raise InputError(f"{path} holds no rewards: {_EXPECTED}")
@@ -97,12 +112,17 @@ def read_scores(path: str | Path, max_bad_rows: int | str = 0, sink: Callable[[b
     )
 
 
-def _collected(path: Path, rejects: BadRows) -> tuple[list[ScoredPair], list[int]]:
+def _use(name: str) -> bool | None:
+    """Say of a table's column whether it is read; pictures beside rewards do no harm."""
+    return True if name in _READ else None
+
+
+def _collected(rows: Iterator[Row], rejects: BadRows) -> tuple[list[ScoredPair], list[int]]:
     """Return the scored pairs of a file and the numbers of their rows; a row with a known id or a fault is rejected."""
     scored: list[ScoredPair] = []
     numbers: list[int] = []
     seen: set[str] = set()
-    for row in _rows(path):
+    for row in rows:
         try:
             # All pairs of a row or none: a fault in the last of them must leave nothing of the row behind.
             pairs = list(_scored_pairs(row))
@@ -118,23 +138,32 @@ def _collected(path: Path, rejects: BadRows) -> tuple[list[ScoredPair], list[int
     return scored, numbers
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path, max_line_bytes: int) -> Iterator[Row]:
     """Yield the rows of a file; of one JSON object of columns, a row for each place in them."""
     if path.suffix != ".json":
-        for row in read_rows(path):
+        for row in read_rows(path, max_line_bytes, _use):
             yield from _spread(row)
         return
     if not path.is_file():
         raise InputError(missing_file(path))
-    try:
-        value = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"{path} is no JSON: {error}") from error
+    value = _whole(path, max_line_bytes)
     objects = value if isinstance(value, list) else [value]
     for number, columns in enumerate(objects, 1):
         if not isinstance(columns, dict):
             raise InputError(f"{path} holds {type(columns).__name__}; {_EXPECTED}")
         yield from _spread(Row(number, b"", columns))
+
+
+def _whole(path: Path, max_line_bytes: int) -> Any:
+    """The one value of a file of JSON. Raises InputError for a file that is none, or too long."""
+    if (size := path.stat().st_size) > max_line_bytes:
+        raise InputError(f"{path} has {size:,} bytes in one object of JSON; {long_line_fault(max_line_bytes)}.")
+    try:
+        return orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{path} is no JSON: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _spread(row: Row) -> Iterator[Row]:
@@ -147,7 +176,15 @@ def _spread(row: Row) -> Iterator[Row]:
     columns = {k: v for k, v in value.items() if isinstance(v, list) and len(v) == len(ids)}
     for i in range(len(ids)):
         value_i = {k: v[i] for k, v in columns.items()}
-        yield Row(i + 1, orjson.dumps(value_i, default=str), value_i)
+        yield Row(i + 1, _raw(value_i), value_i)
+
+
+def _raw(value: dict[str, Any]) -> bytes:
+    """What to keep of a row that is bad: its JSON; nothing where that is nested deeper than Python writes."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace")
+    except RecursionError:
+        return b""
 
 
 def _scored_pairs(row: Row) -> Iterator[ScoredPair]:
@@ -159,7 +196,10 @@ def _scored_pairs(row: Row) -> Iterator[ScoredPair]:
     if isinstance(name, bool | float | list | dict):
         raise BadRow("an id that is neither text nor a whole number")
     name = None if name is None else str(name)
-    src = next((str(value[k]) for k in _SOURCES if value.get(k) is not None), None)
+    src = next((value[k] for k in _SOURCES if value.get(k) is not None), None)
+    if isinstance(src, list | dict) and nests_too_deep(src):
+        raise BadRow(f"a source with {TOO_DEEP}")
+    src = None if src is None else str(src)
     opening = _opening(value)
     if isinstance(scores := value.get("scores"), list) and "num_correct" in value:
         yield from _several(name, scores, value["num_correct"], opening, src)
@@ -204,7 +244,10 @@ def _numeric(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    number = float(value[0] if isinstance(value, list) else value)
+    try:
+        number = float(value[0] if isinstance(value, list) else value)
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
     if not abs(number) < LARGEST:  # also false of NaN
         raise BadRow(f"a reward that is not finite, or {LARGEST:g} and more")
     return number

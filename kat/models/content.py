@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _CANDIDATES = range(0x13000, 0x13430)
 """Printable letters for marks (`repr` and JSON keep them as they are), hardly ever in a text."""
+LONG = 1 << 20
+"""Characters of a text from which it is tokenised in windows."""
 _NAMES = ("role", "type")
 """Fields whose values are names that templates compare and build markers from."""
 
@@ -94,7 +96,12 @@ class ContentTokenizer:
             return self._slowly(text, mark)
         if mark:
             text = self._pattern.sub(lambda m: self._secret_names[m[0]], text).replace(mark, "")
-        ids = self.backend.encode(text, add_special_tokens=False).ids
+        if len(text) > LONG:
+            from kat.models.long_texts import long_ids
+
+            ids = long_ids(self.backend, text).tolist()
+        else:
+            ids = self.backend.encode(text, add_special_tokens=False).ids
         return [self._originals.get(token, token) for token in ids] if self._originals else ids
 
     def _slowly(self, text: str, mark: str) -> list[int]:
@@ -112,7 +119,14 @@ class ContentTokenizer:
         if self._any_case.search(text) or self._marked_ends(text, "\0") != text:
             return True
         normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
-        return normalizer is not None and bool(self._any_case.search(normalizer.normalize_str(text)))
+        if normalizer is None:
+            return False
+        if len(text) <= LONG:
+            return bool(self._any_case.search(normalizer.normalize_str(text)))
+        from kat.models.long_texts import in_windows
+
+        # A normaliser's record of a text is 40 times its letters.
+        return any(self._any_case.search(normalizer.normalize_str(part)) for part in in_windows(text))
 
     def _marked_ends(self, text: str, mark: str) -> str:
         """A mark where the text's first or last letters could complete a control token with what stands beside it."""

@@ -98,7 +98,7 @@ def test_an_example_is_of_its_own_format_alone_and_says_the_same_in_all(name):
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_what_is_expected_shows_every_example(name):
-    lines = expected_formats().splitlines()
+    lines = expected_formats()
     place = next(i for i, line in enumerate(lines) if line.split()[0] == name)
     assert BY_NAME[name].help in lines[place]
     assert json.loads(lines[place + 1]) == BY_NAME[name].example

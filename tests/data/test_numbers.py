@@ -11,7 +11,7 @@ from making import jsonl, write
 
 from kat import read_pairs
 from kat.config import ReadOptions
-from kat.data.readers.tables import with_plain_numbers
+from kat.data.readers.values import plain as plain_value
 from kat.data.scores import number_in_text
 from kat.errors import BadRowsError
 
@@ -130,6 +130,6 @@ def test_decimals_and_half_floats_of_a_table(tmp_path):
 
 def test_numbers_inside_of_something_become_plain_ones():
     odd = {"a": [Decimal("1.5"), np.float16(0.5), {"b": np.int64(3), "c": Decimal(7)}], "t": "text", "n": None}
-    plain = with_plain_numbers(odd)
+    plain = plain_value(odd)
     assert plain == {"a": [1.5, 0.5, {"b": 3, "c": 7}], "t": "text", "n": None}
     assert json.dumps(plain) == '{"a": [1.5, 0.5, {"b": 3, "c": 7}], "t": "text", "n": null}'

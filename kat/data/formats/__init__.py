@@ -107,14 +107,14 @@ def _completion(value: Any, name: str) -> list[Message]:
     return messages
 
 
-def expected_formats() -> str:
-    """Return the end of a message about rows of no known format: every format with its example, and what else to do."""
-    lines = ["name columns that are called otherwise: --columns prompt=THEIRS,chosen=THEIRS,rejected=THEIRS"]
+def expected_formats() -> list[str]:
+    """Return the last lines of a message about rows of no known format: formats, examples, and what else to do."""
+    lines = ["  name columns that are called otherwise: --columns prompt=THEIRS,chosen=THEIRS,rejected=THEIRS"]
     lines += ["  or convert:", *(f"    {line}" for line in _CONVERSION), "  expected one of"]
     for each in formats():
         lines.append(f"    {each.name:<14} {each.help}")
         lines.append(f"    {'':<14} {json.dumps(each.example, ensure_ascii=False)}")
-    return "\n".join(lines)
+    return lines
 
 
 _CONVERSION = (

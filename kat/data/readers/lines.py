@@ -8,15 +8,18 @@ from typing import Any
 
 import orjson
 
+from kat.data.nesting import DEEPEST_ROW, TOO_DEEP, nests_too_deep
+from kat.data.readers.bounded import LongLine, long_line_fault
 from kat.data.repeated_keys import repeated_key, repeated_key_fault
 from kat.data.row import BadRow, Row
 
 
-def read_lines(lines: Iterable[bytes]) -> Iterator[Row]:
-    """Read the rows of a file in JSON lines; blank ones are none, but count."""
-    for number, line in enumerate(lines, 1):
-        row = parse_line(number, line)
-        if row:
+def read_lines(lines: Iterable[bytes], limit: int, before: int = 0) -> Iterator[Row]:
+    """Read the rows of a file in JSON lines, `before` the number of lines that stand before; blank ones count too."""
+    for number, line in enumerate(lines, before + 1):
+        if isinstance(line, LongLine):
+            yield Row(number, b"", None, long_line_fault(limit))
+        elif row := parse_line(number, line):
             yield row
 
 
@@ -36,7 +39,10 @@ def parse_line(number: int, line: bytes) -> Row | None:
     if (key := repeated_key(body, value)) is not None:
         return Row(number, body, None, repeated_key_fault(key))
     if isinstance(value.get("id"), float):
-        value = json.loads(body)  # the fast parser rounds integers of over 64 bits, and an id may be one
+        try:
+            value = json.loads(body)  # the fast parser rounds integers of over 64 bits, and an id may be one
+        except ValueError:  # Python reads no whole number of some thousand digits
+            return Row(number, body, None, "a number with too many digits")
     return Row(number, body, value)
 
 
@@ -51,9 +57,11 @@ def _second_opinion(body: bytes, *, complete: bool) -> tuple[Any, str | None]:
         return None, "lone surrogate"
     except BadRow as bad:
         return None, bad.reason
-    except (ValueError, RecursionError):
+    except RecursionError:
+        return None, TOO_DEEP
+    except ValueError:
         return None, "not JSON" if complete else "cut last line"
-    return value, None
+    return (None, TOO_DEEP) if nests_too_deep(value, DEEPEST_ROW) else (value, None)
 
 
 def _no_constant(name: str) -> None:
