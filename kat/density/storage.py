@@ -6,10 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from kat.artifacts import check_array, compare_ids, load_array, read_manifest
+from kat.arrays import check_array, compare_ids, load_array
+from kat.artifacts import readable_manifest
 from kat.errors import MismatchError
 from kat.inputs import Inputs, input_text
 from kat.run_folder import IDS, WEIGHTS, load_ids
+
+AGAIN = "Make it again: kat density EMBEDDINGS --out DIR --overwrite"
+
+
+def load_weights(folder: Path) -> tuple[list[str], np.ndarray]:
+    """Return the ids of a folder of weights, and the weights [N]. Raises MismatchError unless they belong together."""
+    ids, values = load_ids(folder), np.asarray(load_array(folder / WEIGHTS))
+    check_weights(values, ids, folder / WEIGHTS)
+    return ids, values
 
 
 def load_density_mapping(prompts_path: Inputs, weights_path: str | Path) -> dict[str, float]:
@@ -17,15 +27,15 @@ def load_density_mapping(prompts_path: Inputs, weights_path: str | Path) -> dict
 
     Raises MismatchError naming the first id that is missing, left over, or in another place.
     """
+    from kat.data.columns import line_limit_of
     from kat.data.prompt_texts import inside_of
     from kat.data.prompts import read_prompts
 
     weights_path = Path(weights_path)
     values = np.asarray(load_array(weights_path))
     ids = load_ids(weights_path.parent)
-    if values.shape != (len(ids),):
-        raise MismatchError(f"{weights_path} has shape {values.shape}, and ids.json beside it {len(ids):,} ids.")
-    prompts = read_prompts(prompts_path, "all", inside=inside_of(read_manifest(weights_path.parent) or {}))
+    manifest = readable_manifest(weights_path.parent) or {}
+    prompts = read_prompts(prompts_path, "all", inside=inside_of(manifest), max_line_bytes=line_limit_of(manifest))
     check_weights(values, ids, weights_path)
     compare_ids(ids, prompts.ids, f"{weights_path.parent / IDS}", input_text(prompts_path))
     return dict(zip(ids, values.tolist(), strict=True))
@@ -34,14 +44,17 @@ def load_density_mapping(prompts_path: Inputs, weights_path: str | Path) -> dict
 def check_weight_file(folder: Path, ids: list[str]) -> str:
     """Check the weights of a folder against its ids; return what was proved. Raises MismatchError."""
     path = folder / WEIGHTS
-    weights = load_array(path)
+    weights = load_array(path, vouched=False)
     check_array(path, weights, (len(ids),))
     check_weights(weights, ids, path)
     return f"  {len(weights):,} weights, finite, positive, of mean {np.mean(weights, dtype=np.float64):.6f}"
 
 
 def check_weights(values: np.ndarray, ids: list[str], path: Path) -> None:
-    """Raise MismatchError, naming the first wrong row, unless `values` are float32 weights: positive, of mean 1."""
+    """Raise MismatchError, naming the first wrong row, unless `values` are float32 weights, one an id: positive, of
+    mean 1."""
+    if values.shape != (len(ids),):
+        raise MismatchError(f"{path} has shape {values.shape}, and there are {len(ids):,} ids. {AGAIN}")
     if values.dtype != np.float32:
         raise MismatchError(f"{path} is {values.dtype}; expected float32 weights.")
     wrong = ~(np.isfinite(values) & (values > 0))

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kat.reports.console.evaluate_rm import parts_of
+from kat.reports.console.text import printable
 
 COLOURS = ("#0072B2", "#D55E00")
 """Blue and vermilion of Okabe & Ito (2008), told apart without red and green."""
@@ -19,6 +21,11 @@ Table = list[tuple[str, Mapping[str, Any]]]
 """A row's title and its estimates by metric."""
 
 
+PLAIN = {"text.parse_math": False, "text.usetex": False}
+"""Names of files and sources are text, whatever $ or _ they hold."""
+
+
+@rc_context(PLAIN)
 def draw_evaluation(facts: Mapping[str, Any], path: Path) -> None:
     """Draw accuracy with 95 % intervals to a PNG file: all pairs, every opening, every bin, then bins and sources."""
     tables = [_rows(evaluation) for evaluation in facts["evaluations"]]
@@ -30,7 +37,7 @@ def draw_evaluation(facts: Mapping[str, Any], path: Path) -> None:
     for number, (table, name) in enumerate(zip(tables, facts["files"], strict=True)):
         # Two models' points lie a step apart in each row, centred on it.
         shift = (number - (len(tables) - 1) / 2) * step
-        _draw_model(axes, table, shift, COLOURS[number], _short(name))
+        _draw_model(axes, table, shift, COLOURS[number], _labelled(name))
     _draw_longer(axes, tables[0])
     axes.axvline(50, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(titles)), titles)
@@ -45,6 +52,7 @@ def draw_evaluation(facts: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
+@rc_context(PLAIN)
 def draw_tried(facts: Mapping[str, Any], path: Path) -> None:
     """Draw what weightings add to uniform's accuracy, with 95 % intervals, to a PNG file: a row a weighting."""
     named = [("every pair", GREY), (facts["rare"], COLOURS[1]), ("bin 4", COLOURS[0])]
@@ -63,7 +71,7 @@ def draw_tried(facts: Mapping[str, Any], path: Path) -> None:
                 axes.plot([100 * x for x in gain["interval"]], [place, place], color=colour, linewidth=1.6)
         axes.plot([], [], "o-", color=colour, label=titles[part])
     axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(rows)), [one["name"] + (" *" if one["helps"] else "") for one in rows])
+    axes.set_yticks(range(len(rows)), [printable(one["name"], 60) + (" *" if one["helps"] else "") for one in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("accuracy less uniform's, points, 95 % intervals (* helps)")
     axes.grid(axis="x", color="#ececec")
@@ -107,5 +115,7 @@ def _draw_longer(axes: Axes, table: Table) -> None:
         axes.plot([100 * value] * 2, [row - 0.32, row + 0.32], color=GREY, linewidth=1.6, label=label)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:27]}…"
+def _labelled(name: str) -> str:
+    """Return a name for the legend; matplotlib leaves out what begins with an underscore."""
+    label = printable(name, 28)
+    return f" {label}" if label.startswith("_") else label

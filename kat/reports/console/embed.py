@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kat.embedding.boilerplate import Boilerplate
-from kat.reports.console.text import printable
+from kat.reports.console.text import shortened
 
 
 def embed_lines(lengths: np.ndarray, meta: Mapping[str, Any], made_ids: int) -> list[str]:
@@ -45,7 +45,7 @@ def boilerplate_lines(boilerplate: Boilerplate, changed: int) -> list[str]:
     """Say what was left out of texts because most of them share it, and of how many."""
     names = {"system": "system prompt", "leading": "passage at the beginning", "trailing": "passage at the end"}
     lines = [
-        f"  {names[name]} that most share, left out ({len(text.split())} words): {printable(text, 60)}"
+        f"  {names[name]} that most share, left out ({len(text.split())} words): {shortened(text, 60)}"
         for name, text in boilerplate.as_dict().items()
     ]
     return [*lines, f"  left out of {changed:,} texts; --boilerplate keep reads it too"] if lines else []

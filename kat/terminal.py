@@ -1,0 +1,106 @@
+"""What kat prints: every line goes through here, so that nothing that a file holds drives a terminal.
+
+Ids, texts, names and reasons come from files, and may hold what moves a cursor, colours a screen, starts a line or
+turns the order of reading. `escaped` shows such characters as Python writes them (`\\x1b`, `\\n`, `\\u202e`) and leaves
+what can be read as it is. `show` and `note` are the only places where kat writes to stdout and stderr.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import unicodedata
+from typing import TextIO
+
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_JOINERS = "\u200c\u200d"
+_INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"
+"""Letters and marks that leave no trace, which `str.isprintable` takes for visible."""
+_KEYCAP, _VIRAMA = "\u20e3", 9
+
+
+def escaped(text: str) -> str:
+    """Return text in which every character that cannot be seen, or that does more than be seen, is an escape.
+
+    That is controls (C0, C1, DEL), line and paragraph separators, formats (bidirectional ones, zero-width ones, tags),
+    lone surrogates, private and unassigned characters, and letters without a trace. Accents, combining marks and blanks
+    of any width stay. A joiner stays where writing needs it (inside emoji, beside an Indic virama, between Arabic
+    letters), for there it changes what is seen; anywhere else it would only make two names look alike, as would a
+    variation selector on a letter of Latin.
+
+    A backslash stays too: escapes are to be read, not to be turned back, and what is escaped already stays the same.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    parts = [" "]
+    for char, after in zip(text, f"{text[1:]} ", strict=True):
+        # What stands before is what is shown of it: the last character of an escape is a letter or a digit.
+        parts.append(char if _is_seen(char, parts[-1][-1], after) else _escape(char))
+    return "".join(parts[1:])
+
+
+def _is_seen(char: str, before: str, after: str) -> bool:
+    if char in _JOINERS:
+        return _joins(char, before, after)
+    if _is_selector(char):
+        return after == _KEYCAP or unicodedata.category(before) in ("So", "Sm", "Po", "Pd", "Lo")
+    return unicodedata.category(char) == "Zs" or (char.isprintable() and char not in _INVISIBLE)
+
+
+def _joins(char: str, before: str, after: str) -> bool:
+    """Whether a joiner changes what is seen: rules of Unicode Technical Standard 51 and RFC 5892, appendix A."""
+    if unicodedata.combining(before) == _VIRAMA or unicodedata.combining(after) == _VIRAMA:
+        return True
+    if _is_arabic(before) and _is_arabic(after):
+        return True
+    emoji = unicodedata.category(before) == "So" or before == "\ufe0f" or "\U0001f3fb" <= before <= "\U0001f3ff"
+    return char == "\u200d" and emoji and unicodedata.category(after) == "So"
+
+
+def _is_selector(char: str) -> bool:
+    return "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
+
+
+def _is_arabic(char: str) -> bool:
+    return ("\u0620" <= char <= "\u06ff" or "\u0750" <= char <= "\u077f") and char.isprintable()
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    wide = f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return _SHORT.get(char, wide)
+
+
+def show(*lines: str) -> None:
+    """Print lines to stdout, each on one line whatever it holds."""
+    _print(lines, sys.stdout)
+
+
+def note(*lines: str) -> None:
+    """Print lines to stderr, each on one line whatever it holds."""
+    _print(lines, sys.stderr)
+
+
+def _print(lines: tuple[str, ...], stream: TextIO) -> None:
+    for line in lines:
+        print(escaped(line), file=stream)
+
+
+def shell_word(text: str) -> str:
+    """Return a text as a shell takes it, so that a command which is shown can be typed.
+
+    What would be escaped stands in the quotes of bash and zsh for that, byte by byte.
+    """
+    if escaped(text) == text:
+        return shlex.quote(text)
+    return "$'" + "".join(map(_shell_char, text)) + "'"
+
+
+def _shell_char(char: str) -> str:
+    if char in "\\'":
+        return f"\\{char}"
+    if escaped(char) == char:
+        return char
+    # A byte of a file's name that is no UTF-8 is a surrogate of this range (`os.fsdecode`).
+    errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))

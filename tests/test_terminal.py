@@ -1,0 +1,73 @@
+"""What is shown of text from files: nothing that drives a terminal, and everything that can be read as it is."""
+
+import subprocess
+from random import Random
+
+import pytest
+
+from kat.terminal import escaped, note, shell_word, show
+
+HOSTILE = {
+    "\x1b[2J": "\\x1b[2J",
+    "\n": "\\n",
+    "\r\t\0": "\\r\\t\\x00",
+    "\x7f\x85\x9b": "\\x7f\\x85\\x9b",
+    "\u202a\u202b\u202c\u202d\u202e": "\\u202a\\u202b\\u202c\\u202d\\u202e",
+    "\u2066\u2067\u2068\u2069": "\\u2066\\u2067\\u2068\\u2069",
+    "\u200b\u200e\ufeff\u00ad": "\\u200b\\u200e\\ufeff\\xad",
+    "\u2028\u2029": "\\u2028\\u2029",
+    "\ud800\udc80": "\\ud800\\udc80",
+    "\U000e0041\ue000": "\\U000e0041\\ue000",
+    "a\u200db, a\u200cb, a\ufe0fb": "a\\u200db, a\\u200cb, a\\ufe0fb",
+    "\u3164\u115f": "\\u3164\\u115f",
+}
+READABLE = [
+    "plain, back\\slash $x_1$",
+    "é e\u0301 Việt ไทย שָׁלוֹם",
+    "漢字\u3000かな 葛\U000e0100",
+    "\u00a0\u202f",
+    "👩\u200d💻 👩🏽\u200d🚀 🏳\ufe0f\u200d🌈 ❤\ufe0f 1\ufe0f\u20e3",
+    "می\u200cخواهم क्\u200dष র\u200d্য ന്\u200d",
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), HOSTILE.items(), ids=ascii)
+def test_what_cannot_be_seen_is_escaped(text, shown):
+    assert escaped(text) == shown
+
+
+@pytest.mark.parametrize("text", READABLE, ids=ascii)
+def test_what_can_be_read_stays(text):
+    assert escaped(text) == text
+
+
+def test_what_is_escaped_stays_the_same():
+    rng = Random(0)
+    pieces = [*"".join(HOSTILE), *"".join(READABLE)]
+    for _ in range(3000):
+        once = escaped("".join(rng.choices(pieces, k=8)))
+        assert escaped(once) == once
+
+
+def test_every_character_by_itself_is_of_one_safe_kind():
+    """Oracle: the general categories that Unicode gives to what is not seen."""
+    import sys
+    import unicodedata
+
+    for code in range(sys.maxunicode + 1):
+        if unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+            assert escaped(f"a{chr(code)}b")[1] == "\\", hex(code)
+
+
+def test_a_line_is_one_line(capsys):
+    show("a\nb", "c")
+    note("d\x1b")
+    assert capsys.readouterr() == ("a\\nb\nc\n", "d\\x1b\n")
+
+
+@pytest.mark.parametrize("text", ["plain", "a b", "it's", "a\nb", "\x1b'\\\u202e漢", "\udcff\t"], ids=ascii)
+def test_a_word_that_is_shown_can_be_typed(text):
+    word = shell_word(text)
+    assert escaped(word) == word
+    ran = subprocess.run(["bash", "-c", f"printf %s {word}".encode()], capture_output=True, check=True)
+    assert ran.stdout == text.encode("utf-8", "surrogateescape")
