@@ -13,6 +13,7 @@ import stat
 import tempfile
 import types
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,43 @@ def kernel_flags(source: str) -> dict[str, Any]:
     decorates from then on is that folder, for numba has one such setting.
     """
     return {"cache": _can_cache(Path(source)), "nogil": True, "error_model": "numpy"}
+
+
+def kernel(signatures: list | None = None, **flags: Any) -> Callable[[Callable], Any]:
+    """Return the decorator `numba.njit(signatures, **flags)`; what it keeps of compiled code is never an error.
+
+    With `signatures` it compiles at once, and for these types alone.
+    """
+    import numba
+
+    def decorate(function: Callable) -> Any:
+        dispatcher = numba.njit(**flags | {"cache": False})(function)
+        if not hasattr(dispatcher, "compile"):  # NUMBA_DISABLE_JIT: it stays Python
+            return dispatcher
+        if flags.get("cache"):
+            _keep(dispatcher, function)
+        if signatures is not None:
+            from numba.core.typeinfer import register_dispatcher
+
+            with register_dispatcher(dispatcher):
+                for signature in signatures:
+                    dispatcher.compile(signature)
+                dispatcher.disable_compile()
+        return dispatcher
+
+    return decorate
+
+
+def _keep(dispatcher: Any, function: Callable) -> None:
+    """Have a function's compiled code kept, by numba itself where its version is made otherwise than kat's cache."""
+    try:
+        from kat.kernel_cache import KernelCache
+
+        dispatcher._cache = KernelCache(function)
+    except (ImportError, AttributeError, TypeError):
+        dispatcher.enable_caching()
+    except (OSError, RuntimeError):  # the place went since it was looked at
+        _say_uncached()
 
 
 def _can_cache(source: Path) -> bool:
@@ -90,8 +128,11 @@ def _is_trusted(folder: Path, source: Path) -> bool:
     """Tell whether only this user, root and the owner of the source, who could change that, put files in the folder."""
     if not hasattr(os, "geteuid"):  # Windows: numba's places are in the user's profile, guarded by its own rights
         return True
-    state = folder.stat()
-    return state.st_uid in {os.geteuid(), 0, source.stat().st_uid} and not state.st_mode & stat.S_IWOTH
+    try:
+        state, owner = folder.stat(), source.stat().st_uid
+    except OSError:  # in a folder that this user may not look into
+        return False
+    return state.st_uid in {os.geteuid(), 0, owner} and not state.st_mode & stat.S_IWOTH
 
 
 def private_folder(parent: str | None = None) -> Path | None:

@@ -1,6 +1,6 @@
 """python -m scripts.kat_train_rm --help"""
 
-from kat.cli.main import run_script
+from kat.cli.process import run_script
 
 if __name__ == "__main__":
     run_script("kat_train_rm")

@@ -1,6 +1,6 @@
 """`python -m kat.cli`: the same as `kat`."""
 
-from kat.cli.main import main
+from kat.cli.process import main
 
 if __name__ == "__main__":
     main()

@@ -26,6 +26,7 @@ from kat.config import (
 from kat.errors import MismatchError, OptionError
 from kat.pair_config import PairOptions, TryOptions
 from kat.run_folder import next_to
+from kat.terminal import note, show
 
 PairsFiles = Annotated[
     list[Path],
@@ -114,7 +115,7 @@ def density(
     if out is not None:
         stage.weigh_openings(embeddings, out, density, run_options, prompts_path)
     if explain is not None:
-        print("\n".join(stage.explain(out or embeddings, explain)))
+        show(*stage.explain(out or embeddings, explain))
     elif out is not None:
         _next(f"prove that it is whole: kat verify {quoted(out)}")
 
@@ -242,11 +243,11 @@ def verify(
     from kat.stages.verify import verify as check
 
     try:
-        print("\n".join(check(folder, prompts_path)))
+        show(*check(folder, prompts_path))
     except MismatchError as error:
-        print(f"kat: {error}", file=sys.stderr)
+        note(f"kat: {error.lines[0]}", *error.lines[1:])
         raise SystemExit(1) from None
-    print("whole")
+    show("whole")
 
 
 @app.command

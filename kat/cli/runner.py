@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError
 from cyclopts.config import Dict
 
+from kat.cli.signals import Stops, say_stopped
 from kat.errors import KatError, OptionError
+from kat.terminal import note, shell_word
 
 
 def run_app(app: App, tokens: list[str], *, tables: Collection[str], own_table: str | None = None) -> None:
-    """Run a command: deliberate errors are one message on stderr and exit 2, Ctrl-C is 130, a closed pipe is quiet.
+    """Run a command: deliberate errors are one message on stderr and exit 2, Ctrl-C is 130, SIGTERM 143, SIGHUP 129,
+    a closed pipe is quiet.
 
     `tables` are the tables that a configuration file may hold, one a command; `own_table` is the one of a command
     without subcommands.
     """
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show an arrow gets a question mark
     try:
-        with warnings.catch_warnings():
+        with Stops(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             tokens = _take_config(app, tokens, tables, own_table)
             app.suppress_keyboard_interrupt = False
             app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except (KatError, CycloptsError) as error:
-        _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing half-written is left under a final name, and the same command goes on", 130)
+        _fail(error.lines if isinstance(error, KatError) else str(error).split("\n"), 2)
+    except KeyboardInterrupt as stop:
+        raise SystemExit(say_stopped(stop)) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
@@ -47,20 +50,33 @@ def run_app(app: App, tokens: list[str], *, tables: Collection[str], own_table: 
         app.config = ()
 
 
+def _open_closed_streams() -> None:
+    """Give what was started with a closed stdin, stdout or stderr the null device there: a file that a command opens
+    would get the number, and whatever is printed would end in it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+
+
 def quoted(path: Path) -> str:
     """Return a path as a shell takes it, spaces and all."""
-    return shlex.quote(str(path))
+    return shell_word(str(path))
 
 
-def _fail(message: str, status: int) -> None:
-    # What a file holds may stand in a message: no control character of it reaches the terminal.
-    clean = "".join(c if c.isprintable() or c == "\n" else "�" for c in message)
-    print(f"kat: {clean}", file=sys.stderr)
+def _fail(message: str | Sequence[str], status: int) -> None:
+    """Print a message, a line or several, and exit."""
+    first, *others = [message] if isinstance(message, str) else message
+    note(f"kat: {first}", *others)
     raise SystemExit(status) from None
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"kat: note: {message}", file=sys.stderr)
+    note(f"kat: note: {message}")
 
 
 def _take_config(app: App, tokens: list[str], tables: Collection[str], own_table: str | None) -> list[str]:
@@ -84,6 +100,8 @@ def read_config(path: Path, tables: Collection[str]) -> dict[str, dict[str, Any]
 
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise OptionError(f"--config {path} cannot be read: it is nested too deep.") from None
     except (OSError, ValueError) as error:
         raise OptionError(f"--config {path} cannot be read: {error}") from error
     config = {}

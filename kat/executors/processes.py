@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import signal
 import site
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import kat.errors
 from kat.errors import WorkerError
 from kat.executors.base import Arrays
 from kat.executors.wire import receive, send
+from kat.executors.worker import PARENTS_SIGNALS
 
 _AHEAD = 2
 """Tasks that a worker has at a time: one that it computes, one that waits."""
@@ -132,8 +134,25 @@ def _start(threads: int) -> subprocess.Popen:
     environment = os.environ | _MALLOC | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
     # -P: a torch.py in the working directory is not what is meant.
     command = [sys.executable, "-P", "-m", "kat.executors.worker"]
-    # Unbuffered: what a buffer had read ahead would be hidden from the selector.
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0)
+    with _signals_held():
+        # Unbuffered: what a buffer had read ahead would be hidden from the selector.
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold back what a terminal sends to all its processes; one that is started here begins like that.
+
+    A worker leaves signals to its parent, and says so itself only when Python and its imports are loaded.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _died(process: subprocess.Popen) -> WorkerError:

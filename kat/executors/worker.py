@@ -2,7 +2,7 @@
 
 Started by `kat.executors.processes`, one a core or GPU. The first message names a function of kat and its settings;
 what that function returns answers all later messages. So this file needs to know nothing of what is computed. The
-process ends when its input does: a parent that is gone leaves none.
+process ends when its input does, in the middle of a task too: a parent that is gone leaves none.
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ from kat.errors import OptionError
 from kat.executors.base import Arrays
 from kat.executors.wire import receive, send
 
+PARENTS_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""What ends a command is its parent's to handle, which ends the workers; a group of processes gets it all at once."""
+
 
 def main() -> None:
-    """Answer messages until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the pipe
+    """Answer messages until the input ends, which ends the process at once."""
+    for number in PARENTS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # they were held back until here
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get between the messages
     messages: queue.SimpleQueue = queue.SimpleQueue()
@@ -50,13 +56,13 @@ def resolve(function: str) -> Callable:
 def _listen(pipe: IO[bytes], messages: queue.SimpleQueue) -> None:
     while (message := receive(pipe)) is not None:
         messages.put(message)
-    messages.put(None)
+    os._exit(0)  # the parent is gone, or has no use for what is being computed
 
 
 def _answer(messages: queue.SimpleQueue, answers: IO[bytes]) -> None:
     compute: Callable[[Arrays], Arrays] | None = None
-    while (message := messages.get()) is not None:
-        header, arrays = message
+    while True:
+        header, arrays = messages.get()
         try:
             if compute is None:
                 compute = resolve(header["function"])(header["settings"])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kat.artifacts import check_ids
+from kat.arrays import check_ids
 from kat.config import DensityOptions, RunOptions
 from kat.devices import pick_device
 from kat.errors import InputError, OptionError

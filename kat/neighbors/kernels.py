@@ -5,14 +5,13 @@ Units: "code" quantities are in steps of the grid of `encode`; x, distances and 
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from kat.compiled import kernel_flags
+from kat.compiled import kernel, kernel_flags
 
 SPARE = 64  # new candidates of a row before its list is compacted again
 BOUNDLESS = 2147480000.0  # above every squared code distance, and below 2^31
@@ -101,7 +100,7 @@ def trailing_zeros(_: Any, word: Any) -> Any:
 
 # With its types named it is compiled, or read from the cache, before what calls it. Else a process would take the
 # caller's own copy or this one, whose sums may be in another order, depending on whether it compiled or read the cache.
-@numba.njit([types.float64(a, b) for a in ROWS for b in ROWS], fastmath=REDUCE, **FLAGS)
+@kernel([types.float64(a, b) for a in ROWS for b in ROWS], fastmath=REDUCE, **FLAGS)
 def squared_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return ||a - b||^2 in float64 of two float32 rows [D], summed from differences (no cancellation of norms)."""
     total = 0.0
@@ -111,7 +110,7 @@ def squared_distance(a: np.ndarray, b: np.ndarray) -> float:
     return total
 
 
-@numba.njit(fastmath=REDUCE, **FLAGS)
+@kernel(fastmath=REDUCE, **FLAGS)
 def encode(
     x: np.ndarray,
     order: np.ndarray,
@@ -138,7 +137,7 @@ def encode(
         residuals[p] = np.sqrt(residual)
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def kth_smallest(values: np.ndarray, k: int) -> int:
     """Return the k-th smallest (from 1) of a scratch array, which is reordered (quickselect, Lomuto's scheme).
 
@@ -163,7 +162,7 @@ def kth_smallest(values: np.ndarray, k: int) -> int:
     return values[at]
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def to_limit(lists: Lists, p: int, distance: float, spare: float = 1e-6) -> np.int32:
     """Return the limit that leaves out no row within a distance (in steps) of query position p.
 
@@ -173,7 +172,7 @@ def to_limit(lists: Lists, p: int, distance: float, spare: float = 1e-6) -> np.i
     return np.int32(min((reach * reach + lists.rounding[p]) * (1 + 2e-7 + spare) + (spare > 0), BOUNDLESS))
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def rank_limit(lists: Lists, p: int, k: int, rank: int) -> tuple[np.int64, np.int32]:
     """Return the key of the candidate of a rank and the limit it suggests; for rank 0 the k-th, and a proven limit.
 
@@ -186,7 +185,7 @@ def rank_limit(lists: Lists, p: int, k: int, rank: int) -> tuple[np.int64, np.in
     return key, to_limit(lists, p, distance + (lists.slack[p] if proven else 0.0))
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def place(best: Best, taken: int, d2: float, index: int, candidate: int) -> int:
     """Insert a candidate into the scratch lists, of which `taken` places are filled; return how many are then."""
     squares, indices, places = best
@@ -201,7 +200,7 @@ def place(best: Best, taken: int, d2: float, index: int, candidate: int) -> int:
     return min(taken + 1, k)
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def refine(lists: Lists, p: int, search: Search, key: int, best: Best) -> int:
     """Find the k best candidates of query position p by exact distance, for the scratch lists; return their limit.
 
@@ -229,7 +228,7 @@ def refine(lists: Lists, p: int, search: Search, key: int, best: Best) -> int:
     return to_limit(lists, p, np.sqrt(best.squares[k - 1]) / step)
 
 
-@numba.njit(inline="never", **FLAGS)
+@kernel(inline="never", **FLAGS)
 def compact(lists: Lists, p: int, search: Search, rank: int) -> None:
     """Make room in a full list: drop what the code distances rule out; if that is little, keep the k best exactly."""
     k = search.k
@@ -251,7 +250,7 @@ def compact(lists: Lists, p: int, search: Search, rank: int) -> None:
     lists.full[p] = min(room, left + SPARE)
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def mark(line: np.ndarray, norms: np.ndarray, limits: np.ndarray, norm: float, limit: float, marks: np.ndarray) -> None:
     """Set marks [n] to 1 where the squared code distance is within the row's or the column's limit."""
     kind = line.dtype.type
@@ -260,7 +259,7 @@ def mark(line: np.ndarray, norms: np.ndarray, limits: np.ndarray, norm: float, l
         marks[j] = value <= kind(max(limit, limits[j]))
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def scan(
     products: np.ndarray,
     lists: Lists,
@@ -308,7 +307,7 @@ def scan(
                         compact(lists, c, search, ranks[1])
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def finish(
     lists: Lists,
     search: Search,

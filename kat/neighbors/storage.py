@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from kat.artifacts import check_array, first_damage, load_array, read_manifest
+from kat.arrays import check_array, load_array
+from kat.artifacts import first_damage, readable_manifest
 from kat.errors import MismatchError
 from kat.records import Embeddings, Halves, Neighbors
 from kat.run_folder import NEIGHBOR_FILES
+
+_HALVES = ("half_rows", "half_first", "half_second")
+_ARRAYS = {
+    "indices": (True, True, 2),
+    "distances": (False, True, 2),
+    "multiplicity": (True, True, 1),
+    "spacing": (False, True, 2),
+    "half_rows": (True, False, 1),
+    "half_first": (False, False, 2),
+    "half_second": (False, False, 2),
+}
+"""Of each array: whether it holds whole numbers, whether it has a row for each vector, and its dimensions."""
+_AGAIN = "Make it again: kat density EMBEDDINGS --out DIR --overwrite"
 
 
 def save_neighbors(neighbors: Neighbors, folder: Path) -> None:
@@ -31,25 +46,53 @@ def save_neighbors(neighbors: Neighbors, folder: Path) -> None:
 
 def load_neighbors(folder: Path, embeddings: Embeddings) -> Neighbors:
     """Read the neighbours of a folder, for the embeddings they were searched among. Raises MismatchError."""
-    manifest = read_manifest(folder)
+    manifest = readable_manifest(folder)
     if manifest is None or not set(NEIGHBOR_FILES) <= set(manifest.get("outputs") or ()):
         raise MismatchError(f"{folder} holds no complete neighbours; run kat density again.")
     names = {name.removesuffix(".npy") for name in manifest["outputs"]}
-    arrays = {name: np.asarray(load_array(folder / f"{name}.npy")) for name in names}
-    if len(arrays["indices"]) != len(embeddings):
-        raise MismatchError(f"{folder} has {len(arrays['indices']):,} rows, and there are {len(embeddings):,} vectors.")
-    halves = Halves(*(arrays[n] for n in ("half_rows", "half_first", "half_second"))) if "half_rows" in arrays else None
+    arrays = {name: np.asarray(load_array(folder / f"{name}.npy")) for name in names & _ARRAYS.keys()}
+    _check_arrays(folder, arrays, len(embeddings))
+    metric = manifest["options"].get("metric")
+    if metric not in ("cosine", "euclidean"):
+        raise MismatchError(f"The manifest of {folder} has the metric {metric!r}. {_AGAIN}")
+    halves = Halves(*(arrays[n] for n in _HALVES)) if _HALVES[0] in arrays else None
     return Neighbors(
         ids=embeddings.ids,
         indices=arrays["indices"].astype(np.int64),
         distances=arrays["distances"],
         distinct_distances=arrays.get("spacing", arrays["distances"]),
         multiplicity=arrays["multiplicity"].astype(np.int64),
-        metric=manifest["options"]["metric"],
+        metric=metric,
         halves=halves,
-        recall=manifest.get("recall", 1.0),
+        recall=float(manifest.get("recall", 1.0)),
         source=embeddings,
     )
+
+
+def _check_arrays(folder: Path, arrays: Mapping[str, np.ndarray], n: int) -> None:
+    """Raise MismatchError unless the arrays of a folder are of their types, fit each other and name rows of n."""
+    if any(half in arrays for half in _HALVES) and not all(half in arrays for half in _HALVES):
+        raise MismatchError(f"{folder} holds some of {', '.join(_HALVES)}, and not all. {_AGAIN}")
+    halved = len(arrays[_HALVES[0]]) if _HALVES[0] in arrays and arrays[_HALVES[0]].ndim else 0
+    for name, array in arrays.items():
+        whole, of_rows, dimensions = _ARRAYS[name]
+        rows = n if of_rows else halved
+        if array.dtype.kind not in ("iu" if whole else "f") or array.ndim != dimensions or len(array) != rows:
+            kind = "whole numbers" if whole else "float32"
+            raise MismatchError(
+                f"{folder / f'{name}.npy'} is {array.dtype} of shape {array.shape}; expected {kind}, "
+                f"{rows:,} rows of {dimensions} dimension{'s' * (dimensions > 1)}. {_AGAIN}"
+            )
+    for name, least, most in (("indices", 0, n - 1), ("half_rows", 0, n - 1), ("multiplicity", 1, n)):
+        if name in arrays and arrays[name].size and not least <= arrays[name].min() <= arrays[name].max() <= most:
+            raise MismatchError(f"{folder / f'{name}.npy'} holds numbers outside of {least} to {most:,}. {_AGAIN}")
+    for one, other in (("indices", "distances"), ("half_first", "half_second")):
+        if one in arrays and arrays[one].shape != arrays[other].shape:
+            raise MismatchError(f"{folder}: {one}.npy and {other}.npy are not of one shape. {_AGAIN}")
+    for name in ("distances", "spacing", "half_first", "half_second"):
+        values = arrays.get(name, np.zeros((1, 1), np.float32))
+        if not (np.isfinite(values).all() and (values >= 0).all() and (values[:, 1:] >= values[:, :-1]).all()):
+            raise MismatchError(f"{folder / f'{name}.npy'} holds no distances, nearest first. {_AGAIN}")
 
 
 def check_neighbors(folder: Path, ids: list[str] | None = None) -> str:
@@ -57,7 +100,7 @@ def check_neighbors(folder: Path, ids: list[str] | None = None) -> str:
 
     `ids`, if given, are those of the rows. Raises MismatchError naming the first wrong row.
     """
-    near, apart = load_array(folder / "indices.npy"), load_array(folder / "distances.npy")
+    near, apart = (load_array(folder / f"{name}.npy", vouched=False) for name in ("indices", "distances"))
     check_array(folder / "distances.npy", apart, (None if ids is None else len(ids), None))
     if near.shape != apart.shape or near.dtype != np.int32:
         raise MismatchError(f"{folder / 'indices.npy'} is {near.dtype} {near.shape}; expected int32 {apart.shape}.")
@@ -67,6 +110,6 @@ def check_neighbors(folder: Path, ids: list[str] | None = None) -> str:
         row = int(np.argmax(wrong))
         name = "" if ids is None else f" (id {ids[row]})"
         raise MismatchError(f"{folder}: row {row}{name} has neighbours that are itself, nobody, or out of order.")
-    if damage := first_damage(folder, read_manifest(folder) or {}):
+    if damage := first_damage(folder, readable_manifest(folder) or {}):
         raise MismatchError(f"{folder}: {damage}. Make it again with --overwrite.")
     return f"  {near.shape[1]} neighbours of each row, nearest first, self left out"

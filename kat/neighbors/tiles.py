@@ -5,7 +5,6 @@ import math
 import os
 import threading
 import time
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -227,12 +226,14 @@ def write(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
 
 def read(path: Path, name: str, arrays: dict[str, np.ndarray]) -> bool:
     """Fill arrays from a file of `write`; False where it belongs to another search or cannot be read."""
+    if not path.is_file():
+        return False
     try:
         with np.load(path, allow_pickle=False) as held:
             if str(held["name"]) != name:
                 return False
             loaded = {key: held[key] for key in arrays}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # a damaged file makes zipfile and NumPy raise whatever they meet: the search starts over
         return False
     if any(loaded[key].shape != array.shape for key, array in arrays.items()):
         return False

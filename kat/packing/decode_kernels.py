@@ -6,7 +6,7 @@
 import numba
 import numpy as np
 
-from kat.compiled import kernel_flags
+from kat.compiled import kernel, kernel_flags
 from kat.packing.kernels import LOOSE, exp, narrow, rank, unrank, wide
 
 FLAGS = kernel_flags(__file__) | {"parallel": True, "fastmath": LOOSE}
@@ -14,7 +14,7 @@ BLOCK = 512
 """Tokens of the vocabulary whose probabilities are summed together: the draw finds its block first."""
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def attend_new(
     trunk_keys: np.ndarray,
     trunk_values: np.ndarray,
@@ -84,7 +84,7 @@ def attend_new(
                 result[d] = narrow(into[d] * weight)
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def draw(
     logits: np.ndarray, inverse: np.float32, uniforms: np.ndarray, tokens: np.ndarray, log_probs: np.ndarray
 ) -> None:
@@ -133,7 +133,7 @@ def draw(
         log_probs[r] = wide(part[v]) * inverse - largest - np.log(total)
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def norm_rows(residual: np.ndarray, scale: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
     """Write the root mean square norm of residuals [R, D] float32 times `scale` [D] into `out` [R, D] uint16."""
     for r in numba.prange(len(residual)):
@@ -145,7 +145,7 @@ def norm_rows(residual: np.ndarray, scale: np.ndarray, eps: np.float32, out: np.
             result[d] = narrow(row[d] * factor * scale[d])
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def add_and_norm(residual: np.ndarray, change: np.ndarray, scale: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
     """Add a change [R, D] uint16 to residuals [R, D] float32, in place, and write their norm as `norm_rows` does."""
     for r in numba.prange(len(residual)):

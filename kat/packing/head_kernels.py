@@ -6,13 +6,13 @@
 import numba
 import numpy as np
 
-from kat.compiled import kernel_flags
+from kat.compiled import kernel, kernel_flags
 from kat.packing.kernels import LOOSE, exp, narrow, rank, unrank, wide
 
 FLAGS = kernel_flags(__file__) | {"parallel": True, "fastmath": LOOSE}
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def log_probs(
     logits: np.ndarray,
     inverse: np.float32,
@@ -41,7 +41,7 @@ def log_probs(
         entropy[r] = logarithm - weighted / total
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def log_prob_gradients(
     logits: np.ndarray, inverse: np.float32, ids: np.ndarray, totals: np.ndarray, scale: np.ndarray
 ) -> None:

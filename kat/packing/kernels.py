@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from kat.compiled import kernel_flags
+from kat.compiled import kernel, kernel_flags
 
 FLAGS = kernel_flags(__file__)
 # Sums in any order; NaN and infinity keep their meaning, for a model that overflows must not look as if it did not.
@@ -144,7 +144,7 @@ def _exponentials(row: np.ndarray) -> np.float32:
     return total
 
 
-@numba.njit(fastmath=LOOSE, **FLAGS)
+@kernel(fastmath=LOOSE, **FLAGS)
 def exponentials(scores: np.ndarray, lengths: np.ndarray, causal: bool, window: int, totals: np.ndarray) -> None:
     """Turn scores into e^(score - largest of the row), in place, and write their sums: maximum, mask, sum in one pass.
 
@@ -172,7 +172,7 @@ def exponentials(scores: np.ndarray, lengths: np.ndarray, causal: bool, window: 
                 totals[b, h, q] = _exponentials(row)
 
 
-@numba.njit(fastmath=LOOSE, **FLAGS)
+@kernel(fastmath=LOOSE, **FLAGS)
 def gelu(x: np.ndarray, out: np.ndarray) -> None:
     """Write x·Φ(x) of uint16 [N] into `out`: the exact GELU, not its tanh form, within bfloat16's rounding or 1e-5.
 
@@ -220,7 +220,7 @@ def _normalised(
         bf16[d] = narrow(value)
 
 
-@numba.njit(fastmath=LOOSE, **FLAGS)
+@kernel(fastmath=LOOSE, **FLAGS)
 def norm(
     x: np.ndarray,
     weight: np.ndarray,
@@ -239,7 +239,7 @@ def norm(
         _normalised(normed, weight=weight, bias=bias, eps=eps, centred=centred, bf16=bf16[i])
 
 
-@numba.njit(fastmath=LOOSE, **FLAGS)
+@kernel(fastmath=LOOSE, **FLAGS)
 def norm_of_sum(
     x: np.ndarray,
     half: np.ndarray,
@@ -258,7 +258,7 @@ def norm_of_sum(
         _normalised(normed, weight=weight, bias=bias, eps=eps, centred=centred, bf16=bf16[i])
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def gather(row: np.ndarray, head: int, starts: np.ndarray, lengths: np.ndarray, texts: np.ndarray) -> None:
     """Copy texts of a packed row [T, ·, D] to [B, H, L, D]: H heads from `head` on, the first tokens at `starts` [B].
 
@@ -276,7 +276,7 @@ def gather(row: np.ndarray, head: int, starts: np.ndarray, lengths: np.ndarray, 
                     texts[b, h, i, d] = 0
 
 
-@numba.njit(fastmath=LOOSE, **FLAGS)
+@kernel(fastmath=LOOSE, **FLAGS)
 def scatter(
     texts: np.ndarray, totals: np.ndarray, head: int, starts: np.ndarray, lengths: np.ndarray, row: np.ndarray
 ) -> None:

@@ -6,13 +6,13 @@
 import numba
 import numpy as np
 
-from kat.compiled import kernel_flags
+from kat.compiled import kernel, kernel_flags
 from kat.packing.kernels import INLINED, LOOSE, exp, narrow, wide
 
 FLAGS = kernel_flags(__file__) | {"parallel": True, "fastmath": LOOSE}
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def rms_norm(
     x: np.ndarray,
     change: np.ndarray,
@@ -42,7 +42,7 @@ def rms_norm(
             normed[d] = narrow(row[d] * scale * weight[d])
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def rms_norm_gradients(
     x: np.ndarray,
     weight: np.ndarray,
@@ -83,7 +83,7 @@ def rms_norm_gradients(
                     half[d] = narrow(target[d])
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def add_rows(x: np.ndarray, change: np.ndarray, out: np.ndarray) -> None:
     """Write x + change of rows [N, D], float32 and uint16, into `out` [N, D] float32."""
     for n in numba.prange(len(x)):
@@ -99,7 +99,7 @@ def _sigmoid(x: np.float32) -> np.float32:
     return (np.float32(1) if x >= 0 else e) / (np.float32(1) + e)
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def swiglu(both: np.ndarray, out: np.ndarray) -> None:
     """Write silu(gate) · up of rows [N, 2 I] uint16, gate before up, into `out` [N, I] uint16."""
     for n in numba.prange(len(both)):
@@ -110,7 +110,7 @@ def swiglu(both: np.ndarray, out: np.ndarray) -> None:
             target[d] = narrow(v * _sigmoid(v) * wide(u[d]))
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def swiglu_gradients(both: np.ndarray, grad: np.ndarray, of_both: np.ndarray) -> None:
     """Write the gradients of gate and up, uint16 [N, 2 I]: g·u·σ(1 + x(1 − σ)) and g·x·σ for x the gate."""
     for n in numba.prange(len(both)):
@@ -123,7 +123,7 @@ def swiglu_gradients(both: np.ndarray, grad: np.ndarray, of_both: np.ndarray) ->
             of_u[d] = narrow(into * v * s)
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def rotate(
     qkv: np.ndarray, cos: np.ndarray, sin: np.ndarray, queries: np.ndarray, keys: np.ndarray, values: np.ndarray
 ) -> None:
@@ -148,7 +148,7 @@ def rotate(
                 high[i] = narrow(q * b[i] + p * d[i])
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def rotate_gradients(
     queries: np.ndarray, keys: np.ndarray, values: np.ndarray, cos: np.ndarray, sin: np.ndarray, of_qkv: np.ndarray
 ) -> None:
@@ -176,7 +176,7 @@ TILE = 64
 """Rows and columns that are transposed together: 16 KB of float32, half of the smallest first cache."""
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def transposed(x: np.ndarray, out: np.ndarray) -> None:
     """Write x [T, I / 4] into `out` [I, T / 4], transposed: words of four uint16 each, that stand behind one another.
 
@@ -203,7 +203,7 @@ def _exchange(first: np.uint64, second: np.uint64, bits: np.uint64, low: np.uint
     return (first & low) | ((second & low) << bits), ((first >> bits) & low) | (second & ~low)
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def widen_transposed(x: np.ndarray, add: bool, out: np.ndarray) -> None:
     """Write x [I, O / 4], words of four uint16, into `out` [O, I] float32, transposed; if `add`, add it."""
     rows, columns = out.shape[1], x.shape[1]

@@ -6,13 +6,13 @@ Rows of scores are shared out among torch's number of threads (`prange`): a trai
 import numba
 import numpy as np
 
-from kat.compiled import kernel_flags
+from kat.compiled import kernel, kernel_flags
 from kat.packing.kernels import LOOSE, UNSEEN, exp, narrow, rank, unrank, wide
 
 FLAGS = kernel_flags(__file__) | {"parallel": True, "fastmath": LOOSE}
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def gather(row: np.ndarray, head: int, starts: np.ndarray, lengths: np.ndarray, texts: np.ndarray) -> None:
     """Copy stretches of a row [T, ·, D] to [B, H, L, D], the first tokens at `starts` [B]; zeros fill them up."""
     heads, filled = texts.shape[1], texts.shape[2]
@@ -29,7 +29,7 @@ def gather(row: np.ndarray, head: int, starts: np.ndarray, lengths: np.ndarray, 
                 target[d] = 0
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def block_softmax(
     scores: np.ndarray,
     query_lengths: np.ndarray,
@@ -60,7 +60,7 @@ def block_softmax(
         totals[b, h, q], logarithms[b, h, q] = total, np.log(total) + largest
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def join_block(
     sums: np.ndarray,
     totals: np.ndarray,
@@ -93,7 +93,7 @@ def join_block(
             lse[start + i, h] = both
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def block_gradients(
     scores: np.ndarray,
     grads: np.ndarray,
@@ -123,7 +123,7 @@ def block_gradients(
             grad[key] = narrow(p * (wide(grad[key]) - product) * scale)
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def add_stretches(stretches: np.ndarray, starts: np.ndarray, lengths: np.ndarray, row: np.ndarray) -> None:
     """Add stretches [B, H, L, D] to their places in a row [T, H, D] float32; no two of them share a token."""
     heads = stretches.shape[1]
@@ -136,7 +136,7 @@ def add_stretches(stretches: np.ndarray, starts: np.ndarray, lengths: np.ndarray
                 target[d] += wide(source[d])
 
 
-@numba.njit(**FLAGS)
+@kernel(**FLAGS)
 def row_products(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> None:
     """Write the sums over D of products of [T, H, D] uint16 into `out` [T, H] float32."""
     heads = first.shape[1]
