@@ -26,7 +26,8 @@ import transformers
 
 from experiments import flipped, natural, planted, real_model, simulated
 from experiments.problems import Problem, of_run, semi_synthetic
-from kat.artifacts import atomic_file, json_bytes
+from kat.artifacts import json_bytes
+from kat.atomic import atomic_file
 from kat.data.pairs import read_pairs
 
 FILES = (

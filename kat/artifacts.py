@@ -6,44 +6,54 @@ question asked means "done, skip"; an output without a matching one is replaced 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import platform
-import re
 import shutil
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
 import kat
-from kat.errors import MismatchError, OutputError
+from kat.digests import read_file, sha256_file, sha256_read
+from kat.errors import InputError, MismatchError, OutputError
+from kat.folders import files_below
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 MANIFEST = "manifest.json"
-_TEMPORARY = ".kat-tmp-"
-MANIFEST_VERSION = 2
-"""2: a stage is named like its command. Manifests without a version are of version 1."""
+_MOVING = ".kat-moving-"
+MANIFEST_VERSION = 3
+"""2: a stage is named like its command. 3: a manifest of an output holds a hash of itself. None is version 1."""
+_OWN_HASH = "manifest_sha256"
 _STAGES_OF_VERSION_1 = {
     "pair-weights": "weigh-pairs",
     "export": "export-weights",
     "model": "export",
     "evaluation": "evaluate-rm",
 }
+_OF_KAT = (b'"kat_version"', b'"manifest_version"', b'"manifest_sha256"', b'"outputs"')
+_HOW = ("processes", "allow_network")
+"""Options that manifests held once, and that say how an output is made and not what it is."""
 _PARTS = {"stage": str, "kat_version": str, "inputs": dict, "options": dict}
 """What every manifest holds, of version 1 too."""
-_HOST = re.sub(r"\W", "_", platform.node()) or "here"
-
-
-def sha256_file(path: str | Path) -> str:
-    """Return the hex sha256 of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+_FACTS: dict[str, tuple[type, ...]] = {
+    "outputs": (dict,),
+    "pairs_path": (str, list, NoneType),
+    "items_path": (str, list, NoneType),
+    "items_sha256": (str, NoneType),
+    "left_out": (dict,),
+    "inside_text": (list,),
+    "unit": (str,),
+    "ids": (str,),
+    "model": (dict,),
+    "recall": (float, int),
+    "bad_rows": (int,),
+}
+"""Of what type further facts are that later stages read, where a manifest has them."""
 
 
 def manifest(stage: str, inputs: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,17 +75,109 @@ def manifest_path(output: Path) -> Path:
 def read_manifest(output: Path) -> dict[str, Any] | None:
     """Read the manifest of an output. Stages of older versions get their name of today.
 
-    None if it has none that can be read: one without stage, version, inputs or options is damaged or somebody else's.
+    None if there is none, or none that holds: one without stage, version, inputs or options is damaged or somebody
+    else's, and so is one that does not hash to what it says itself. Raises InputError for one that cannot be read.
     """
+    path = manifest_path(output)
     try:
-        value = orjson.loads(manifest_path(output).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
+        content = read_file(path)
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError:
         return None
-    if not isinstance(value, dict) or any(not isinstance(value.get(part), kind) for part, kind in _PARTS.items()):
+    except InputError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return None
+        raise
+    if not isinstance(value, dict) or not _is_manifest(value):
+        return None
+    is_hashed = _OWN_HASH in value or ("outputs" in value and value.get("manifest_version") == MANIFEST_VERSION)
+    if is_hashed and (value.pop(_OWN_HASH, None) is None or content != manifest_bytes(value)):
         return None
     if "manifest_version" not in value:
         value["stage"] = _STAGES_OF_VERSION_1.get(value["stage"], value["stage"])
     return value
+
+
+def move_note(output: Path) -> Path:
+    """Return where the note stands that says which files are being moved to their places; it goes when they are."""
+    path = manifest_path(output)
+    return path.with_name(f"{_MOVING}{path.name}")
+
+
+def readable_manifest(output: Path) -> dict[str, Any] | None:
+    """Read the manifest of an output that is read; None if it has none of kat's: it comes from elsewhere.
+
+    Raises MismatchError if it has one that is damaged, or if its command was stopped while files were moved.
+    """
+    path, kept = manifest_path(output), read_manifest(output)
+    if kept is not None:
+        return kept
+    if path.is_file():
+        content = path.read_bytes()
+        if not content.strip() or any(mark in content for mark in _OF_KAT):
+            raise MismatchError(f"{path} is damaged: it is not what kat wrote. Make {output} again with --overwrite.")
+    elif move_note(output).is_file():
+        raise MismatchError(
+            f"{output} is not complete: what made it was stopped while files got their names. Give its command again."
+        )
+    return None
+
+
+def check_vouched(path: Path, by: Path | None = None) -> str:
+    """Return the sha256 of a file that is read, if it is what a manifest of kat's says of it.
+
+    The manifest is that of the file itself, or of a folder that it lies in; `by` names another output that it belongs
+    to. What no manifest speaks of is taken as it is. The file is watched: see `kat.digests`.
+
+    Raises MismatchError for a file of another content, OSError for one that cannot be read.
+    """
+    digest = sha256_read(path)
+    above = list(path.absolute().parents)[:2]
+    folders = [one for one in above if (one / MANIFEST).is_file() or move_note(one).is_file()]
+    for output in [by] if by is not None else [path, *folders]:
+        kept = readable_manifest(output)
+        name = path.absolute().relative_to((output if output.is_dir() else output.parent).absolute()).as_posix()
+        outputs = (kept or {}).get("outputs")
+        told = outputs.get(name) if isinstance(outputs, dict) else None
+        if told not in (None, digest):
+            raise MismatchError(
+                f"{path} is not what kat {kept['stage'] if kept else ''} wrote: it does not hash to what "
+                f"{manifest_path(output)} says. Make it again with --overwrite, or remove the manifest if it was "
+                "changed on purpose."
+            )
+        if told is not None:
+            break
+    return digest
+
+
+def _is_manifest(value: Mapping[str, Any]) -> bool:
+    """Whether all that a manifest says is of the type that its readers expect."""
+    if any(not isinstance(value.get(part), kind) for part, kind in _PARTS.items()):
+        return False
+    if any(name in value and not isinstance(value[name], kinds) for name, kinds in _FACTS.items()):
+        return False
+    paths = [value.get("pairs_path"), value.get("items_path"), [*value.get("outputs", ())]]
+    texts = [one for named in paths for one in (named if isinstance(named, list) else [named or ""])]
+    texts += [one for named in ("inputs", "outputs") for one in value.get(named, {}).values() if one is not None]
+    return all(isinstance(text, str) and _may_be_path(text) for text in [*texts, *value.get("inside_text", [])])
+
+
+def _may_be_path(text: str) -> bool:
+    """Whether a file system takes a text as a path: asked about any other, it raises."""
+    return "\0" not in text and len(text) < 4096 and all(len(part.encode()) <= 255 for part in text.split("/"))
+
+
+def is_kept(path: Path, folder: Path | None = None) -> bool:
+    """Whether a file is there that an output, the `folder` it is in unless told, may lack.
+
+    Raises MismatchError if it is not, and the manifest of the output speaks of it.
+    """
+    folder = folder or path.parent
+    if path.is_file():
+        return True
+    if path.relative_to(folder).as_posix() in ((readable_manifest(folder) or {}).get("outputs") or {}):
+        raise MismatchError(f"{path} is missing, which kat wrote. Make {folder} again with --overwrite.")
+    return False
 
 
 def is_done(output: Path, asked: Mapping[str, Any], names: Iterable[str] = (), *, overwrite: bool) -> bool:
@@ -102,7 +204,10 @@ def _difference(
     output: Path, kept: Mapping[str, Any] | None, asked: Mapping[str, Any], names: Iterable[str]
 ) -> str | None:
     if kept is None:
-        return "has no manifest that says what it was made from"
+        held = next(
+            (f"holds {name} and " for name in (*names, MANIFEST) if output.is_dir() and (output / name).exists()), ""
+        )
+        return f"{held}has no manifest that says what it was made from"
     if difference := first_difference(kept, asked):
         return difference
     bad = first_damage(output, kept, names)
@@ -112,7 +217,9 @@ def _difference(
 def first_difference(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
     """Say what a manifest tells otherwise than `asked`, as in "was made with k = 10, not 20"; None if nothing."""
     for part in ("stage", "kat_version", "inputs", "options"):
-        old, new = kept.get(part), orjson.loads(orjson.dumps(asked[part]))
+        old, new = kept.get(part), orjson.loads(json_bytes(asked[part]))
+        if part == "options" and isinstance(old, dict):
+            old = {name: value for name, value in old.items() if name in new or name not in _HOW}
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
@@ -142,94 +249,52 @@ def first_damage(output: Path, kept: Mapping[str, Any], names: Iterable[str] = (
     return None
 
 
+def manifest_bytes(value: Mapping[str, Any]) -> bytes:
+    """Return the bytes of an output's manifest, with a hash of all the rest in it."""
+    plain = orjson.loads(json_bytes(dict(value)))
+    return json_bytes(plain | {_OWN_HASH: _hash_of(plain)})
+
+
+def _hash_of(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
 def write_folder_manifest(folder: Path, made_from: Mapping[str, Any], **facts: Any) -> None:
     """Write the manifest of the files below a folder into it: the last thing before the folder is complete."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    files = [path for path in files_below(folder) if path != folder / MANIFEST]
     outputs = {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
-    (folder / MANIFEST).write_bytes(json_bytes({**made_from, "outputs": outputs, **facts}))
+    if odd := [name for name in outputs if _as_utf8(name) != name]:
+        raise OutputError(f"The file {odd[0]!r} has a name that is no UTF-8, which a manifest cannot hold. Rename it.")
+    (folder / MANIFEST).write_bytes(manifest_bytes({**made_from, "outputs": outputs, **facts}))
 
 
-def file_manifest(made_from: Mapping[str, Any], files: Mapping[str, IO[bytes]], **facts: Any) -> bytes:
-    """Return the manifest of open files of `atomic_files`, by the names they will have: the bytes to write last."""
-    outputs = {}
-    for name, file in files.items():
-        file.flush()
-        outputs[name] = sha256_file(file.name)
-    return json_bytes({**made_from, "outputs": outputs, **facts})
+def open_hashes(files: Mapping[str, IO[bytes]], *, empty: bool = False) -> dict[str, str]:
+    """Return the sha256 of files that are still open for writing, by the names that they will have.
 
-
-@contextlib.contextmanager
-def atomic_files(*paths: Path) -> Iterator[list[IO[bytes]]]:
-    """Open binary files that appear under their names, in the order given, when the block ends well; else none does.
-
-    One to which nothing was written does not appear, and an older file of its name goes.
+    Those to which nothing was written will not appear and are left out, unless an `empty` one is to.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(as_output_error(paths[-1]))
-        targets = [Path(os.path.realpath(path)) for path in paths]  # a link is followed, not replaced
-        temporaries = [t.with_name(_temporary_name() + t.name) for t in targets]
-        files: list[IO[bytes]] = []
-        for target, temporary in zip(targets, temporaries, strict=True):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(target.parent)
-            stack.callback(temporary.unlink, missing_ok=True)
-            files.append(stack.enter_context(temporary.open("wb")))
-        yield files
-        sizes = [_close(file) for file in files]
-        for target, temporary, size in zip(targets, temporaries, sizes, strict=True):
-            if size:
-                temporary.replace(target)
-            else:
-                target.unlink(missing_ok=True)
-
-
-def _close(file: IO[bytes]) -> int:
-    """Bring a file to the disk and return its size."""
-    file.flush()
-    os.fsync(file.fileno())
-    size = file.tell()
-    file.close()
-    return size
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open one binary file that appears under its name when the block ends well."""
-    with atomic_files(path) as (file,):
-        yield file
-
-
-@contextlib.contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Make a scratch folder whose files move into `folder` when the block ends well; the old manifest goes first."""
-    scratch = folder / _temporary_name()
-    with as_output_error(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        try:
-            scratch.mkdir()
-            yield scratch
-            written = [p for p in scratch.rglob("*") if p.is_file()]
-            for path in written:
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            names = {p.relative_to(scratch).as_posix() for p in written}
-            outdated = set((read_manifest(folder) or {}).get("outputs") or {}) - names
-            (folder / MANIFEST).unlink(missing_ok=True)
-            for path in sorted(scratch.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
-                if path.is_dir():
-                    shutil.rmtree(folder / path.name, ignore_errors=True)
-                path.replace(folder / path.name)
-            for name in outdated:
-                if ".." not in Path(name).parts and not Path(name).is_absolute():
-                    (folder / name).unlink(missing_ok=True)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    for file in files.values():
+        file.flush()
+    return {name: sha256_file(file.name) for name, file in files.items() if empty or file.tell()}
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return readable JSON."""
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+    """Return readable JSON; what is no UTF-8 in a text, such as a file's name, is replaced."""
+    option = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
+    try:
+        return orjson.dumps(value, option=option) + b"\n"
+    except TypeError as error:
+        if "UTF-8" not in str(error):
+            raise
+        return orjson.dumps(_as_utf8(value), option=option) + b"\n"
+
+
+def _as_utf8(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, Mapping):
+        return {_as_utf8(key): _as_utf8(one) for key, one in value.items()}
+    return [_as_utf8(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def json_list(values: Iterable[Any]) -> Iterator[bytes]:
@@ -247,81 +312,3 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
-
-
-def load_array(path: Path) -> np.ndarray:
-    """Map an .npy array into memory, never unpickled. Raises MismatchError if it is no such file."""
-    import numpy as np
-
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        # NumPy's own words advise to unpickle what is there, which runs code.
-        reason = "it holds Python objects, or is no .npy file" if "pickle" in str(error) else error
-        raise MismatchError(f"{path} is no array that kat can read: {reason}.") from error
-
-
-def check_ids(ids: Sequence[str], n: int, where: str) -> None:
-    """Raise MismatchError unless there are n ids and no two alike."""
-    if len(ids) != n:
-        raise MismatchError(f"{where}: {len(ids):,} ids for {n:,} rows.")
-    if len(set(ids)) < n:
-        first: dict[str, int] = {}
-        row, repeated = next((r, i) for r, i in enumerate(ids) if first.setdefault(i, r) != r)
-        raise MismatchError(f"{where} repeats the id {repeated} in row {row}.")
-
-
-def compare_ids(ids: list[str], others: list[str], name: str, other_name: str) -> None:
-    """Raise MismatchError, naming the first difference, unless both lists are the same in the same order."""
-    for row, (own, other) in enumerate(zip(ids, others, strict=False)):
-        if own != other:
-            raise MismatchError(
-                f"Row {row} is {own} in {name} and {other} in {other_name}; was it made from this file?"
-            )
-    if len(ids) != len(others):
-        raise MismatchError(f"{name} has {len(ids):,} ids and {other_name} {len(others):,}.")
-
-
-def check_array(path: Path, array: np.ndarray, shape: tuple[int | None, ...]) -> None:
-    """Raise MismatchError unless an array is float32 of a shape, in which None stands for any length."""
-    fits = array.ndim == len(shape) and all(s in (None, t) for s, t in zip(shape, array.shape, strict=True))
-    if not fits or array.dtype != "float32":
-        expected = " × ".join("any" if s is None else f"{s:,}" for s in shape)
-        raise MismatchError(f"{path} is {array.dtype} of shape {array.shape}; expected float32 of {expected}.")
-
-
-@contextlib.contextmanager
-def as_output_error(path: Path) -> Iterator[None]:
-    """Turn an OSError into an OutputError about `path`."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        where = error.filename or path
-        raise OutputError(f"{path} cannot be written: {error.strerror or error} ({where}).") from error
-
-
-def _temporary_name() -> str:
-    """Return a name that says which machine and process it belongs to, and is never the same twice."""
-    return f"{_TEMPORARY}{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}-"
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs of this machine left behind: temporaries whose process is gone."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        host, pid, *_ = [*path.name.removeprefix(_TEMPORARY).split("-"), ""]
-        if host != _HOST or not pid.isdigit() or _alive(int(pid)):
-            continue
-        with contextlib.suppress(OSError):  # somebody else's; it is in nobody's way
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

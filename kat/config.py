@@ -6,17 +6,19 @@ anything, so that a new file is a new choice, and a type checker sees a plain st
 """
 
 import os
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from cyclopts import Parameter
 
-from kat.errors import OptionError
+from kat.errors import InputError, KatError, OptionError, OutputError, translated
 from kat.parameters import check_weighting, integer, integer_or_all, one_of, option, whole_number
 from kat.plugins import ESTIMATORS, EXPORTS, POOLINGS, check_name, names
 
+T = TypeVar("T")
 if TYPE_CHECKING:
     EstimatorName: TypeAlias = str
     PoolingName: TypeAlias = str
@@ -27,6 +29,9 @@ else:
 NOT_RECORDED = {"recorded": "never"}
 WHEN_SET = {"recorded": "when set"}
 """Of an option that is younger than some manifests: one at its default is what those did."""
+MAX_LINE_BYTES = 256_000_000
+"""Of a line, unless told: 256 MB."""
+_BASES = ("KAT_BASE_DIR", "NANOCHAT_BASE_DIR")
 NO_PROMPT = "none"
 """As a prompt's name: no prompt."""
 
@@ -36,17 +41,34 @@ def recorded(*options: Any) -> dict[str, Any]:
     return {f.name: getattr(group, f.name) for group in options for f in fields(group) if _is_recorded(group, f)}
 
 
+def recorded_as(kind: type[T], held: Mapping[str, Any], where: Path | str) -> T:
+    """Return the options that `recorded` made a manifest's values of. Raises InputError for values that none takes.
+
+    `where` is what to make again, for the message.
+    """
+    known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    with translated(InputError, f"The manifest of {where} is damaged", "Make it again with --overwrite."):
+        try:
+            return kind(**{name: value for name, value in held.items() if name in known})
+        except KatError as error:
+            raise ValueError(f"its options do not hold: {error}") from error
+
+
 def _is_recorded(group: Any, option: Field[Any]) -> bool:
     rule = option.metadata.get("recorded", "always")
     return rule == "always" or (rule == "when set" and getattr(group, option.name) != option.default)
 
 
 def base_directory() -> Path:
-    """Return `$KAT_BASE_DIR`, else `$NANOCHAT_BASE_DIR`, else `~/.cache/nanochat`: where default paths start."""
-    for name in ("KAT_BASE_DIR", "NANOCHAT_BASE_DIR"):
-        if value := os.environ.get(name):
-            return Path(value).expanduser()
-    return Path.home() / ".cache" / "nanochat"
+    """Return `$KAT_BASE_DIR`, else `$NANOCHAT_BASE_DIR`, else `~/.cache/nanochat`: where default paths start.
+
+    Raises OutputError where there is no such home.
+    """
+    named = next((value for name in _BASES if (value := os.environ.get(name))), "~/.cache/nanochat")
+    path = Path(os.path.expanduser(named))  # leaves ~ where it finds no home
+    if path.parts and path.parts[0].startswith("~"):
+        raise OutputError(f"{path} is in no home directory that is known. Set KAT_BASE_DIR to a folder for models.")
+    return path
 
 
 def data_path(name: str) -> Path:
@@ -84,6 +106,12 @@ class RunOptions:
     ] = 0
     overwrite: Overwrite = field(default=False, metadata=NOT_RECORDED)
     device: Annotated[str, option("auto, cpu, cuda or mps.")] = field(default="auto", metadata=NOT_RECORDED)
+    max_line_bytes: Annotated[
+        int, integer("Longest line that is read, in bytes; a longer one is a bad row, and never held in memory.")
+    ] = field(default=MAX_LINE_BYTES, metadata=WHEN_SET)
+
+    def __post_init__(self) -> None:
+        whole_number("max_line_bytes", self.max_line_bytes)
 
 
 @Parameter(name="*")
@@ -110,9 +138,22 @@ class ReadOptions:
         option("A pair whose scores prefer the rejected one: a bad row, kept, turned round, or left out and counted."),
     ] = "error"
 
+    max_line_bytes: Annotated[int, Parameter(parse=False)] = MAX_LINE_BYTES
+    """On the command line an option of every command: see `RunOptions`."""
+
     def __post_init__(self) -> None:
+        whole_number("max_line_bytes", self.max_line_bytes)
         one_of("score_conflict", self.score_conflict, ("error", "keep", "swap", "drop"))
         one_of("unit", self.unit, (None, "opening", "context"))
+        for name in ("columns", "drop_columns"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise OptionError(f"{name} is {value!r}; expected text.")
+
+    def within(self, run_options: RunOptions) -> "ReadOptions":
+        """Return these options with the longest line that a command allows, unless that is the default."""
+        if run_options.max_line_bytes == MAX_LINE_BYTES:
+            return self
+        return replace(self, max_line_bytes=run_options.max_line_bytes)
 
     @property
     def density_unit(self) -> Literal["opening", "context"]:
@@ -164,7 +205,7 @@ class EmbedOptions:
     ] = field(default=None, metadata=WHEN_SET)
     processes: Annotated[
         int | None, integer("Processes that read texts [default: one a core or GPU; this one for little work].")
-    ] = None
+    ] = field(default=None, metadata=NOT_RECORDED)
     allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
         default=False, metadata=NOT_RECORDED
     )

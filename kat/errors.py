@@ -15,9 +15,24 @@
 A message says what was got, what was expected, and what to type next.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class KatError(Exception):
-    """Base of all deliberate errors; catch this to catch them all."""
+    """Base of all deliberate errors; catch this to catch them all.
+
+    Each argument is a line. What stands between them is kat's own; a line break inside of one is what a file or a name
+    holds, and is shown escaped.
+    """
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Return the lines of the message."""
+        return tuple(map(str, self.args))
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 class InputError(KatError, ValueError):
@@ -31,8 +46,8 @@ class FormatError(InputError):
 class BadRowsError(InputError):
     """More bad rows than allowed. `counts` maps each reason to (rows, first "file:line")."""
 
-    def __init__(self, message: str, counts: dict[str, tuple[int, str]]) -> None:
-        super().__init__(message)
+    def __init__(self, *lines: str, counts: dict[str, tuple[int, str]]) -> None:
+        super().__init__(*lines)
         self.counts = counts
 
 
@@ -62,3 +77,26 @@ class MissingExtraError(ModelError):
 
 class WorkerError(KatError, RuntimeError):
     """A process that worked for this one and ended before its work was done."""
+
+
+@contextlib.contextmanager
+def translated(kind: type[KatError], message: str, remedy: str = "") -> Iterator[None]:
+    """Raise as an error of kat's what a library raises at a damaged file: `message`, its first words, the `remedy`.
+
+    A damaged file makes libraries raise whatever they meet. Memory that runs out says nothing of a file, and passes.
+    """
+    try:
+        yield
+    except (KatError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, without loading torch
+            raise
+        raise kind(f"{message}: {first_words(error)}{'' if not remedy else f' {remedy}'}") from error
+
+
+def first_words(error: BaseException) -> str:
+    """Return the first line of an error, with its name where that alone says nothing."""
+    line = next((one.strip() for one in str(error).splitlines() if one.strip()), "")
+    plain = isinstance(error, OSError | ValueError | RuntimeError) and line and not isinstance(error, RecursionError)
+    return (line if plain else f"{type(error).__name__} {line}".strip()).rstrip(".") + "."

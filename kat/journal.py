@@ -10,12 +10,20 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kat.artifacts import MANIFEST, first_difference, read_manifest
+from kat.atomic import atomic_file, sweep
+from kat.digests import sha256_file
 from kat.errors import OutputError
+from kat.locks import lock_file
+
+COMPUTED = "computed"
+"""The option in the manifest of work that says how it is computed, which an output's own leaves open."""
 
 
 class Journal:
@@ -26,9 +34,11 @@ class Journal:
 
     def __init__(self, path: Path):
         self.path = path
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path} is no regular file. Remove {path.parent} to start over.")
         self._file = path.open("ab")
         try:
-            _lock(self._file.fileno(), path.parent)
+            lock_file(self._file.fileno(), path.parent)
         except BaseException:
             self._file.close()
             raise
@@ -70,22 +80,77 @@ def read_journal(path: Path) -> dict[tuple[str, str], int]:
     return checksums
 
 
+def kept_array(path: Path, shape: tuple[int | None, ...], kind: type | np.dtype, mode: str = "r+") -> np.ndarray | None:
+    """Return the array of an earlier run, mapped, if it has this type and shape, in which None stands for any length.
+
+    None if there is none or another one. Raises OutputError for what is no regular file, such as a pipe.
+    """
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is no regular file. Remove it, and give the same command again.")
+    try:
+        array: np.ndarray = np.lib.format.open_memmap(path, mode=mode)
+    except Exception:  # a damaged header makes NumPy raise whatever it meets: what it speaks of is computed again
+        return None
+    fits = array.ndim == len(shape) and all(n in (None, own) for n, own in zip(shape, array.shape, strict=True))
+    return array if fits and array.dtype == kind and array.flags.c_contiguous else None
+
+
+def mapped_array(path: Path, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
+    """Return an array of a folder of work, mapped: the one that is there if it fits, else a new one of zeros.
+
+    A disk that is full says so now, as OSError, and does not kill when a page is written.
+    """
+    array = kept_array(path, shape, kind)
+    if array is None:
+        array = np.lib.format.open_memmap(path, "w+", kind, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def is_complete(array: Path) -> bool:
+    """Whether a file of work was marked as complete, and holds what it held then."""
+    try:
+        return _mark(array).read_text(encoding="ascii", errors="replace").strip() == sha256_file(array)
+    except OSError:
+        return False
+
+
+def mark_complete(array: Path) -> None:
+    """Mark a file of work as complete, with its hash."""
+    with array.open("rb") as file:
+        os.fsync(file.fileno())
+    with atomic_file(_mark(array)) as mark:
+        mark.write(f"{sha256_file(array)}\n".encode())
+
+
+def _mark(array: Path) -> Path:
+    return array.with_name("complete")
+
+
+def remove_work(folder: Path, patterns: Iterable[str]) -> None:
+    """Remove a folder of work with the files that its `patterns` name, but nothing of anybody else's in it."""
+    with contextlib.suppress(OSError):
+        sweep(folder)
+        for path in (path for pattern in (*patterns, MANIFEST) for path in list(folder.glob(pattern))):
+            path.unlink(missing_ok=True)
+        os.rmdir(os.path.realpath(folder))
+
+
+def discard_work(folder: Path, asked: Mapping[str, Any], patterns: Iterable[str]) -> None:
+    """Remove a folder of work on an output that is complete, `asked` its manifest. Work on something else stays."""
+    begun = (read_manifest(folder) if folder.is_dir() else None) or {}
+    if not isinstance(options := begun.get("options"), dict) or "outputs" in begun:
+        return  # nobody's work of kat's, whatever its name
+    computed = {name: options[name] for name in (COMPUTED,) if name in options}
+    if first_difference(begun, {**asked, "options": {**asked["options"], **computed}}) is None:
+        remove_work(folder, patterns)
+
+
 def checksum(*arrays: np.ndarray) -> int:
     """Return the CRC-32 of the arrays' bytes, one after the other."""
     value = 0
     for array in arrays:
         value = zlib.crc32(np.ascontiguousarray(array).data, value)
     return value
-
-
-def _lock(file: int, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # not a Unix: two runs at once are the user's to avoid
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OutputError(f"{folder} is being written by another process. Wait, or name another output.") from None
-    except OSError:  # a file system without locks
-        return

@@ -1,12 +1,13 @@
 """What can be set of pair weights: as in `kat.config`."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from kat.config import NOT_RECORDED
 from kat.errors import OptionError
 from kat.parameters import integer, one_of, option, whole_number
 
@@ -120,7 +121,9 @@ class TryOptions:
     long_completions: Annotated[
         Literal["error", "drop"], option("A pair with a completion over max_len - min_prompt tokens.")
     ] = "drop"
-    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = False
+    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
+        default=False, metadata=NOT_RECORDED
+    )
     replicates: Annotated[int, integer("Of the bootstrap.")] = 1000
     seed: Annotated[int, integer("Of folds, permutations and bootstrap.")] = 0
 

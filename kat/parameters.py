@@ -11,12 +11,17 @@ from cyclopts import Parameter, Token
 
 from kat.errors import OptionError
 
+_DIGITS = 18
+"""Of the largest whole number: one that 64 bits hold, as manifests and arrays do."""
+
 
 def _integer(_: Any, tokens: Sequence[Token]) -> int:
     """Convert a whole number from 0 up; the library would round 1.5."""
     word = tokens[0].value
     if not re.fullmatch(r"\d+", word):
         raise ValueError(f"{word!r} is no whole number from 0 up")
+    if len(word) > _DIGITS:
+        raise ValueError(f"{word[:_DIGITS]}… is larger than any number that means something here")
     return int(word)
 
 
@@ -45,8 +50,9 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
         number = operator.index(value)
     except TypeError:
         raise OptionError(f"{name} is {value!r}; expected a whole number.") from None
-    if isinstance(value, bool) or number < least:
-        raise OptionError(f"{name} is {value!r}; expected a whole number of {least} or more.")
+    if isinstance(value, bool) or not least <= number < 10**_DIGITS:
+        short = f", of {_DIGITS} digits at most" if number >= 10**_DIGITS else ""
+        raise OptionError(f"{name} is {value!r}; expected a whole number of {least} or more{short}.")
     return number
 
 

@@ -16,16 +16,19 @@ is a run without pairs of its own: it may name the prefixes that it was made fro
 from __future__ import annotations
 
 import os
-import shlex
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from kat.artifacts import MANIFEST, check_ids, load_array, read_manifest
+from kat.arrays import check_ids, load_array
+from kat.artifacts import MANIFEST, check_vouched, read_manifest, readable_manifest
+from kat.digests import read_file
 from kat.errors import InputError, MismatchError
+from kat.folders import entries
 from kat.inputs import Inputs, input_paths, input_text, is_there
+from kat.terminal import shell_word
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,10 +115,10 @@ def weigh_again(pair_weights: Path) -> str:
     kept = read_manifest(pair_weights)
     control = kept["options"].get("control") if kept else control_of(pair_weights)
     named = pair_weights.name == pair_weights_name(control)
-    run, out = ("RUN", pair_weights) if not named else (shlex.quote(str(pair_weights.parent)), None)
+    run, out = ("RUN", pair_weights) if not named else (shell_word(str(pair_weights.parent)), None)
     return (
         f"kat weigh-pairs {run}"
-        + (f" --out {shlex.quote(str(out))}" if out else "")
+        + (f" --out {shell_word(str(out))}" if out else "")
         + (f" --control {control}" if control else "")
     )
 
@@ -149,12 +152,17 @@ def named_inputs(folder: Path, where: str | list[str]) -> Path | tuple[Path, ...
     return folder / where if isinstance(where, str) else tuple(folder / one for one in where)
 
 
-def load_ids(folder: Path) -> list[str]:
-    """Read the ordered ids of a folder. Raises MismatchError if ids.json is no list of distinct strings."""
+def load_ids(folder: Path, *, vouched: bool = True) -> list[str]:
+    """Read the ordered ids of a folder. Raises MismatchError if ids.json is no list of distinct strings, or if
+    `vouched` and not what the folder's manifest says."""
     path = folder / IDS
     try:
-        ids = orjson.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        if vouched:
+            check_vouched(path)
+        ids = orjson.loads(read_file(path))
+    except MismatchError:
+        raise
+    except ValueError as error:
         raise MismatchError(f"{path} cannot be read: {error}") from error
     if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
         raise MismatchError(f"{path} is no list of strings.")
@@ -176,9 +184,9 @@ class RunFolder:
         self._manifests: dict[Path, dict[str, Any] | None] = {}
 
     def manifest(self, output: Path) -> dict[str, Any] | None:
-        """Read the manifest of an output, once; None if it has none that can be read."""
+        """Read the manifest of an output, once; None if it has none. Raises MismatchError for a damaged one."""
         if output not in self._manifests:
-            self._manifests[output] = read_manifest(output)
+            self._manifests[output] = readable_manifest(output)
         return self._manifests[output]
 
     @property
@@ -254,8 +262,8 @@ class RunFolder:
 
     def all_pair_weights(self) -> list[Path]:
         """Return the pair weights of a run, those of controls too: also those of which the manifest alone is left."""
-        left = (path.with_name(path.name.removesuffix(f".{MANIFEST}")) for path in self.root.glob(_MANIFESTS))
-        return sorted({*self.root.glob("pair_weights*.parquet"), *left})
+        left = (path.with_name(path.name.removesuffix(f".{MANIFEST}")) for path in entries(self.root, _MANIFESTS))
+        return sorted({*entries(self.root, "pair_weights*.parquet"), *left})
 
     def load(self, name: str) -> np.ndarray:
         """Map one of the arrays of the weights into memory."""

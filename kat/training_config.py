@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from kat.artifacts import read_manifest
+from kat.artifacts import readable_manifest
 from kat.config import NOT_RECORDED, ModelName
 from kat.errors import OptionError
 from kat.parameters import integer, one_of, option, whole_number
@@ -102,7 +102,7 @@ class RewardOptions:
 
 def trained_limits(model: Path) -> dict[str, Any]:
     """Return max_len and min_prompt that a reward model's folder was trained with by kat, else the defaults."""
-    manifest = read_manifest(model) or {}
+    manifest = readable_manifest(model) or {}
     trained = manifest.get("options", {}) if manifest.get("stage") == "train-rm" else {}
     return {name: trained.get(name, getattr(RewardOptions, name)) for name in ("max_len", "min_prompt")}
 

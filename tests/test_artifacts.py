@@ -7,20 +7,22 @@ import subprocess
 
 import pytest
 
-from kat import artifacts, run_folder
+from kat import artifacts, atomic, run_folder
+from kat.arrays import load_array
 from kat.artifacts import (
     MANIFEST,
-    atomic_file,
-    atomic_files,
-    atomic_folder,
-    file_manifest,
     is_done,
     manifest,
+    manifest_bytes,
     manifest_path,
+    open_hashes,
     read_manifest,
     write_folder_manifest,
 )
+from kat.atomic import atomic_file, atomic_files
+from kat.digests import sha256_file
 from kat.errors import MismatchError, OutputError
+from kat.outputs import output_folder
 
 OPTIONS = {"k": 3}
 WANTED = manifest("stage", {"pairs": "abc"}, OPTIONS)
@@ -33,7 +35,7 @@ def names(folder):
 def made(path, data=b"data", wanted=WANTED):
     with atomic_files(path, manifest_path(path)) as (file, record):
         file.write(data)
-        record.write(file_manifest(wanted, {path.name: file}))
+        record.write(manifest_bytes({**wanted, "outputs": open_hashes({path.name: file})}))
     return path
 
 
@@ -81,7 +83,7 @@ class TestWholeFile:
     def test_what_a_killed_run_left_is_swept_and_what_a_living_one_writes_is_not(self, tmp_path):
         child = subprocess.Popen(["true"])
         child.wait()
-        here = f".kat-tmp-{artifacts._HOST}"
+        here = f".kat-tmp-{atomic._HOST}"
         dead, living = tmp_path / f"{here}-{child.pid}-1-out", tmp_path / f"{here}-{os.getppid()}-1-out"
         elsewhere = tmp_path / f".kat-tmp-elsewhere-{child.pid}-1-out"
         elsewhere.write_bytes(b"half")
@@ -97,7 +99,7 @@ class TestWholeFile:
     def test_a_leftover_that_cannot_be_swept_does_not_matter(self, tmp_path, monkeypatch):
         child = subprocess.Popen(["true"])
         child.wait()
-        other = tmp_path / f".kat-tmp-{artifacts._HOST}-{child.pid}-1-out"
+        other = tmp_path / f".kat-tmp-{atomic._HOST}-{child.pid}-1-out"
         other.write_bytes(b"half")
         unlink = type(other).unlink
 
@@ -124,7 +126,7 @@ class TestWholeFolder:
         out = tmp_path / "out"
         out.mkdir()
         (out / "notes.txt").write_bytes(b"mine")
-        with atomic_folder(out) as folder:
+        with output_folder(out) as (folder, _):
             (folder / "a").write_bytes(b"1")
             (folder / "b").write_bytes(b"2")
             assert not (out / "a").exists()
@@ -138,7 +140,7 @@ class TestWholeFolder:
             (out / name).write_bytes(b"old")
 
         def fail():
-            with atomic_folder(out) as folder:
+            with output_folder(out) as (folder, _):
                 (folder / "a").write_bytes(b"new")
                 raise RuntimeError
 
@@ -151,7 +153,7 @@ class TestWholeFolder:
         out = tmp_path / "out"
         out.mkdir()
         (out / MANIFEST).write_bytes(b"{}")
-        with atomic_folder(out) as folder:
+        with output_folder(out) as (folder, _):
             (folder / "a").write_bytes(b"new")
         assert names(out) == ["a"]  # its own manifest is the next step
 
@@ -163,6 +165,10 @@ class TestManifest:
         assert found["inputs"] == {"pairs": "abc"}
         assert found["options"] == {"k": 3}  # how to write is no part of what is written
         assert found["outputs"] == {"out.jsonl": hashlib.sha256(b"data").hexdigest()}
+        assert (
+            found.pop("manifest_sha256")
+            == hashlib.sha256(json.dumps(found, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        )
         assert read_manifest(path) == found
 
     @pytest.mark.parametrize("data", [None, b"", b"{", b"[]", b"\xff"])
@@ -231,7 +237,7 @@ class TestIsDone:
 
     def test_a_folder_whose_file_is_gone(self, tmp_path):
         out = tmp_path / "out"
-        with atomic_folder(out) as folder:
+        with output_folder(out) as (folder, _):
             (folder / "a").write_bytes(b"1")
             (folder / "b").write_bytes(b"2")
             write_folder_manifest(folder, WANTED)
@@ -281,7 +287,7 @@ def test_arrays_are_never_unpickled(tmp_path):
     import numpy as np
 
     np.save(tmp_path / "good.npy", np.eye(3, dtype=np.float32))
-    assert artifacts.load_array(tmp_path / "good.npy").tolist() == np.eye(3).tolist()
+    assert load_array(tmp_path / "good.npy").tolist() == np.eye(3).tolist()
     np.save(tmp_path / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
     (tmp_path / "text.npy").write_bytes(b"hello")
     (tmp_path / "empty.npy").write_bytes(b"")
@@ -289,9 +295,9 @@ def test_arrays_are_never_unpickled(tmp_path):
     (tmp_path / "cut.npy").write_bytes(cut)
     for name in ("objects", "text", "empty", "cut", "missing"):
         with pytest.raises(MismatchError, match=name):
-            artifacts.load_array(tmp_path / f"{name}.npy")
+            load_array(tmp_path / f"{name}.npy")
 
 
 def test_a_hash_is_of_the_bytes(tmp_path):
     (tmp_path / "x").write_bytes(b"abc" * 100_000)
-    assert artifacts.sha256_file(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    assert sha256_file(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()

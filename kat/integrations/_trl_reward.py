@@ -12,6 +12,7 @@ from trl import RewardTrainer
 
 from kat.errors import InputError, MismatchError, OptionError
 from kat.integrations.weights import WEIGHT, pair_weights_of, with_weights
+from kat.terminal import show
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -152,7 +153,7 @@ def _check_dropped(dropped: list[str], allowed: float, rows: int) -> None:
             f"{len(dropped):,} weighed pairs do not train: {names}. The data set has {rows:,} rows, and TRL leaves out "
             f"pairs longer than max_length. Raise max_length, or give allow_dropped={len(dropped)}."
         )
-    print(f"weights   {len(dropped):,} weighed pairs do not train; the mean is 1 over those that do")
+    show(f"weights   {len(dropped):,} weighed pairs do not train; the mean is 1 over those that do")
 
 
 def _scale(weights: np.ndarray) -> float:

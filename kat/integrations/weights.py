@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kat.density.storage import load_weights
 from kat.errors import InputError, MismatchError
-from kat.run_folder import WEIGHTS, RunFolder, load_ids
+from kat.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,9 +47,8 @@ def opening_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, fl
         return {str(name): float(value) for name, value in source.items()}
     path = Path(source)
     if path.is_dir():
-        run = RunFolder(path)
-        values = np.asarray(run.load(WEIGHTS), np.float64)
-        return dict(zip(load_ids(run.density), values.tolist(), strict=True))
+        ids, values = load_weights(RunFolder(path).density)
+        return dict(zip(ids, np.asarray(values, np.float64).tolist(), strict=True))
     from kat.pair_weights.storage import read_pair_weights
 
     table = read_pair_weights(path)

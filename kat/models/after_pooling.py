@@ -11,6 +11,9 @@ from kat.errors import ModelError
 from kat.models.own_code import ELSEWHERE
 from kat.models.sentence_transformer import Module, SentenceSettings
 
+_WIDEST = 1 << 20
+"""Columns of the widest vector; a file that says more is damaged, and would ask for any memory."""
+
 
 class Dense(torch.nn.Module):
     """Computes activation(x·Wᵀ + b), and adds x, projected where the widths differ, if there is a residual.
@@ -25,7 +28,7 @@ class Dense(torch.nn.Module):
         for key in ("module_input_name", "module_output_name"):
             if config.get(key) not in (None, "sentence_embedding"):
                 raise ModelError(f"{file} has {key} {config[key]!r}; kat applies it to the sentence. {ELSEWHERE}")
-        self.linear = torch.nn.Linear(inside, outside, bias=config.get("bias", True))
+        self.linear = torch.nn.Linear(inside, outside, bias=bool(config.get("bias", True)))
         self.activation = _activation(config.get("activation_function", "torch.nn.modules.activation.Tanh"), file)
         self.added = bool(config.get("use_residual"))
         if self.added and inside != outside:
@@ -105,7 +108,6 @@ def _load(layer: torch.nn.Module, folder: Path) -> None:
     """Load a module's weights, safetensors preferred; of a pickle, tensors alone. Raises ModelError."""
     import pickle
 
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
@@ -117,22 +119,25 @@ def _load(layer: torch.nn.Module, folder: Path) -> None:
         layer.load_state_dict({name: value.float() for name, value in state.items()})
     except pickle.UnpicklingError as error:  # its own words advise to run what is in the file
         raise ModelError(f"{file} is damaged, or a pickle of more than tensors, which is never run.") from error
-    except (RuntimeError, AttributeError, OSError, EOFError, ValueError, SafetensorError) as error:
+    except torch.OutOfMemoryError:  # says nothing of the file
+        raise
+    except Exception as error:  # a damaged file makes its readers raise whatever they meet
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise ModelError(f"{file} does not fit its config.json: {' '.join(lines[:2])}") from error
 
 
 def _width(config: Any, name: str, file: Path) -> int:
     value = config.get(name)
-    if not isinstance(value, int) or value < 1:
-        raise ModelError(f"{file} has {name} {value!r}; expected a whole number of 1 or more.")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _WIDEST:
+        raise ModelError(f"{file} has {name} {value!r}; expected a whole number from 1 to {_WIDEST:,}.")
     return value
 
 
-def _activation(name: str | None, file: Path) -> torch.nn.Module:
+def _activation(name: Any, file: Path) -> torch.nn.Module:
     """Return an activation by the dotted name of its class; none but those of torch.nn are made."""
     if name is None:
         return torch.nn.Identity()
+    name = str(name)
     activation = getattr(torch.nn, name.rsplit(".", 1)[-1], None)
     if name.startswith("torch.nn.") and isinstance(activation, type) and issubclass(activation, torch.nn.Module):
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kat.errors import ModelError
 from kat.models.own_code import own_code
 from kat.models.sources import Found, all_sources
 
@@ -15,7 +16,12 @@ def found_models() -> list[Found]:
 
 def _with_note(model: Found) -> Found:
     """Say of a model whose files name code of its makers that it is not run."""
-    named = [name for names in own_code(model.path).values() for name in names]
-    if model.note or not named:
+    if model.note:
+        return model
+    try:
+        named = [name for names in own_code(model.path).values() for name in names]
+    except ModelError as error:
+        return replace(model, note=str(error))
+    if not named:
         return model
     return replace(model, note=f"names code of its own, which kat never runs: {', '.join(named)}")

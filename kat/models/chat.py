@@ -221,7 +221,7 @@ class Chat:
         asked: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": parts}]
         try:
             written = self._templated(asked, open_ended=False) if self.kind == "template" else ""
-        except (TemplateError, TypeError):
+        except TemplateError:
             return False
         return _MARK in written and repr(_MARK) not in written and f'"{_MARK}"' not in written
 
@@ -244,7 +244,16 @@ class Chat:
         options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": open_ended}
         if tools and self.takes_tools:
             options["tools"] = tools
-        return str(self.tokenizer.apply_chat_template(messages, **options))
+        from jinja2.exceptions import TemplateError
+
+        try:
+            text = str(self.tokenizer.apply_chat_template(messages, **options))
+            text.encode()  # half a letter is no text that a tokenizer takes
+            return text
+        except (TemplateError, MemoryError):
+            raise
+        except Exception as error:  # a template is a program, and stops at whatever it meets
+            raise TemplateError(f"{type(error).__name__}: {error}") from error
 
 
 def _begun(messages: Sequence[Message]) -> tuple[Sequence[Message], str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
-from kat.artifacts import read_manifest, sha256_file
+from kat.artifacts import check_vouched, is_kept, readable_manifest
 from kat.errors import ModelError
-from kat.models.sources import ModelSource
+from kat.folders import files_below
+from kat.inputs import ComputedInput
+from kat.models.sources import ModelSource, local_path
 
 
 def weights_digest(source: ModelSource) -> str:
@@ -15,12 +18,12 @@ def weights_digest(source: ModelSource) -> str:
 
     Raises ModelError if there are none, or if they are not those that the source promises.
     """
-    files = sorted(source.path.rglob("*.safetensors"))
+    files = files_below(source.path, "*.safetensors")
     safe = {file.parent for file in files}  # what is read of each folder: its safetensors, else its pickle
-    files += [f for f in sorted(source.path.rglob("pytorch_model*.bin")) if f.parent not in safe]
+    files += [f for f in files_below(source.path, "pytorch_model*.bin") if f.parent not in safe]
     if not files:
         raise ModelError(f"{source.path} holds no weights (*.safetensors or pytorch_model*.bin).")
-    digests = [sha256_file(f) for f in files]
+    digests = [check_vouched(f) for f in files]
     digest = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
     if source.sha256 and digest != source.sha256:
         raise ModelError(f"{files[0]} is not the file expected: sha256 {digest}. Install its package again.")
@@ -33,11 +36,14 @@ def settings_digest(source: ModelSource) -> str:
 
     Of a folder of `kat train-rm` those that it wrote: an evaluation put beside them does not make another model of it.
     """
-    manifest = read_manifest(source.path) or {}
+    manifest = readable_manifest(source.path) or {}
+    for name in manifest.get("outputs") or ():
+        if Path(name).suffix in (".json", ".jinja", ".txt", ".model", ".safetensors"):
+            is_kept(source.path / name, source.path)
     own = manifest.get("outputs") if manifest.get("stage") == "train-rm" else None
-    names = {path.relative_to(source.path): path for path in sorted(source.path.rglob("*")) if _is_setting(path)}
-    parts = [f"{name} {sha256_file(file)}" for name, file in names.items() if own is None or name.as_posix() in own]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    names = {path.relative_to(source.path): path for path in files_below(source.path) if _is_setting(path)}
+    parts = [f"{name} {check_vouched(file)}" for name, file in names.items() if own is None or name.as_posix() in own]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _is_setting(path: Path) -> bool:
@@ -47,3 +53,18 @@ def _is_setting(path: Path) -> bool:
         return path.is_file()
     is_vocabulary = path.name in ("vocab.txt", "merges.txt") or path.suffix == ".model"
     return is_vocabulary and path.is_file() and not (path.parent / "tokenizer.json").is_file()
+
+
+_DIGESTS = {"": weights_digest, "_settings": settings_digest}
+
+
+def model_inputs(source: ModelSource, name: str = "model") -> dict[str, ComputedInput]:
+    """Return what a stage that reads a model names as its inputs, by `name`: its weights and its settings."""
+    folder = source.path if source.path == local_path(source.name) else None
+    return {f"{name}{part}": ComputedInput(partial(digest, source), folder) for part, digest in _DIGESTS.items()}
+
+
+def digest_now(name: str, folder: Path) -> str:
+    """Return the hash, as `model_inputs` names it, of the model that is in a folder now. Raises what it raises."""
+    digest = settings_digest if name.endswith("_settings") else weights_digest
+    return digest(ModelSource(str(folder), folder))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from functools import lru_cache
 from pathlib import Path
 
-from kat.artifacts import atomic_folder, first_difference, manifest, read_manifest, sha256_file, write_folder_manifest
+from kat.artifacts import first_difference, manifest, read_manifest, write_folder_manifest
+from kat.atomic import saving
 from kat.config import base_directory
-from kat.errors import MissingExtraError, ModelError
+from kat.digests import sha256_file
+from kat.errors import KatError, MissingExtraError, ModelError
+from kat.outputs import output_folder
+from kat.terminal import note
 
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -33,8 +36,8 @@ def dequantised(path: Path, sha256: str | None = None) -> Path:
     for needed in ("gguf", "accelerate"):
         if importlib.util.find_spec(needed) is None:
             raise MissingExtraError(f"{path} is a GGUF file, and {needed} is not installed. Type: pip install {needed}")
-    print(f"models    de-quantises {path.name} once → {folder}", file=sys.stderr)
-    with atomic_folder(folder) as scratch:
+    note(f"models    de-quantises {path.name} once → {folder}")
+    with output_folder(folder) as (scratch, _):
         _convert(path, scratch)
         write_folder_manifest(scratch, expected, source=str(path.name))
     return folder
@@ -62,7 +65,10 @@ def _convert(path: Path, folder: Path) -> None:
         fresh = type(model)(type(model.config).from_dict(plain | {"dtype": "float32"}))
         fresh.load_state_dict(model.state_dict())
         fresh.generation_config = model.generation_config
-        fresh.save_pretrained(folder)
+        with saving(folder):
+            fresh.save_pretrained(folder)
+    except KatError:
+        raise
     except Exception as error:  # the readers of this format raise whatever a damaged file makes them meet
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{path} cannot be read as a GGUF model: {first}") from error

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kat.artifacts import read_manifest
+from kat.artifacts import readable_manifest
 from kat.devices import multiplies_bfloat16, pick_device
-from kat.errors import ModelError
+from kat.errors import ModelError, translated
+from kat.folders import files_below
 from kat.models.chat import Chat
 from kat.models.digests import weights_digest
 from kat.models.nanochat.checkpoint import register_classes, round_rotations
@@ -93,14 +94,16 @@ def load_model(
     device = pick_device(device)
     number_format = _number_format(dtype, device)
     place = resolve(source, allow_network=allow_network)
-    loaded = _encoder(place, device) if kind == "encoder" else _with_head(place, kind)
+    with load_errors(place.path):
+        loaded = _encoder(place, device) if kind == "encoder" else _with_head(place, kind)
+        loaded = replace(loaded, meta=_facts(place, loaded.model) | loaded.meta)
     model: torch.nn.Module = loaded.model
     model.to(device=device, dtype=number_format).eval()
     if loaded.after is not None:
         loaded.after.to(device)
     for note in loaded.notes:
         warnings.warn(note, stacklevel=2)
-    return replace(loaded, meta=_facts(place, loaded.model) | loaded.meta)
+    return loaded
 
 
 def read_encoder(name: str, device: str = "auto", *, allow_network: bool = False) -> LoadedModel:
@@ -108,7 +111,9 @@ def read_encoder(name: str, device: str = "auto", *, allow_network: bool = False
 
     Raises ModelError naming the file at fault and the remedy.
     """
-    return _encoder(resolve(name, allow_network=allow_network), device)
+    place = resolve(name, allow_network=allow_network)
+    with load_errors(place.path):
+        return _encoder(place, device)
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
@@ -134,22 +139,20 @@ def load_errors(folder: Path) -> Iterator[None]:
     """Turn what transformers raises at damaged files into a ModelError, and keep it quiet about missing heads."""
     import pickle
 
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        yield
-    except pickle.UnpicklingError as error:  # its own words advise to run what is in the file
-        raise ModelError(
-            f"The weights in {folder} are damaged, or a pickle of more than tensors, which is never run. "
-            "Save them as safetensors where you trust them."
-        ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"The model in {folder} cannot be loaded: {first}") from error
+        with translated(ModelError, f"The model in {folder} cannot be loaded"):
+            try:
+                yield
+            except pickle.UnpicklingError as error:  # its own words advise to run what is in the file
+                raise ModelError(
+                    f"The weights in {folder} are damaged, or a pickle of more than tensors, which is never run. "
+                    "Save them as safetensors where you trust them."
+                ) from error
     finally:
         logging.set_verbosity(before)
 
@@ -294,12 +297,11 @@ def _read(folder: Path, kind: str) -> tuple[Any, PreTrainedTokenizerBase, set[st
     labels: dict[str, Any] = {"num_labels": 1} if kind == "reward" else {}
     trust: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     register_classes(folder)
-    with load_errors(folder):
-        check_class(folder, getattr(transformers, KINDS[kind]))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trust)
-        model, report = getattr(transformers, KINDS[kind]).from_pretrained(
-            folder, dtype=torch.float32, weights_only=True, output_loading_info=True, **trust, **labels
-        )
+    check_class(folder, getattr(transformers, KINDS[kind]))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trust)
+    model, report = getattr(transformers, KINDS[kind]).from_pretrained(
+        folder, dtype=torch.float32, weights_only=True, output_loading_info=True, **trust, **labels
+    )
     round_rotations(model)
     return model, tokenizer, report["missing_keys"]
 
@@ -313,8 +315,8 @@ def _number_format(dtype: str, device: str) -> torch.dtype:
 
 
 def _facts(source: ModelSource, model: PreTrainedModel) -> dict[str, Any]:
-    stored = "safetensors" if any(source.path.rglob("*.safetensors")) else "pytorch"
-    manifest = read_manifest(source.path) or {}
+    stored = "safetensors" if files_below(source.path, "*.safetensors") else "pytorch"
+    manifest = readable_manifest(source.path) or {}
     return {
         "source": source.name,
         "path": str(source.path),

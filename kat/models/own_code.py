@@ -8,34 +8,38 @@ model_type: often the same model, but not where the makers changed what it compu
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from kat.errors import ModelError
+from kat.errors import ModelError, translated
 
 ELSEWHERE = (
     'Embed elsewhere, save {"ids": [str], "emb": float32 [N, D]} with torch.save, and go on with: '
     "kat density FILE.pt --out DIR"
 )
 """The way round for a model that kat cannot carry out."""
+COPY_AGAIN = "Copy the model again."
 _CLASSES = ("AutoModel", "AutoConfig", "AutoTokenizer")
 
 
 def read_json(path: Path) -> Any:
     """Return what a JSON file of a model holds. Raises ModelError naming it."""
-    try:
+    with translated(ModelError, f"{path} cannot be read as JSON", COPY_AGAIN):
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the object that a JSON file of a model holds, {} where there is no such file.
 
-    Raises ModelError for one that cannot be read.
+    Raises ModelError for one that cannot be read, or holds something else.
     """
-    value = read_json(path) if path.is_file() else {}
-    return value if isinstance(value, dict) else {}
+    value = read_json(path) if os.path.lexists(path) else {}
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds {type(value).__name__}; expected an object of settings. {COPY_AGAIN}")
+    return value
 
 
 def own_code(folder: Path) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kat.config import NO_PROMPT
 from kat.errors import ModelError, OptionError
-from kat.models.own_code import ELSEWHERE, read_json, read_settings
+from kat.models.own_code import COPY_AGAIN, ELSEWHERE, read_json, read_settings
 
 _POOLINGS = {"mean_tokens": "mean", "mean": "mean", "cls_token": "cls", "cls": "cls", "lasttoken": "last"}
 _AFTER = ("Dense", "LayerNorm", "Normalize")
@@ -77,13 +77,16 @@ def sentence_settings(path: Path) -> SentenceSettings:
         return SentenceSettings(path)
     settings: dict[str, Any] = {"folder": path}
     after: list[Module] = []
-    for module in read_json(modules_file):
+    for module in _modules(modules_file):
         kind, place = _kind(module, modules_file), path / module["path"]
         config = read_settings(place / "config.json")
         if kind == "Transformer":
             settings |= {"folder": place, **_transformer(place)}
         elif kind == "Pooling":
-            settings |= {"pooling": _pooling_name(config, place), "include_prompt": config.get("include_prompt", True)}
+            settings |= {
+                "pooling": _pooling_name(config, place),
+                "include_prompt": bool(config.get("include_prompt", True)),
+            }
         elif kind in _AFTER:
             after.append(Module(kind, place, config))
         elif kind != "Dropout":  # which does nothing once a model is trained
@@ -92,6 +95,21 @@ def sentence_settings(path: Path) -> SentenceSettings:
     if after and after[-1].kind == "Normalize":
         after.pop()
     return SentenceSettings(**settings, after=tuple(after), **_prompts(path / "config_sentence_transformers.json"))
+
+
+def _modules(file: Path) -> list[Mapping[str, str]]:
+    """Return the modules that a modules.json lists. Raises ModelError for one of another form."""
+    modules = read_json(file)
+    names = ("type", "path")
+    for module in modules if isinstance(modules, list) else [modules]:
+        if not isinstance(module, dict) or not all(isinstance(module.get(name), str) for name in names):
+            raise ModelError(
+                f'{file} holds {module!r:.80}; expected a list of {{"type": "…", "path": "…"}}. {COPY_AGAIN}'
+            )
+        place = Path(module["path"])
+        if "\0" in module["path"] or place.is_absolute() or ".." in place.parts:
+            raise ModelError(f"{file} has the path {module['path']!r}, which is not inside the model. {COPY_AGAIN}")
+    return modules if isinstance(modules, list) else [modules]
 
 
 def _kind(module: Mapping[str, Any], file: Path) -> str:
@@ -110,28 +128,38 @@ def _transformer(folder: Path) -> dict[str, Any]:
     task = config.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise ModelError(f"{file} has the transformer_task {task!r}; kat does feature-extraction. {ELSEWHERE}")
-    limit = config.get("max_seq_length")
     return {
-        "max_tokens": int(limit) if limit else None,
+        "max_tokens": _count(config, "max_seq_length", file),
         "limit_file": file,
         "lower_case": bool(config.get("do_lower_case")),
     }
 
 
+def _count(config: Mapping[str, Any], name: str, file: Path) -> int | None:
+    """Return a whole number of settings, None for none and 0. Raises ModelError for anything else."""
+    value = config.get(name)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value or None
+    raise ModelError(f"{file} has {name} {value!r}; expected a whole number. {COPY_AGAIN}")
+
+
 def _pooling_name(config: Mapping[str, Any], place: Path) -> str:
     if mode := config.get("pooling_mode"):
-        modes = [mode] if isinstance(mode, str) else list(mode)
+        modes = mode if isinstance(mode, list) else [mode]
     else:
         modes = [k.removeprefix("pooling_mode_") for k, v in config.items() if k.startswith("pooling_mode_") and v]
-    if len(modes) != 1 or modes[0] not in _POOLINGS:
+    if len(modes) != 1 or not isinstance(modes[0], str) or modes[0] not in _POOLINGS:
         raise ModelError(f"{place / 'config.json'} pools by {modes}; kat knows mean, cls and last. {ELSEWHERE}")
     return _POOLINGS[modes[0]]
 
 
 def _prompts(file: Path) -> dict[str, Any]:
     config = read_settings(file)
-    prompts = {name: text or "" for name, text in (config.get("prompts") or {}).items()}
+    named = config.get("prompts") or {}
+    if not isinstance(named, dict) or not all(isinstance(text, str | None) for text in named.values()):
+        raise ModelError(f"{file} has the prompts {named!r:.80}; expected text by name. {COPY_AGAIN}")
+    prompts = {name: text or "" for name, text in named.items()}
     default = config.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and (not isinstance(default, str) or default not in prompts):
         raise ModelError(f"{file} has the default prompt {default!r}, but only these prompts: {', '.join(prompts)}.")
-    return {"prompts": prompts, "default_prompt": default, "truncate": config.get("truncate_dim")}
+    return {"prompts": prompts, "default_prompt": default, "truncate": _count(config, "truncate_dim", file)}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from kat.compiled import kernel_flags
+from kat.compiled import kernel, kernel_flags
 
 
-@numba.njit(**kernel_flags(__file__))
+@kernel(**kernel_flags(__file__))
 def shared_parts(
     hashes: np.ndarray, reach: np.ndarray, size: np.ndarray, a: np.ndarray, b: np.ndarray, least: float
 ) -> np.ndarray:

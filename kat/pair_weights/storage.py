@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 import orjson
 
+from kat.artifacts import check_vouched
 from kat.errors import InputError, MismatchError
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ _OPTIONAL = ("u", "cluster")
 """Columns that files of earlier versions lack, and those of weights that need none."""
 _NULLS = {"split": "", "left_out": "", "bin": -1, "group": -1, "cluster": -1}
 """Of integers and strings; of float columns it is NaN."""
+_RANGES = {"split": ("train", "validation"), "bin": range(5)}
+"""What a column may say where it is not null."""
 
 
 def write_pair_weights(weights: PairWeights, file: IO[bytes], facts: str) -> None:
@@ -107,10 +110,11 @@ def write_pair_weights(weights: PairWeights, file: IO[bytes], facts: str) -> Non
     pq.write_table(table, file, compression="zstd")
 
 
-def read_pair_weights(path: str | Path) -> PairWeights:
+def read_pair_weights(path: str | Path, *, vouched: bool = True) -> PairWeights:
     """Read the columns of a file of `kat weigh-pairs`.
 
-    Raises InputError if it is not there or no such file, MismatchError if an id stands twice in it.
+    Raises InputError if it is not there or no such file, MismatchError if an id stands twice in it, or if `vouched` and
+    it is not what its manifest says.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -120,12 +124,23 @@ def read_pair_weights(path: str | Path) -> PairWeights:
     if not path.is_file():
         raise InputError(f"{path} does not exist. {remedy}")
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        if vouched:
+            check_vouched(path)
+        table = pq.read_table(path, partitioning=None)
+        held = list(table.column_names)
+    except MismatchError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path} is no parquet file, or damaged. {remedy}") from error
-    if missing := [name for name in COLUMNS if name not in (*table.column_names, *_OPTIONAL)]:
+    if missing := [name for name in COLUMNS if name not in (*held, *_OPTIONAL)]:
         raise InputError(f"{path} has no column {', '.join(missing)}. {remedy}")
-    columns = {name: _column(table[name], name) for name in COLUMNS if name in table.column_names}
+    columns = {}
+    for name in (name for name in COLUMNS if name in held):
+        if held.count(name) > 1:
+            raise InputError(f"{path} has {held.count(name)} columns {name}. {remedy}")
+        if fault := _fault(table[name], name):
+            raise InputError(f"{path}: column {name} {fault}. {remedy}")
+        columns[name] = _column(table[name], name)
     columns.setdefault("u", columns["w"])
     ids, counts = np.unique(columns["pair_id"].astype(str), return_counts=True)
     if len(ids) < len(table):
@@ -140,7 +155,37 @@ def _blend(table: pa.Table) -> float:
     return 1.0
 
 
+def _fault(column: pa.ChunkedArray, name: str) -> str | None:
+    """Return what is wrong with a column: its type, nulls where it must say something, or a value that stands for
+    nothing; None if nothing is."""
+    import pyarrow as pa
+    import pyarrow.types as types
+
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    expected, fits = "numbers", types.is_floating(kind) or types.is_integer(kind)
+    if name in _TEXT:
+        expected, fits = "text", kind in (pa.string(), pa.large_string(), pa.string_view())
+    elif name in _INTEGERS:
+        expected, fits = "whole numbers", types.is_integer(kind)
+    may_be_null = name in _NULLS or (name not in _TEXT and name not in _INTEGERS)
+    if not fits and not (may_be_null and types.is_null(kind)):
+        return f"is of type {column.type}; expected {expected}"
+    if column.null_count and not may_be_null:
+        return f"has no value in row {column.is_null().index(True).as_py()}"
+    if name in _RANGES and len(column) > column.null_count:
+        values = set(column.unique().drop_null().to_pylist())
+        if wrong := [value for value in values if value not in _RANGES[name]]:
+            return f"holds {wrong[0]!r}; expected {', '.join(map(str, _RANGES[name]))}"
+    return None
+
+
 def _column(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.string() if name in _TEXT else pa.int64() if name in _INTEGERS else pa.float64())
     if name in _NULLS:
         column = column.fill_null(_NULLS[name])
     if name in _TEXT:

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from kat.artifacts import json_bytes
+from kat.artifacts import check_vouched, json_bytes
 from kat.config import EmbedOptions, ReadOptions, RunOptions, recorded
 from kat.data.openings import several_contexts
 from kat.data.pairs import PairReader
 from kat.density.contexts import context_spread
+from kat.digests import read_file
 from kat.embedding.boilerplate import Boilerplate
 from kat.embedding.storage import load_embeddings
+from kat.errors import InputError, translated
 from kat.inputs import Inputs, input_paths
 from kat.neighbors.storage import load_neighbors
 from kat.reports.console.contexts import context_lines
@@ -30,8 +32,9 @@ def measure_contexts(
 ) -> None:
     """Write RUN/contexts.json if the run's unit is the opening, and openings have several contexts."""
     run = RunFolder(folder)
-    stats = orjson.loads(stats_path(folder / PREFIXES).read_bytes())
-    if reading.density_unit != "opening" or embed.text != "conversation" or not stats["openings_with_several_contexts"]:
+    check_vouched(stats_path(folder / PREFIXES), by=folder / PREFIXES)
+    several = _several(stats_path(folder / PREFIXES))
+    if reading.density_unit != "opening" or embed.text != "conversation" or not several:
         return
     with stage(
         "contexts",
@@ -51,8 +54,15 @@ def measure_contexts(
         neighbors = load_neighbors(run.neighbors, load_embeddings(run.density)[0])
         nearest = neighbors.distinct_distances[:, 0] if neighbors.distinct_distances.shape[1] else np.zeros(1)
         spread = context_spread(vectors, np.repeat(np.arange(len(groups)), [len(group) for group in groups]), nearest)
-        job.file.write(
-            json_bytes(spread.as_dict() | {"openings_with_several": stats["openings_with_several_contexts"]})
-        )
-        summary = f"{stats['openings_with_several_contexts']:,} openings have several contexts"
+        job.file.write(json_bytes(spread.as_dict() | {"openings_with_several": several}))
+        summary = f"{several:,} openings have several contexts"
         job.say(summary, context_lines(spread))
+
+
+def _several(path: Path) -> int:
+    """Return how many openings have several contexts, as the counts beside the prefixes say. Raises InputError."""
+    with translated(InputError, f"{path} is damaged", "Make it again: kat run PAIRS --out RUN --overwrite"):
+        several = orjson.loads(read_file(path))["openings_with_several_contexts"]
+        if not isinstance(several, int):
+            raise ValueError(f"it counts {several!r:.40} openings with several contexts")
+    return several

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
-from kat.artifacts import compare_ids, json_bytes, link_or_copy
-from kat.config import DensityOptions, EmbedOptions, RunOptions, recorded
+from kat.arrays import compare_ids
+from kat.artifacts import check_vouched, json_bytes, link_or_copy, read_manifest
+from kat.atomic import new_folder
+from kat.config import DensityOptions, EmbedOptions, RunOptions, recorded, recorded_as
+from kat.data.columns import line_limit_of
 from kat.data.headings import Heading, headings
 from kat.data.prompt_texts import inside_of
 from kat.data.prompts import check_prompts, read_prompts
@@ -19,7 +22,8 @@ from kat.density.summary import heaviest_ids, weight_metadata
 from kat.embedding.elsewhere import NUMBERED
 from kat.embedding.storage import check_embeddings, load_embeddings, vectors_path
 from kat.errors import InputError, MismatchError, OutputError
-from kat.inputs import Inputs, input_text
+from kat.inputs import Inputs, input_files, input_text
+from kat.locks import locked
 from kat.neighbors.storage import check_neighbors
 from kat.reports.console.density import explanation_lines, weight_lines
 from kat.run_folder import (
@@ -69,7 +73,14 @@ def weigh_openings(
             return
         embeddings, origin = load_usable(source, options, run_options)
         weights = weights_of(embeddings, out / NEIGHBORS, options)
-        meta = weight_metadata(embeddings, weights, _openings(prompts, heaviest_ids(weights), inside_of(origin)))
+        heaviest = heaviest_ids(weights)
+        openings = _openings(prompts, heaviest, origin)
+        if openings is not None and (missing := [one for one in heaviest if one not in openings]):
+            raise MismatchError(
+                f"{input_text(prompts or ())} has no prompt with the id {missing[0]!r}, which {source} has. "
+                "Name the file that was embedded: --prompts_path FILE"
+            )
+        meta = weight_metadata(embeddings, weights, openings)
         inputs = origin.get("inputs", {})
         meta |= {"input": {"path": _relatives(prompts, out), **inputs}, "kat_version": job.manifest["kat_version"]}
         left_out: dict[str, str] = origin.get("left_out", {})
@@ -77,6 +88,8 @@ def weigh_openings(
         if left_out:
             job.facts["left_out"] = left_out
             say("density", f"left out {len(left_out):,} vectors, named in the manifest: {', '.join([*left_out][:5])}")
+        if source.is_dir() and not origin.get("stage"):
+            say("density", f"{source} has no manifest: it is taken as it is, as embeddings from elsewhere")
         if origin.get("ids") == NUMBERED:
             say("density", f"{source} holds no ids, and no {IDS} is beside it: ids are row numbers from 0")
         job.facts["items_path"] = _relatives(prompts, out)
@@ -96,14 +109,13 @@ def _check_container(source: Path, out: Path) -> None:
     A folder with embeddings/ inside may be one of weights, as the origin's is; not one whose weights are in density/,
     for those are read, nor one that is itself an output of another command, whose manifest would be replaced.
     """
-    run = RunFolder(out)
     inside = out / DENSITY
-    if run.manifest(inside) is not None or (inside / WEIGHTS).is_file():
+    if read_manifest(inside) is not None or (inside / WEIGHTS).is_file():
         raise OutputError(
             f"{out} has its weights in {inside}, and others beside them would never be read. "
             f"Replace those: kat density {source} --out {inside} --overwrite, or name another output."
         )
-    other = (run.manifest(out) or {}).get("stage")
+    other = (read_manifest(out) or {}).get("stage")
     if other not in (None, "density"):
         raise OutputError(
             f"{out} is an output of kat {other}, which weights would replace. "
@@ -127,7 +139,7 @@ def density_options(run: RunFolder) -> DensityOptions:
     known = recorded(DensityOptions())
     if unknown := sorted(set(kept) - set(known)):
         raise InputError(f"{run.density} was made with {', '.join(unknown)}, which this version of kat does not have.")
-    return DensityOptions(**kept)
+    return recorded_as(DensityOptions, kept, run.density)
 
 
 def explain(folder: Path, opening: str) -> list[str]:
@@ -140,16 +152,17 @@ def explain(folder: Path, opening: str) -> list[str]:
     except KeyError as error:
         raise InputError(error.args[0]) from None
     shown = [opening, *(i for i, _ in evidence["nearest"])]
-    prompts, inside = named_items(run.density, run.density_manifest), inside_of(run.density_manifest)
-    return explanation_lines(evidence, _openings(prompts, shown, inside) or {})
+    prompts = named_items(run.density, run.density_manifest)
+    return explanation_lines(evidence, _openings(prompts, shown, run.density_manifest) or {})
 
 
 def compute_offline(
     prompts: Path, out: Path, embed: EmbedOptions, density: DensityOptions, run_options: RunOptions
 ) -> None:
     """Write embeddings and weights to one folder, the embeddings kept apart so that other weights are cheap."""
-    embed_folder(prompts, out / EMBEDDINGS, embed, run_options)
-    weigh_openings(out / EMBEDDINGS, out, density, run_options, prompts)
+    with new_folder(out), locked(out):
+        embed_folder(prompts, out / EMBEDDINGS, embed, run_options)
+        weigh_openings(out / EMBEDDINGS, out, density, run_options, prompts)
 
 
 def _write(folder: Path, source: Path | None, embeddings: Embeddings, weights: Weights, meta: dict[str, Any]) -> None:
@@ -182,7 +195,8 @@ def _checked_prompts(source: Path, prompts: Inputs | None, run_options: RunOptio
     embeddings, origin = load_embeddings(source)
     if prompts is None:
         return named_items(source, origin)
-    ids = read_prompts(prompts, run_options.max_bad_rows, inside=inside_of(origin)).ids
+    allowed, most = run_options.max_bad_rows, run_options.max_line_bytes
+    ids = read_prompts(prompts, allowed, inside=inside_of(origin), max_line_bytes=most).ids
     compare_ids(list(embeddings.ids), ids, str(source), input_text(prompts))
     return prompts
 
@@ -191,18 +205,21 @@ def _relatives(prompts: Inputs | None, folder: Path) -> str | list[str] | None:
     return None if prompts is None else relatives(prompts, folder)
 
 
-def _openings(prompts: Inputs | None, ids: Iterable[str], inside: Sequence[str]) -> dict[str, Heading] | None:
+def _openings(prompts: Inputs | None, ids: Iterable[str], manifest: Mapping[str, Any]) -> dict[str, Heading] | None:
     """What to show of some ids; None if the file is not known."""
     if prompts is None:
         return None
+    for file in input_files(prompts):
+        check_vouched(file.path)
     shown = set(ids)
-    return headings(p for p in read_prompts(prompts, "all", inside=inside).prefixes if p.id in shown)
+    read = read_prompts(prompts, "all", inside=inside_of(manifest), max_line_bytes=line_limit_of(manifest))
+    return headings(p for p in read.prefixes if p.id in shown)
 
 
 def prove(output: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:
     """Check a folder of weights: what embeddings promise, weights of mean 1, and the neighbours inside."""
     manifest = run.manifest(output) or {}
-    ids = load_ids(output)
+    ids = load_ids(output, vouched=False)
     unit = (manifest.get("options") or {}).get("metric") != "euclidean"
     lines = [check_embeddings(output, ids, unit=unit), check_weight_file(output, ids)]
     return [*lines, *_prove_neighbors(output, ids, run), *check_prompts(output, ids, manifest, prompts)]

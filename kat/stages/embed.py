@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kat.artifacts import json_list, link_or_copy, read_manifest
+from kat.artifacts import json_list, link_or_copy, readable_manifest
+from kat.atomic import saving
 from kat.config import EmbedOptions, RunOptions, recorded
 from kat.data.prompt_texts import InsidePrompts, look_inside
 from kat.data.prompts import PromptFile, check_prompts, good_prompts
@@ -50,8 +51,8 @@ def embed(data: Inputs, out: Path, options: EmbedOptions, run_options: RunOption
 
 def embed_file(data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
     """Write one .pt file {"ids": [str], "emb": float32 [N, D]}."""
-    inside = look_inside(data) if options.inside_text == "read" else InsidePrompts()
-    boilerplate = _boilerplate(data, options, inside)
+    inside = look_inside(data, run_options.max_line_bytes) if options.inside_text == "read" else InsidePrompts()
+    boilerplate = _boilerplate(data, options, inside, run_options.max_line_bytes)
     with _stage(data, out, options, run_options, boilerplate, inside=inside) as job:
         if not job.done:
             with _embedded(data, job, options, run_options, boilerplate, inside=inside) as embedded:
@@ -61,8 +62,8 @@ def embed_file(data: Inputs, out: Path, options: EmbedOptions, run_options: RunO
 
 def embed_folder(data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
     """Write a folder of embeddings.npy, ids.json and lengths.npy ([N, 2]: tokens of the text, tokens lost)."""
-    inside = look_inside(data) if options.inside_text == "read" else InsidePrompts()
-    boilerplate = _boilerplate(data, options, inside)
+    inside = look_inside(data, run_options.max_line_bytes) if options.inside_text == "read" else InsidePrompts()
+    boilerplate = _boilerplate(data, options, inside, run_options.max_line_bytes)
     with _stage(data, out, options, run_options, boilerplate, inside=inside, files=EMBEDDING_FILES) as job:
         if not job.done:
             with _embedded(data, job, options, run_options, boilerplate, inside=inside) as embedded:
@@ -75,19 +76,21 @@ def embed_folder(data: Inputs, out: Path, options: EmbedOptions, run_options: Ru
 def unit_of(prompts: Inputs | None) -> str:
     """Return what prompts stand for, as the manifests of their files say: openings unless told."""
     files = [file.path for file in input_files(prompts)] if prompts is not None else []
-    manifests = [read_manifest(file) or {} for file in files]
+    manifests = [readable_manifest(file) or {} for file in files]
     units = {str((manifest.get("options") or {}).get("unit", "opening")) for manifest in manifests}
     if len(units) > 1:
         raise InputError(f"{input_text(prompts or ())} holds openings and contexts. Embed those of one unit together.")
     return units.pop() if units else "opening"
 
 
-def _boilerplate(data: Inputs, options: EmbedOptions, inside: InsidePrompts) -> Boilerplate:
+def _boilerplate(data: Inputs, options: EmbedOptions, inside: InsidePrompts, max_line_bytes: int) -> Boilerplate:
     """What is left out of the texts: what most of them share, or what was left out of other embeddings."""
     if options.boilerplate_of is not None:
         manifest = RunFolder(options.boilerplate_of).embeddings_manifest
         return Boilerplate.from_dict((manifest.get("options") or {}).get("boilerplate") or {})
-    return Boilerplate() if options.boilerplate == "keep" else find_boilerplate(good_prompts(data, inside.names))
+    if options.boilerplate == "keep":
+        return Boilerplate()
+    return find_boilerplate(good_prompts(data, inside.names, max_line_bytes))
 
 
 def _stage(
@@ -99,7 +102,7 @@ def _stage(
     inside: InsidePrompts,
     files: tuple[str, ...] = (),
 ) -> contextlib.AbstractContextManager[Job]:
-    from kat.models.digests import settings_digest, weights_digest
+    from kat.models.digests import model_inputs
     from kat.models.sentence_transformer import sentence_settings
     from kat.models.sources import resolve
 
@@ -109,13 +112,14 @@ def _stage(
     return stage(
         "embed",
         out,
-        inputs={"items": input_paths(data), "model": weights_digest(source), "model_settings": settings_digest(source)},
+        inputs={"items": input_paths(data), **model_inputs(source)},
         options=recorded(options, run_options)
         | {"model": options.source}
         | ({"boilerplate": boilerplate.as_dict()} if boilerplate else {})
         | ({"inside_text": list(inside.names)} if inside.names else {})
         | ({"reading": reading} if reading else {}),
         files=files,
+        apart=[source.path],
         rejects=True,
         overwrite=run_options.overwrite,
     )
@@ -134,7 +138,8 @@ def _embedded(
     from kat.embedding.encoder import cached_encoder
     from kat.embedding.self_check import self_check
 
-    rows = PromptFile(data, run_options.max_bad_rows, job.rejected.write, inside.names)
+    allowed, most = run_options.max_bad_rows, run_options.max_line_bytes
+    rows = PromptFile(data, allowed, job.rejected.write, inside.names, max_line_bytes=most)
     prompts = WithoutBoilerplate(rows, boilerplate)
     job.rejected.flush()  # a full disk is noticed before the long work, not after
     self_check(options)
@@ -151,9 +156,7 @@ def _embedded(
         yield embedded
         if job.changed_input():
             remove(folder)  # its work cannot be trusted
-            raise InputError(
-                f"{input_text(data)} changed while it was embedded; nothing was written. Give the same command again."
-            )
+        job.all_read()
         if unread:
             job.facts["unread"] = dict(unread)
         if (unit := unit_of(data)) != "opening":
@@ -167,7 +170,8 @@ def _write_file(job: Job, embedded: _Embedded) -> None:
     import torch
 
     ids, lost = [prompt.id for prompt in embedded.prompts], embedded.lengths[:, 1].tolist()
-    torch.save({"ids": ids, "emb": torch.from_numpy(embedded.checkpoint.vectors)}, job.file)
+    with saving(job.out):
+        torch.save({"ids": ids, "emb": torch.from_numpy(embedded.checkpoint.vectors)}, job.file)
     job.facts["model"] = embedded.model
     job.facts["tokens_lost"] = {i: n for i, n in zip(ids, lost, strict=True) if n}
 
@@ -183,10 +187,10 @@ def _write_folder(job: Job, embedded: _Embedded) -> None:
 def prove(output: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:
     """Check a folder of embeddings or a .pt file: ids, unit length, and the order of the file that was embedded."""
     if output.is_dir():
-        ids = load_ids(output)
+        ids = load_ids(output, vouched=False)
         line = check_embeddings(output, ids)
     else:
-        embeddings, _ = load_embeddings(output)
+        embeddings, _ = load_embeddings(output, vouched=False)
         ids = list(embeddings.ids)
         line = check_vectors(output, embeddings.vectors, ids)
     return [line, *check_prompts(output, ids, run.manifest(output) or {}, prompts)]

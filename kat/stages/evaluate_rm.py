@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kat.artifacts import json_bytes
-from kat.config import EvaluateOptions, RunOptions
+from kat.config import EvaluateOptions, RunOptions, recorded
 from kat.errors import MismatchError, OptionError
 from kat.evaluation.evaluate import compare, compare_with_longer, evaluate
 from kat.evaluation.pairs import EvalPairs
@@ -45,7 +45,8 @@ def evaluate_rewards(
     ) as job:
         if job.done:
             return
-        read = [read_scores(path, run_options.max_bad_rows, job.rejected.write) for path in scores]
+        allowed, most = run_options.max_bad_rows, run_options.max_line_bytes
+        read = [read_scores(path, allowed, job.rejected.write, max_line_bytes=most) for path in scores]
         if len(read) == 2:
             check_same_pairs(*read)
         table = None if pair_weights is None else read_pair_weights(pair_weights)
@@ -76,7 +77,7 @@ def _recorded(options: EvaluateOptions, run_options: RunOptions, pair_weights: P
     return {
         "split": options.split if pair_weights else None,
         "missing_scores": options.missing_scores,
-        "max_bad_rows": run_options.max_bad_rows,
+        **recorded(run_options),
         "replicates": options.replicates,
         "seed": options.seed,
     }

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 from kat.artifacts import MANIFEST
-from kat.errors import InputError
-from kat.models.digests import settings_digest, weights_digest
+from kat.atomic import saving
+from kat.folders import entries
+from kat.models.digests import model_inputs
 from kat.models.nanochat.layout import MODEL_TYPE
 from kat.models.sources import resolve
 from kat.stages.stage import labelled, stage
@@ -18,19 +19,19 @@ CONFIG = "config.json"
 def export_model(source: str, out: Path, allow_network: bool, overwrite: bool) -> None:
     """Write a model's files as safetensors, with its tokenizer and settings. Weights in pickles are read and saved."""
     model = resolve(source, allow_network=allow_network)
-    if out.exists() and out.samefile(model.path):
-        raise InputError(f"{out} is the model itself. Name another folder.")
     with stage(
         "export",
         out,
-        inputs={"model": weights_digest(model), "model_settings": settings_digest(model)},
+        inputs=model_inputs(model),
         options={},
         files=(CONFIG,),
+        apart=[model.path],
+        alone=True,
         overwrite=overwrite,
     ) as job:
         if job.done:
             return
-        if any(model.path.glob("*.safetensors")):
+        if entries(model.path, "*.safetensors"):
             _copy(model.path, job.folder)
         else:
             _save(source, model.path, job.folder, allow_network)
@@ -51,8 +52,9 @@ def _save(source: str, model: Path, folder: Path, allow_network: bool) -> None:
 
     kind = "causal" if "CausalLM" in (model / CONFIG).read_text() else "encoder"
     loaded = load_model(source, kind=kind, device="cpu", dtype="float32", allow_network=allow_network)
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
+    with saving(folder):
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
 
 
 def _next_step(out: Path, *, own_class: bool) -> str:

@@ -9,7 +9,7 @@ from kat.config import ExportWeightsOptions, recorded
 from kat.data.columns import reading_of
 from kat.data.pairs import PairReader
 from kat.errors import InputError
-from kat.inputs import Inputs, input_files, input_hash, input_text, is_there
+from kat.inputs import HashedInput, Inputs, input_hash, input_text, is_there
 from kat.integrations.card import CARD, write_card
 from kat.integrations.contexts import Contents
 from kat.integrations.exports import Export
@@ -36,10 +36,9 @@ def export_weights(
     with stage(
         "export-weights",
         out,
-        inputs={"pair_weights": path, "pairs": digest},
+        inputs={"pair_weights": path, "pairs": HashedInput(source, digest)},
         options=recorded(options),
         files=(export.first_file, CARD) if export.data_sets else (export.first_file,),
-        reads=tuple(file.path for file in input_files(source)),
         overwrite=overwrite,
     ) as job:
         if job.done:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from kat.config import base_directory
 from kat.models.catalog import found_models
 from kat.reports.console.models import model_lines
+from kat.terminal import show
 
 
 def list_models() -> None:
     """Print the models that names lead to, with format version, dimension and step."""
-    print("\n".join(model_lines(found_models())))
-    print(f"  nanochat's checkpoints are looked for in {base_directory()}; any local directory does as well.")
+    show(*model_lines(found_models()))
+    show(f"  nanochat's checkpoints are looked for in {base_directory()}; any local directory does as well.")

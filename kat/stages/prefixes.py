@@ -20,6 +20,7 @@ from kat.stages.stage import stage, with_progress
 
 def make_prefixes(pairs_path: Inputs, out: Path, run_options: RunOptions, reading: ReadOptions = ReadOptions()) -> None:
     """Write OUT, OUT's stats.json, and OUT.rejected.jsonl if rows were set aside."""
+    reading = reading.within(run_options)
     if not run_options.overwrite:
         _check_unit(out, reading)
     with stage(

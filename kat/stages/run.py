@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from kat.config import DensityOptions, EmbedOptions, ReadOptions, RunOptions
+from kat.atomic import new_folder
+from kat.config import MAX_LINE_BYTES, DensityOptions, EmbedOptions, ReadOptions, RunOptions
 from kat.inputs import Inputs
+from kat.locks import locked
 from kat.run_folder import DENSITY, EMBEDDINGS, PREFIXES
 from kat.stages.contexts import measure_contexts
 from kat.stages.density import weigh_openings
@@ -24,8 +26,13 @@ def run(
     reading: ReadOptions = ReadOptions(),
 ) -> None:
     """Write OUT/prefixes_all.jsonl, OUT/embeddings and OUT/density, each skipped where it is already done."""
-    make_prefixes(pairs, out / PREFIXES, run_options, reading=reading)
-    # Bad rows are those of the pairs: a prefixes file of kat's own has none.
-    embed_folder(out / PREFIXES, out / EMBEDDINGS, embed, replace(run_options, max_bad_rows=RunOptions.max_bad_rows))
-    weigh_openings(out / EMBEDDINGS, out / DENSITY, density, run_options, out / PREFIXES)
-    measure_contexts(pairs, out, embed, reading, run_options)
+    reading = reading.within(run_options)
+    # Bad rows are those of the pairs: a prefixes file of kat's own has none, nor a line that is too long.
+    most = max(run_options.max_line_bytes, MAX_LINE_BYTES)
+    own = replace(run_options, max_bad_rows=RunOptions.max_bad_rows, max_line_bytes=most)
+    with new_folder(out), locked(out):  # one run at a time, from its first part to its last
+        make_prefixes(pairs, out / PREFIXES, run_options, reading=reading)
+        embed_folder(out / PREFIXES, out / EMBEDDINGS, embed, own)
+        density_options = replace(run_options, max_line_bytes=most)
+        weigh_openings(out / EMBEDDINGS, out / DENSITY, density, density_options, out / PREFIXES)
+        measure_contexts(pairs, out, embed, reading, run_options)

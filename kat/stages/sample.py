@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import orjson
 
 from kat.config import SampleOptions, recorded
+from kat.density.sample_file import id_line
 from kat.density.sampling import sample
-from kat.run_folder import WEIGHTS, RunFolder, load_ids, probabilities_path
+from kat.density.storage import load_weights
+from kat.run_folder import WEIGHTS, RunFolder, probabilities_path
 from kat.stages.stage import stage
 
 
@@ -27,11 +28,11 @@ def sample_openings(folder: Path, out: Path, options: SampleOptions, overwrite: 
     ) as job:
         if job.done:
             return
-        ids, weights = load_ids(run.density), np.asarray(run.load(WEIGHTS))
+        ids, weights = load_weights(run.density)
         rows, probabilities = sample(weights, options.budget, options.seed)
         for opening, probability in zip(ids, probabilities.tolist(), strict=True):
             job.beside("probabilities").write(orjson.dumps({"id": opening, "probability": probability}) + b"\n")
-        job.file.writelines(f"{ids[row]}\n".encode() for row in rows)
+        job.file.writelines(id_line(ids[row]) for row in rows)
         certain = int((probabilities >= 1).sum())
         job.say(
             f"{len(rows):,} of {len(ids):,} openings, {certain:,} of them for certain",

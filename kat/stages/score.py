@@ -16,9 +16,10 @@ from kat.data.completions import CompletionReader, hold_completions
 from kat.data.conversations import trim
 from kat.data.pairs import PairReader
 from kat.errors import InputError, OptionError
-from kat.inputs import Inputs, input_paths
+from kat.inputs import HashedInput, Inputs, input_paths
 from kat.integrations.rows import weighed_pairs
-from kat.models.digests import settings_digest, weights_digest
+from kat.journal import discard_work
+from kat.models.digests import model_inputs
 from kat.models.sources import ModelSource, resolve
 from kat.pair_weights.storage import read_pair_weights
 from kat.records import Pair, Prefix
@@ -45,11 +46,12 @@ def score(
     train or validate, under the ids that they have there. A pair of two equal completions gets two equal rewards.
     Returns whether it was pairs.
     """
+    reading = reading.within(run_options)
     place = resolve(model, allow_network=options.allow_network)
     limits = _limits(place, options)
     with_table = _weighed(pairs)
     source, inputs = _source(pairs, with_table)
-    completions = with_table is None and hold_completions(source)
+    completions = with_table is None and hold_completions(source, reading.max_line_bytes)
     if with_table:
         weighed = reading_of(RunFolder(with_table).manifest(with_table) or {})
         if recorded_reading(reading) not in ({}, recorded_reading(weighed)):
@@ -61,12 +63,17 @@ def score(
     with stage(
         "score",
         out,
-        inputs=inputs | {"model": weights_digest(place), "model_settings": settings_digest(place)},
+        inputs=inputs | model_inputs(place),
         options=recorded(options) | limits | {"max_bad_rows": run_options.max_bad_rows} | recorded_reading(reading),
+        apart=[place.path],
         rejects=True,
         overwrite=run_options.overwrite,
     ) as job:
         if job.done:
+            if checkpoint_path(out).is_dir():  # killed as it had become complete
+                from kat.training.scoring import FILES
+
+                discard_work(checkpoint_path(out), job.manifest, FILES)
             return not completions
         from kat.training.scoring import ScoreCheckpoint, rewards_of
         from kat.training.train import load_reward_model, tokens_of
@@ -81,7 +88,8 @@ def score(
         allowed = run_options.max_bad_rows
         rows: _Pairs | _Completions
         if completions:
-            rows = _Completions(CompletionReader(source, allowed, job.rejected.write))
+            most = reading.max_line_bytes
+            rows = _Completions(CompletionReader(source, allowed, job.rejected.write, max_line_bytes=most))
         else:
             rows = _Pairs(PairReader(source, "all" if with_table else allowed, job.rejected.write, reading), with_table)
         data = tokens_of(scorer, rows, training, identical="keep", seen=rows.seen)
@@ -205,4 +213,4 @@ def _source(pairs: Inputs, table: Path | None) -> tuple[Inputs, dict[str, Any]]:
     if table is None:
         return pairs, {"pairs": input_paths(pairs)}
     source, digest = source_of_weights(RunFolder(table), table, None)
-    return source, {"pairs": digest, "pair_weights": table}
+    return source, {"pairs": HashedInput(source, digest), "pair_weights": table}

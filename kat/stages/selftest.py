@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kat.config import SelftestOptions
 from kat.reports.console.selftest import trial_lines
+from kat.terminal import show
 
 
 def selftest(options: SelftestOptions) -> bool:
@@ -11,5 +12,5 @@ def selftest(options: SelftestOptions) -> bool:
     from kat.density.selftest import selftest as run_trials
 
     trials = run_trials(options.n, options.d, options.k, options.seed)
-    print("\n".join(trial_lines(trials)))
+    show(*trial_lines(trials))
     return all(trial.passed for trial in trials)

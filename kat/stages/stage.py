@@ -18,22 +18,39 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 
 from kat.artifacts import (
-    atomic_files,
-    atomic_folder,
-    file_manifest,
+    MANIFEST,
+    check_vouched,
     is_done,
     manifest,
+    manifest_bytes,
     manifest_path,
+    open_hashes,
+    read_manifest,
     write_folder_manifest,
 )
-from kat.errors import OutputError
-from kat.inputs import Inputs, input_files, input_hash, input_paths, input_text, would_hold
-from kat.run_folder import rejected_path
+from kat.atomic import as_output_error, new_folder
+from kat.digests import Watch, watching
+from kat.errors import InputError, KatError, OutputError
+from kat.inputs import ComputedInput, HashedInput, Inputs, input_files, input_hash, input_paths, input_text, would_hold
+from kat.locks import locked
+from kat.outputs import (
+    check_alone,
+    check_inputs,
+    check_strangers,
+    is_midway,
+    output_files,
+    output_folder,
+    own_names,
+    tidy,
+)
+from kat.run_folder import rejected_path, relatives
+from kat.terminal import show
 
 T = TypeVar("T")
+_Input: TypeAlias = "Path | Sequence[Path] | str | HashedInput | ComputedInput"
 
 
 @dataclass
@@ -42,7 +59,7 @@ class Job:
 
     `done` says that there is nothing to do. `manifest` is what the output is made from. `file` is the output, or
     `folder` the place for its files; `beside` are further files by name, `rejected` the file for bad rows. `facts` go
-    into the manifest.
+    into the manifest, and so does `inputs_at`, where the inputs are as seen from the output.
     """
 
     label: str
@@ -51,7 +68,9 @@ class Job:
     done: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     bad_rows: int = 0
-    _inputs: Mapping[str, Inputs] = field(default_factory=dict)
+    inputs_at: Mapping[str, Any] = field(default_factory=dict)
+    _watch: Watch = field(default_factory=Watch)
+    _all_read: bool = False
     _files: Mapping[str, IO[bytes]] = field(default_factory=dict)
     _folder: Path | None = None
     _summary: str = ""
@@ -81,10 +100,20 @@ class Job:
         """Set what is printed when the output is complete: one line, and lines below it."""
         self._summary, self._details = summary, list(details)
 
-    def changed_input(self) -> Inputs | None:
-        """Return the first input that is not what it was when the stage began, if any is."""
-        inputs = self.manifest["inputs"]
-        return next((path for name, path in self._inputs.items() if input_hash(path) != inputs[name]), None)
+    def changed_input(self) -> Path | None:
+        """Return the first file that was read and is not what it was, if any is."""
+        return self._watch.first_changed()
+
+    def all_read(self, error: KatError | None = None) -> None:
+        """Say that all input is in memory: what changes from now on does no harm. Without it that is the body's end.
+
+        Raises InputError for a file that changed while it was read, which explains an `error`.
+        """
+        if not self._all_read and (changed := self.changed_input()) is not None:
+            raise InputError(
+                f"{changed} changed while it was read; nothing was written. Give the same command again."
+            ) from error
+        self._all_read = True
 
 
 @contextlib.contextmanager
@@ -92,81 +121,179 @@ def stage(
     name: str,
     out: Path,
     *,
-    inputs: Mapping[str, Path | Sequence[Path] | str],
+    inputs: Mapping[str, _Input],
     options: Mapping[str, Any],
     overwrite: bool,
     files: Iterable[str] = (),
     beside: Mapping[str, Callable[[Path], Path]] | None = None,
     suffix: str = "",
     reads: Iterable[Path] = (),
+    apart: Iterable[Path] = (),
+    alone: bool = False,
     rejects: bool = False,
 ) -> Iterator[Job]:
     """Run the body that makes `out`: a folder with at least the `files`, or a file where none are named.
 
-    `inputs` are files, or what else `kat.inputs` finds, which are hashed, or hashes; no output may be one of them, nor
-    one of the further files that the stage `reads`. `beside` says where files go that are written with the output,
-    `suffix` is that of the output's format if it needs one, and `rejects` says that bad rows are set aside in a file
-    beside it.
+    `inputs` are files, or what else `kat.inputs` finds, which are hashed, or hashes, or what computes one; no output
+    may be one of them, nor one of the further files that the stage `reads`, nor be, hold or lie inside a folder that it
+    is to be `apart` from: a model, which is read as one thing. With `alone`, a folder whose names are not all known
+    before holds nothing of anybody else's. `beside` says where files go that are written with the output, `suffix` is
+    that of the output's format if it needs one, and `rejects` says that bad rows are set aside in a file beside it.
 
-    Raises OutputError for an output that is an input, or that was made from something else (unless `overwrite`),
-    InputError for an input that is missing.
+    The output is locked while it is made. Every file that is read under a hash is watched: one that changes before the
+    body ends, or before it calls `all_read`, is an InputError.
+
+    Raises OutputError for an output that is an input, that another process writes, that was made from something else
+    (unless `overwrite`), or whose name is taken by what nothing says is kat's (unless `overwrite`); InputError for an
+    input that is missing; MismatchError for one that is not what its manifest says.
     """
     names = tuple(files)
     if names and out.name in ("", ".."):
         out = out.resolve()  # what stands beside it needs a name
-    paths = {name: value for name, value in inputs.items() if not isinstance(value, str)}
+    if not names and not out.name:
+        raise OutputError(f"{out} is not a file that can be written. Name another output.")
+    paths = {name: path for name, value in inputs.items() if (path := _paths_of(value)) is not None}
+    models = {name: one.folder for name, one in inputs.items() if isinstance(one, ComputedInput) and one.folder}
     guarded = [*(path for value in paths.values() for path in _guarded(value)), *reads]
-    if names:
-        _check_places([out / name for name in names], guarded)
-    else:
-        check_output(out, guarded, suffix)
-        check_output(manifest_path(out), guarded)
     others = {name: place(out) for name, place in (beside or {}).items()}
-    for other in [*others.values(), *([rejected_path(out)] if rejects else [])]:
-        check_output(other, guarded)
+    others |= {"rejected": rejected_path(out)} if rejects else {}
+    _check_place(out, others, guarded, apart=apart, is_folder=bool(names), suffix=suffix)
     for value in paths.values():
         if would_hold(value, out) if not names else _would_disturb(value, out):
             raise OutputError(f"{out} would become a part of its own input, {input_text(value)}. Write it elsewhere.")
-    hashes = {name: value if isinstance(value, str) else input_hash(value) for name, value in inputs.items()}
-    job = Job(name, out, manifest(name, hashes, options), _inputs=paths)
-    if is_done(out, job.manifest, names, overwrite=overwrite):
-        job.done = True
-        say(name, f"skipped: {out} was made from the same input and options.")
-        yield job
-        return
-    began = time.monotonic()
-    with _folder_output(job, rejects) if names else _file_output(job, others, rejects):
-        yield job
+    with contextlib.ExitStack() as held:
+        watch = held.enter_context(watching())
+        made_from = manifest(name, {one: _hash(inputs[one]) for one in inputs}, options)
+        folder = out if names else out.parent
+        inputs_at = {one: relatives(place, folder) for one, place in {**paths, **models}.items()}
+        job = Job(name, out, made_from, inputs_at=inputs_at, _watch=watch)
+        if not (done := _is_done(job, names, overwrite=overwrite)):
+            held.enter_context(as_output_error(out))
+            held.enter_context(new_folder(out.parent))
+            held.enter_context(locked(out))
+            done = _is_done(job, names, overwrite=overwrite)  # another process may have ended since that was asked
+        if done:
+            tidy(out)
+            job.done = True
+            say(name, f"skipped: {out} was made from the same input and options.")
+            yield job
+            return
+        _check_names(out, names, others, guarded, overwrite=overwrite)
+        if alone and not overwrite:
+            check_alone(out)
+        began = time.monotonic()
+        output = _folder_output if names else _file_output
+        with output(job, others, guarded, overwrite=overwrite):
+            try:
+                yield job
+            except KatError as error:
+                job.all_read(error)
+                raise
+            job.all_read()
     if job.bad_rows:
         say("rejected", f"{job.bad_rows:,} bad rows → {rejected_path(out)}")
     say(name, f"{job._summary} → {out}   {time.monotonic() - began:.1f} s")
     for line in job._details:
-        print(line)
+        show(line)
+
+
+def _paths_of(value: _Input) -> Inputs | None:
+    """The files of an input; None of a hash, or what computes one."""
+    if isinstance(value, HashedInput):
+        return input_paths(value.named)
+    return None if isinstance(value, str | ComputedInput) else value
+
+
+def _hash(value: _Input) -> str:
+    """The hash of an input, compared with what a manifest says of its files."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, ComputedInput):
+        return value.compute()
+    named = value.named if isinstance(value, HashedInput) else value
+    digest = input_hash(named)
+    for file in input_files(named):
+        check_vouched(file.path)
+    if isinstance(value, HashedInput) and digest != value.digest:
+        raise InputError(f"{input_text(named)} changed while it was read. Give the same command again.")
+    return digest
+
+
+def _is_done(job: Job, names: Sequence[str], *, overwrite: bool) -> bool:
+    # A command that was killed midway had leave to replace what is there.
+    return not is_midway(job.out) and is_done(job.out, job.manifest, names, overwrite=overwrite)
+
+
+def _check_place(
+    out: Path,
+    others: Mapping[str, Path],
+    guarded: Sequence[Path],
+    *,
+    apart: Iterable[Path],
+    is_folder: bool,
+    suffix: str,
+) -> None:
+    """Raise OutputError for an output, or what stands beside it, that is or would disturb what is read."""
+    _check_apart(out, apart, guarded if is_folder else ())
+    if not is_folder:
+        for one, its_suffix in ((out, suffix), (manifest_path(out), "")):
+            check_output(one, guarded, its_suffix)
+    for other in others.values():
+        check_output(other, guarded)
+
+
+def _check_names(
+    out: Path, names: Sequence[str], others: Mapping[str, Path], inputs: Sequence[Path], *, overwrite: bool
+) -> None:
+    """Raise OutputError for a name that will be written and is taken, before any work is done; what else a folder will
+    hold is looked at when it is there."""
+    own = own_names(out, [path.name for path in others.values()])
+    written = [MANIFEST, *names] if names else [out.name, manifest_path(out).name]
+    check_strangers(out if names else out.parent, written, own.files, overwrite=overwrite)
+    check_inputs(out if names else out.parent, {*written, *own.files}, inputs)
+    check_strangers(out.parent, [path.name for path in others.values()], own.beside, overwrite=overwrite)
 
 
 @contextlib.contextmanager
-def _file_output(job: Job, beside: Mapping[str, Path], rejects: bool) -> Iterator[None]:
-    """Files appear in this order: bad rows, what stands beside, the output, its manifest."""
-    paths = {"rejected": rejected_path(job.out)} if rejects else {}
-    paths |= {**beside, "out": job.out, "manifest": manifest_path(job.out)}
-    with atomic_files(*paths.values()) as opened:
-        files = dict(zip(paths, opened, strict=True))
+def _file_output(job: Job, others: Mapping[str, Path], inputs: Sequence[Path], *, overwrite: bool) -> Iterator[None]:
+    """Files appear in this order: what stands beside, the output, its manifest."""
+    with output_files(job.out, others, inputs, overwrite=overwrite) as files:
         job._files = files
         yield
-        outputs = {paths[name].name: files[name] for name in ("out", *beside)}
-        files["manifest"].write(file_manifest(job.manifest, outputs, **job.facts))
+        outputs = {path.name: files[name] for name, path in others.items() if name != "rejected"}
+        hashes = open_hashes({job.out.name: files["out"]}, empty=True) | open_hashes(outputs)
+        files["manifest"].write(manifest_bytes({**job.manifest, "outputs": hashes, **_told(job, others)}))
 
 
 @contextlib.contextmanager
-def _folder_output(job: Job, rejects: bool) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        job._folder = stack.enter_context(atomic_folder(job.out))
-        if rejects:
-            # Bad rows get their name before the folder does: a folder that is complete lacks nothing.
-            (bad,) = stack.enter_context(atomic_files(rejected_path(job.out)))
-            job._files = {"rejected": bad}
+def _folder_output(job: Job, others: Mapping[str, Path], inputs: Sequence[Path], *, overwrite: bool) -> Iterator[None]:
+    with output_folder(job.out, others, inputs, overwrite=overwrite) as (job._folder, job._files):
         yield
-        write_folder_manifest(job._folder, job.manifest, **job.facts)
+        write_folder_manifest(job._folder, job.manifest, **_told(job, others))
+
+
+def _told(job: Job, others: Mapping[str, Path]) -> dict[str, Any]:
+    """What a manifest says beyond what its output is made from: the stage's facts, and files that may be deleted."""
+    rejected = {others[name].name: job._files[name] for name in others if name == "rejected"}
+    hashes = open_hashes(rejected)
+    told = {"inputs_at": job.inputs_at, "beside": hashes}
+    return job.facts | {name: value for name, value in told.items() if value}
+
+
+def _check_apart(out: Path, apart: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise OutputError for a folder that is one which is read, or that holds or lies inside one that is read as one
+    thing."""
+    place = out.resolve()
+    for folder in {path.parent for path in inputs}:
+        if place == folder.resolve() and read_manifest(folder) is not None:
+            raise OutputError(f"{out} is the input, which is never overwritten. Name another output.")
+    for folder in apart:
+        other = folder.resolve()
+        if other.is_dir() and (place == other or place in other.parents or other in place.parents):
+            if place == other:
+                raise OutputError(f"{out} is the input, which is never overwritten. Name another output.")
+            relation = "holds" if place in other.parents else "lies inside"
+            raise OutputError(f"{out} {relation} {folder}, which is read. Name another output.")
 
 
 def _guarded(named: Inputs) -> list[Path]:
@@ -181,18 +308,7 @@ def _guarded(named: Inputs) -> list[Path]:
 
 def _would_disturb(named: Inputs, out: Path) -> bool:
     """Whether a folder written to `out` would stand among the shards of a folder that is read."""
-    return any(path.is_dir() and out.resolve().parent == path.resolve() for path in input_paths(named))
-
-
-def _check_places(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raise OutputError for a file of a folder that is one of the inputs.
-
-    By place, not by file: a folder may hold a hard link to what it was made from, and replaces the link alone.
-    """
-    places = {source.resolve() for source in inputs}
-    for path in outputs:
-        if path.resolve() in places:
-            raise OutputError(f"{path} is the input, which is never overwritten. Name another output.")
+    return any(path.is_dir() and path.resolve() in out.resolve().parents for path in input_paths(named))
 
 
 def check_output(out: Path, inputs: Sequence[Path], suffix: str = "") -> None:
@@ -225,7 +341,7 @@ def labelled(label: str, text: str) -> str:
 
 def say(label: str, text: str) -> None:
     """Print a line of a stage."""
-    print(labelled(label, text))
+    show(labelled(label, text))
 
 
 def say_next(text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from kat.data.columns import reading_of, recorded_reading
 from kat.data.pairs import PairReader
 from kat.errors import InputError, MismatchError
 from kat.grpo_config import GrpoOptions
-from kat.inputs import input_text
+from kat.inputs import HashedInput, input_text
 from kat.integrations.contexts import context_id
 from kat.integrations.rows import context_of, weighed_pairs
-from kat.models.digests import settings_digest, weights_digest
+from kat.models.digests import model_inputs
 from kat.models.sources import resolve
 from kat.pair_config import PairOptions
 from kat.pair_weights.storage import read_pair_weights
@@ -41,8 +40,9 @@ from kat.run_folder import (
 )
 from kat.stages.export_weights import source_of_weights
 from kat.stages.stage import Job, stage, with_progress
-from kat.stages.train_rm import check_place, launched_ranks
+from kat.stages.train_rm import check_place, discard_checkpoint, launched_ranks
 from kat.statistics import density_bins
+from kat.terminal import escaped, note, shell_word
 from kat.training.prompt_sampler import Asked, some_of_each_bin
 from kat.training.reward_sources import is_function
 
@@ -100,7 +100,7 @@ def train_grpo(
         return Drawn(list(parts["train"].values()), some_of_each_bin(held, options.fixed_prompts), weights)
 
     facts = {"pairs": input_text(source), "drawn": "uniform" if uniform else "density"}
-    inputs: dict[str, Path | str] = {"pair_weights": path, "pairs": digest}
+    inputs: dict[str, Path | HashedInput] = {"pair_weights": path, "pairs": HashedInput(source, digest)}
     told: dict[str, Any] = {"facts": facts, "more": {} if uniform else {"blend": blend}, "scales": reward_weights}
     train_drawn(drawn, rewards, out, inputs, options, run_options=run_options, **told)
     return out
@@ -134,7 +134,7 @@ def train_grpo_origin(
         if names:
             rarity = -np.asarray([w[name] for name in names])
             bins = dict(zip(names, density_bins(rarity, np.ones(len(names), bool)).tolist(), strict=True))
-        reader = PairReader(pairs_path, run_options.max_bad_rows, options=reading)
+        reader = PairReader(pairs_path, run_options.max_bad_rows, options=reading.within(run_options))
         asked: dict[str, Asked] = {}
         for pair in with_progress(reader, "pairs"):
             if w and pair.prefix.id not in w:
@@ -148,11 +148,11 @@ def train_grpo_origin(
         weights = {one.opening_id: w[one.opening_id] if density else 1.0 for one in listed}
         return Drawn(listed, some_of_each_bin(listed, options.fixed_prompts), weights)
 
-    inputs: dict[str, Path | str] = {"pairs": pairs_path}
+    inputs: dict[str, Path | HashedInput] = {"pairs": pairs_path}
     if weights_path is not None:
         inputs |= {"weights": weights_path, "ids": weights_path.parent / IDS, "prompts": prompts_path}
     facts = {"pairs": str(pairs_path), "drawn": "density" if density else "uniform", "run": name}
-    more = {"max_bad_rows": run_options.max_bad_rows} | recorded_reading(reading)
+    more = {"max_bad_rows": run_options.max_bad_rows} | recorded_reading(reading.within(run_options))
     train_drawn(drawn, rewards, out, inputs, options, run_options=run_options, facts=facts, more=more)
 
 
@@ -165,7 +165,7 @@ def train_drawn(
     drawn: Callable[[], Drawn],
     rewards: Sequence[str],
     out: Path,
-    inputs: Mapping[str, Path | str],
+    inputs: Mapping[str, Path | HashedInput],
     options: GrpoOptions,
     *,
     run_options: RunOptions,
@@ -180,26 +180,28 @@ def train_drawn(
         _follow(drawn, rewards, out, options, scales=scales, ranks=ranks)
         return
     model = resolve(options.policy, allow_network=options.allow_network)
-    digests: dict[str, Path | str] = {"policy": weights_digest(model), "policy_settings": settings_digest(model)}
-    reads = [path for path in model.path.rglob("*") if path.is_file()]
+    models = model_inputs(model, "policy")
+    read = [model.path]
     for number, name in enumerate(rewards):
         if not is_function(name):
             place = resolve(name, allow_network=options.allow_network)
-            digests |= {f"reward_{number}": weights_digest(place), f"reward_{number}_settings": settings_digest(place)}
-            reads += [path for path in place.path.rglob("*") if path.is_file()]
+            models |= model_inputs(place, f"reward_{number}")
+            read.append(place.path)
     told = {"rewards": list(rewards), "reward_weights": None if scales is None else list(scales)}
     with stage(
         "train-grpo",
         out,
-        inputs={**inputs, **digests},
+        inputs={**inputs, **models},
         options=recorded(options) | told | {"drawn": facts["drawn"]} | dict(more or {}),
         files=(*MODEL_FILES, TRAINING, TRAINING_LOG),
-        reads=reads,
+        apart=read,
+        alone=True,
         overwrite=run_options.overwrite,
     ) as job:
         if ranks is not None:
             ranks.told(not job.done)
         if job.done:
+            discard_checkpoint(out, job.manifest)
             return
         from kat.training.checkpoint import TrainingCheckpoint
         from kat.training.train import precision_of
@@ -209,9 +211,9 @@ def train_drawn(
         checkpoint = TrainingCheckpoint(checkpoint_path(out), job.manifest | computed, overwrite=run_options.overwrite)
         with checkpoint:
             trainer, fixed, counts = _prepared(drawn(), rewards, options, device, scales=scales, ranks=ranks)
+            job.all_read()  # and not at the end: hours later its pairs may change
             _train(job, trainer, fixed, checkpoint, device=device, facts=dict(facts) | counts)
-    if not job.done:
-        checkpoint.remove()
+    discard_checkpoint(out, job.manifest)
 
 
 def _prepared(
@@ -312,34 +314,32 @@ def _answer_facts(answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _card(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """Return the model card: what was trained on what, by which command, and what came of it."""
-    inputs = "\n".join(f"| {name} | `{digest}` |" for name, digest in manifest["inputs"].items())
-    return "\n".join(
-        [
-            "---",
-            "pipeline_tag: text-generation",
-            "tags: [grpo, preference, kat]",
-            "---",
-            "",
-            f"A policy trained from `{report['model']}` by GRPO, its prompts drawn by {report['drawn']} weights "
-            "(`kat train-grpo`).",
-            "",
-            "| input | sha256 |",
-            "|---|---|",
-            inputs,
-            "",
-            "```",
-            *training_lines(report),
-            "```",
-            "",
-            f"Command: `{' '.join(map(shlex.quote, sys.argv))}`",
-            "",
-        ]
-    )
+    inputs = [f"| {name} | `{digest}` |" for name, digest in manifest["inputs"].items()]
+    lines = [
+        "---",
+        "pipeline_tag: text-generation",
+        "tags: [grpo, preference, kat]",
+        "---",
+        "",
+        f"A policy trained from `{report['model']}` by GRPO, its prompts drawn by {report['drawn']} weights "
+        "(`kat train-grpo`).",
+        "",
+        "| input | sha256 |",
+        "|---|---|",
+        *inputs,
+        "",
+        "```",
+        *training_lines(report),
+        "```",
+        "",
+        f"Command: `{' '.join(map(shell_word, sys.argv))}`",
+        "",
+    ]
+    return "\n".join(map(escaped, lines))
 
 
 def _say_step(numbers: Mapping[str, Any]) -> None:
-    print(
+    note(
         f"train-grpo  step {numbers['step']:,}: reward {numbers['reward']:.4f}, KL {numbers['kl']:.5f}, "
-        f"length {numbers['length']:.0f}, cut off {numbers['truncated']:.0%}",
-        file=sys.stderr,
+        f"length {numbers['length']:.0f}, cut off {numbers['truncated']:.0%}"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,15 @@ from typing import Any
 import numpy as np
 import orjson
 
-from kat.artifacts import json_bytes, read_manifest
+from kat.artifacts import json_bytes, readable_manifest
 from kat.config import ReadOptions, RunOptions, recorded
 from kat.data.columns import reading_of, recorded_reading
 from kat.data.pairs import PairReader
 from kat.errors import InputError, MismatchError, OptionError, OutputError
-from kat.inputs import input_text
+from kat.inputs import HashedInput, input_text
 from kat.integrations.rows import WeighedPair, weighed_pairs
-from kat.models.digests import settings_digest, weights_digest
+from kat.journal import discard_work
+from kat.models.digests import model_inputs
 from kat.models.sources import resolve
 from kat.pair_weights.origin import origin_weights, validates
 from kat.pair_weights.storage import PairWeights, read_pair_weights
@@ -40,6 +40,7 @@ from kat.run_folder import (
 from kat.stages.export_weights import source_of_weights
 from kat.stages.reward_report import Prepared, card_text, data_facts, evaluated, prepare, score_lines
 from kat.stages.stage import Job, stage, with_progress
+from kat.terminal import note
 from kat.training_config import OriginOptions, RewardOptions
 
 
@@ -62,7 +63,7 @@ def train_rm(
         raise InputError(f"{path} does not exist. Make it with: {weigh_again(path)}")
     source, digest = source_of_weights(run, path, None)
     out = out or RunFolder(folder).root / ("rm.uniform" if uniform else "rm")
-    inputs: dict[str, Path | str] = {"pair_weights": path, "pairs": digest}
+    inputs: dict[str, Path | HashedInput] = {"pair_weights": path, "pairs": HashedInput(source, digest)}
 
     def weighed() -> Iterator[WeighedPair]:
         table = read_pair_weights(path)
@@ -81,7 +82,7 @@ def train_weighed(
     weighed: Callable[[], Iterable[WeighedPair]],
     places: Mapping[str, tuple[int, str]],
     out: Path,
-    inputs: Mapping[str, Path | str],
+    inputs: Mapping[str, Path | HashedInput],
     options: RewardOptions,
     *,
     run_options: RunOptions,
@@ -104,19 +105,20 @@ def train_weighed(
         _follow(prepared, out, options, ranks)
         return
     model = resolve(options.model, allow_network=options.allow_network)
-    digests = {"model": weights_digest(model), "model_settings": settings_digest(model)}
     with stage(
         "train-rm",
         out,
-        inputs={**inputs, **digests},
+        inputs={**inputs, **model_inputs(model)},
         options=recorded(options) | {"uniform": facts["weights"] == "uniform"} | dict(more or {}) | kept,
         files=(*MODEL_FILES, TRAINING, TRAINING_LOG),
-        reads=[path for path in model.path.rglob("*") if path.is_file()],
+        apart=[model.path],
+        alone=True,
         overwrite=run_options.overwrite,
     ) as job:
         if ranks is not None:
             ranks.told(not job.done)
         if job.done:
+            discard_checkpoint(out, job.manifest)
             return
         from kat.training.checkpoint import TrainingCheckpoint
         from kat.training.train import precision_of
@@ -127,9 +129,9 @@ def train_weighed(
         checkpoint = TrainingCheckpoint(checkpoint_path(out), job.manifest | computed, overwrite=run_options.overwrite)
         with checkpoint:
             ready = prepared(device)
+            job.all_read()  # and not at the end: hours later its pairs may change
             _train(job, ready, options, ranks=ranks, checkpoint=checkpoint, facts=facts)
-    if not job.done:
-        checkpoint.remove()
+    discard_checkpoint(out, job.manifest)
 
 
 def _follow(prepared: Callable[[str], Prepared], out: Path, options: RewardOptions, ranks: Any) -> None:
@@ -150,6 +152,15 @@ def check_place(out: Path) -> None:
     """Raise OutputError for a folder that holds a run: a model among its files would be neither."""
     if RunFolder(out).is_run:
         raise OutputError(f"{out} is the folder of a run. Give the model one of its own: --out {out / 'model'}")
+
+
+def discard_checkpoint(out: Path, made_from: Mapping[str, Any]) -> None:
+    """Remove the checkpoint of a training that is complete, also one that was killed as it had become so."""
+    folder = checkpoint_path(out)
+    if folder.is_dir():
+        from kat.training.checkpoint import FILES
+
+        discard_work(folder, made_from, FILES)
 
 
 def launched_ranks(device: str) -> Any:
@@ -181,7 +192,7 @@ def train_rm_origin(
     from kat.density.storage import load_density_mapping
 
     for path in (prompts_path, weights_path.parent):
-        if ((read_manifest(path) or {}).get("options") or {}).get("unit") == "context":
+        if ((readable_manifest(path) or {}).get("options") or {}).get("unit") == "context":
             raise OptionError(
                 f"{path} was made with --unit context, and ids of contexts are no ids of openings, which this command "
                 "joins by. Use kat weigh-pairs and kat train-rm."
@@ -192,7 +203,7 @@ def train_rm_origin(
         facts |= {"weights": "density", "pairs_without_weight": 0}
 
     def weighed() -> Iterator[WeighedPair]:
-        reader = PairReader(pairs_path, run_options.max_bad_rows, options=reading)
+        reader = PairReader(pairs_path, run_options.max_bad_rows, options=reading.within(run_options))
         for pair in with_progress(reader, "pairs"):
             value = w.get(pair.prefix.id) if origin.density else 1.0
             if value is None:
@@ -209,7 +220,7 @@ def train_rm_origin(
     def weigh(values: np.ndarray) -> np.ndarray:
         return origin_weights(values, origin.weight_mode, origin.weight_cap) if origin.density else np.ones(len(values))
 
-    inputs: dict[str, Path | str] = {"pairs": pairs_path}
+    inputs: dict[str, Path | HashedInput] = {"pairs": pairs_path}
     if origin.density:
         inputs |= {"weights": weights_path, "ids": weights_path.parent / IDS, "prompts": prompts_path}
     train_weighed(
@@ -220,7 +231,9 @@ def train_rm_origin(
         options,
         run_options=run_options,
         facts=facts,
-        more=recorded(origin) | {"max_bad_rows": run_options.max_bad_rows} | recorded_reading(reading),
+        more=recorded(origin)
+        | {"max_bad_rows": run_options.max_bad_rows}
+        | recorded_reading(reading.within(run_options)),
         weigh=weigh,
     )
 
@@ -275,8 +288,7 @@ def _places(table: PairWeights) -> Iterator[tuple[str, tuple[int, str]]]:
 
 def _say_step(numbers: Mapping[str, Any]) -> None:
     measured = numbers.get("validation_accuracy")
-    print(
+    note(
         f"train-rm  step {numbers['step']:,}: loss {numbers['loss']:.4f}, accuracy {numbers['accuracy']:.3f}"
-        + ("" if measured is None else f", validation {measured:.3f}"),
-        file=sys.stderr,
+        + ("" if measured is None else f", validation {measured:.3f}")
     )

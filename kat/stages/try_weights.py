@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kat.artifacts import json_bytes
-from kat.config import RunOptions, recorded
+from kat.config import RunOptions, recorded, recorded_as
 from kat.data.columns import reading_of
 from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
@@ -21,7 +21,7 @@ from kat.evaluation.pairs import EvalPairs
 from kat.evaluation.weightings import RARE, Tried, best_of, tried_facts
 from kat.inputs import input_paths
 from kat.integrations.rows import weighed_pairs
-from kat.models.digests import settings_digest, weights_digest
+from kat.models.digests import model_inputs
 from kat.models.sources import resolve
 from kat.pair_config import PairOptions, TryOptions
 from kat.pair_weights.duplicates import Sketches
@@ -81,8 +81,7 @@ def try_weights(folder: Path, out: Path | None, options: TryOptions, run_options
             "pairs": input_paths(pairs),
             "weights": run.density / WEIGHTS,
             "density": run.density / LOG_DENSITY,
-            "model": weights_digest(model),
-            "model_settings": settings_digest(model),
+            **model_inputs(model),
         },
         options=recorded(options) | {"pairs": recorded(base)},
         files=(TRIED,),
@@ -116,8 +115,9 @@ def prepared_pairs(run: RunFolder, options: TryOptions, run_options: RunOptions)
     """
     pairs, manifest = unchanged_pairs(run)
     base = _pair_options(run)
-    allowed: int | str = run_options.max_bad_rows or manifest["options"]["max_bad_rows"]
-    reader = partial(PairReader, pairs, allowed, options=replace(reading_of(manifest), unit=run.unit))
+    allowed: int | str = run_options.max_bad_rows or manifest["options"].get("max_bad_rows", 0)
+    reading = reading_of(manifest).within(run_options)
+    reader = partial(PairReader, pairs, allowed, options=replace(reading, unit=run.unit))
     specs = weightings_of(options.weightings or f"{DEFAULT},{WITHIN}", base)
     return _prepared(run, reader, specs, base, options=options, device=run_options.device)
 
@@ -127,7 +127,7 @@ def _pair_options(run: RunFolder) -> PairOptions:
     path = run.pair_weights()
     held = (run.manifest(path) or {}).get("options", {}) if path.is_file() else {}
     kept = ("split", "validation_share", "group_cosine", "missing_weight", "duplicates", "seed", "cap", "clusters")
-    return replace(PairOptions(), **{name: held[name] for name in kept if name in held})
+    return recorded_as(PairOptions, {name: held[name] for name in kept if name in held}, path)
 
 
 def _prepared(

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import orjson
 
-from kat.artifacts import first_damage, json_bytes, sha256_file
+from kat.artifacts import check_vouched, first_damage, is_kept, json_bytes
 from kat.config import DensityOptions, ReadOptions, RunOptions, recorded
 from kat.data.columns import reading_flags, reading_of, recorded_reading
 from kat.data.headings import Heading, headings
 from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
+from kat.digests import read_file, sha256_file
 from kat.errors import InputError, MismatchError, OptionError
 from kat.inputs import Inputs, input_hash, input_paths, input_text
 from kat.pair_config import PairOptions, column_of
@@ -46,7 +47,7 @@ def weigh_pairs(
     run was made from unless others are given, read as the run read it but for what `reading` sets.
     Raises InputError if that changed since, OptionError if `reading` names a unit that the weights are not of.
     """
-    run = RunFolder(folder)
+    run, reading = RunFolder(folder), reading.within(run_options)
     allowed: int | str = run_options.max_bad_rows
     density = run.density
     if reading.unit not in (None, run.unit):
@@ -56,7 +57,7 @@ def weigh_pairs(
         )
     if pairs is None:
         pairs, manifest = unchanged_pairs(run)
-        allowed = allowed or manifest["options"]["max_bad_rows"]  # the run met them, and was allowed to
+        allowed = allowed or manifest["options"].get("max_bad_rows", 0)  # the run met them, and was allowed to
         reading = _inherited(manifest, reading)
     elif (own := run.prefixes_manifest) and own.get("inputs", {}).get("pairs") == input_hash(pairs):
         reading = _inherited(own, reading)  # the run's own file, named once more
@@ -124,11 +125,16 @@ def read_weights(run: RunFolder) -> tuple[OpeningWeights, DensityOptions]:
 
 def _temperature_warnings(run: RunFolder, search: DensityOptions) -> list[str]:
     """What to say where the temperature of the weights ended at its limit, before the floor that was asked for."""
-    try:
-        metadata = orjson.loads((run.density / METADATA).read_bytes())
-    except (OSError, ValueError):
+    if not is_kept(run.density / METADATA):
         return []  # the origin's own weights come without it
-    share = metadata.get("effective_sample_share", 0.0)
+    try:
+        check_vouched(run.density / METADATA)
+        metadata = orjson.loads(read_file(run.density / METADATA))
+        share = float(metadata.get("effective_sample_share", 0.0))
+    except MismatchError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError):
+        return []
     if metadata.get("temperature_bound") != "max_temperature" or not share > search.ess * 1.001:
         return []
     return [
@@ -162,7 +168,7 @@ def _headings(pairs: Iterable[Pair], shown: set[int]) -> dict[str, Heading]:
 
 def prove(output: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:
     """Check a file of pair weights: mean and multiplicity, a split that no group crosses, the weights of its run."""
-    table, manifest = read_pair_weights(output), run.manifest(output) or {}
+    table, manifest = read_pair_weights(output, vouched=False), run.manifest(output) or {}
     remedy = f"Make it again: {weigh_again(output)} --overwrite"
     if run.is_run and manifest["inputs"].get("weights") != sha256_file(run.density / WEIGHTS):
         raise MismatchError(f"{output} was made from other weights than those of {run.density}. {remedy}")

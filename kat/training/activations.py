@@ -24,9 +24,10 @@ import numpy as np
 import torch
 
 from kat import artifacts
+from kat.atomic import as_output_error, atomic_file
 from kat.devices import torch_threads
 from kat.errors import ModelError
-from kat.journal import Journal, checksum
+from kat.journal import Journal, checksum, is_complete, kept_array, mapped_array, mark_complete
 from kat.packing.switch import TOLERANCE
 from kat.packing.trunks import Prompt, Row, plant
 from kat.training.ranks import OneRank, Ranks
@@ -35,7 +36,7 @@ from kat.training.rewarders import Rewards, branch_rows, branches_of, first_bran
 from kat.training.steps import PairRow, rows_of_step
 from kat.training.tokens import TokenPairs
 
-_HIDDEN, _JOURNAL, _COMPLETE = "hidden.npy", "journal", "complete"
+_HIDDEN, _JOURNAL = "hidden.npy", "journal"
 
 
 class _BelowError(Exception):
@@ -112,6 +113,7 @@ class Activations:
         check_blocks(model, blocks)
         self.data = data
         self._half = model.autocast
+        self._kind = np.dtype(np.uint16 if self._half else np.float32)
         needed = branches_of(data)
         asked = {
             "model": model.loaded.meta["sha256"],
@@ -124,9 +126,9 @@ class Activations:
         self.folder = folder / name
         self._places = _places(data, needed)
         width = model.loaded.dimension
-        path = self.folder / _HIDDEN
-        if not (self.folder / _COMPLETE).is_file():
-            self._compute(asked, partial(below, model, blocks=blocks), needed, (self._places.size, width), budget)
+        path, shape = self.folder / _HIDDEN, (self._places.size, width)
+        if not is_complete(path) or kept_array(path, shape, self._kind, "r") is None:
+            self._compute(asked, partial(below, model, blocks=blocks), needed, shape, budget)
         self._hidden = np.load(path, mmap_mode="r", allow_pickle=False)
 
     def _compute(
@@ -139,14 +141,14 @@ class Activations:
     ) -> None:
         from tqdm import tqdm
 
-        with artifacts.as_output_error(self.folder):
+        with as_output_error(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             journal = Journal(self.folder / _JOURNAL)
-        with contextlib.closing(journal), artifacts.as_output_error(self.folder):
+        with contextlib.closing(journal), as_output_error(self.folder):
             done = journal.read()
-            with artifacts.atomic_file(self.folder / artifacts.MANIFEST) as file:
+            with atomic_file(self.folder / artifacts.MANIFEST) as file:
                 file.write(artifacts.json_bytes(asked))
-            hidden = _array(self.folder / _HIDDEN, shape, np.dtype(np.uint16 if self._half else np.float32))
+            hidden = mapped_array(self.folder / _HIDDEN, shape, np.dtype(self._kind))
             total = tokens_of_branches(self.data.prompts, needed)
             bar = tqdm(total=total, unit="token", unit_scale=True, desc="activations", disable=None, delay=2)
             with bar, torch_threads():
@@ -157,8 +159,7 @@ class Activations:
                         hidden[places] = _as_stored(values) if self._half else values.numpy()
                         journal.add("row", number, checksum(hidden[places]))
                     bar.update(row.row.layout.total)
-            with artifacts.atomic_file(self.folder / _COMPLETE) as file:
-                file.write(b"1\n")
+            mark_complete(self.folder / _HIDDEN)
 
     def of(self, row: Row, branches: np.ndarray, ends: np.ndarray) -> torch.Tensor:
         """Return what the trained blocks are given, [T, D] float32, for a row whose `branches` end at `ends`."""
@@ -260,16 +261,6 @@ def _digest(data: TokenPairs, needed: np.ndarray) -> str:
         for part in (data.prompts[number].trunk, data.prompts[number].branches[branch - int(first[number])]):
             digest.update(len(part).to_bytes(8, "little") + np.ascontiguousarray(part, np.int32).tobytes())
     return digest.hexdigest()
-
-
-def _array(path: Path, shape: tuple[int, int], kind: np.dtype) -> np.ndarray:
-    """Return a mapped array, the one that is there if it fits."""
-    array = None
-    with contextlib.suppress(OSError, ValueError):
-        array = np.lib.format.open_memmap(path, "r+")
-    if array is None or array.shape != shape or array.dtype != kind:
-        array = np.lib.format.open_memmap(path, "w+", kind, shape)
-    return array
 
 
 def _as_stored(values: torch.Tensor) -> np.ndarray:

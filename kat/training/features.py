@@ -21,15 +21,16 @@ import numpy as np
 import torch
 
 from kat import artifacts
+from kat.atomic import as_output_error, atomic_file
 from kat.devices import torch_threads
-from kat.journal import Journal, checksum
+from kat.journal import Journal, checksum, is_complete, kept_array, mapped_array, mark_complete
 from kat.training.rewarders import branch_rows, rows_in_order, sequences_of, tokens_of_branches
 from kat.training.tokens import TokenPairs
 
 if TYPE_CHECKING:
     from kat.training.reward import RewardModel
 
-_FEATURES, _JOURNAL, _COMPLETE = "features.npy", "journal", "complete"
+_FEATURES, _JOURNAL = "features.npy", "journal"
 
 
 class _Computed(NamedTuple):
@@ -100,16 +101,15 @@ def _rows(model: RewardModel, data: TokenPairs, numbers: np.ndarray, budget: int
 def _kept(rows: list[_Computed], asked: dict[str, Any], count: int, cache: Path, bar: Any) -> np.ndarray:
     """Return the features of a cache, [count, D], after computing those that are not there."""
     folder = cache / hashlib.sha256(artifacts.json_bytes(asked)).hexdigest()[:16]
-    if (folder / _COMPLETE).is_file():
-        with contextlib.suppress(OSError, ValueError):  # damaged: computed again
-            bar.update(bar.total)
-            return np.load(folder / _FEATURES, allow_pickle=False)
-    with artifacts.as_output_error(folder):
+    if is_complete(folder / _FEATURES) and (complete := _mapped(folder / _FEATURES, count, "r")) is not None:
+        bar.update(bar.total)
+        return np.array(complete)
+    with as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         journal = Journal(folder / _JOURNAL)
-    with contextlib.closing(journal), artifacts.as_output_error(folder):
+    with contextlib.closing(journal), as_output_error(folder):
         done = journal.read()
-        with artifacts.atomic_file(folder / artifacts.MANIFEST) as file:
+        with atomic_file(folder / artifacts.MANIFEST) as file:
             file.write(artifacts.json_bytes(asked))
         kept: np.ndarray | None = _mapped(folder / _FEATURES, count) if done else None
         for number, row in enumerate(rows):
@@ -117,7 +117,7 @@ def _kept(rows: list[_Computed], asked: dict[str, Any], count: int, cache: Path,
                 values = row.compute().cpu().numpy()
                 if kept is None:
                     shape = (count, *values.shape[1:])
-                    kept = np.lib.format.open_memmap(folder / _FEATURES, "w+", np.dtype(np.float32), shape)
+                    kept = mapped_array(folder / _FEATURES, shape, np.dtype(np.float32))
                 kept[row.places] = values
                 journal.add("row", number, checksum(kept[row.places]))
             bar.update(row.tokens)
@@ -125,18 +125,14 @@ def _kept(rows: list[_Computed], asked: dict[str, Any], count: int, cache: Path,
         if isinstance(kept, np.memmap):
             kept.flush()
         features = np.array(kept)
-        with artifacts.atomic_file(folder / _COMPLETE) as file:
-            file.write(b"1\n")
+        mark_complete(folder / _FEATURES)
     return features
 
 
-def _mapped(path: Path, rows: int) -> np.ndarray | None:
+def _mapped(path: Path, rows: int, mode: str = "r+") -> np.ndarray | None:
     """Return the array of an earlier run if it is one, mapped."""
-    with contextlib.suppress(OSError, ValueError):
-        array = np.lib.format.open_memmap(path, "r+")
-        if len(array) == rows and array.dtype == np.float32:
-            return array
-    return None
+    pooled = kept_array(path, (rows, None), np.float32, mode)
+    return kept_array(path, (rows, None, None), np.float32, mode) if pooled is None else pooled
 
 
 def _digest(data: TokenPairs, numbers: np.ndarray) -> str:

@@ -6,8 +6,6 @@ journal with a line and a checksum for each row that is computed.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,16 @@ import numpy as np
 import torch
 
 from kat import artifacts
+from kat.atomic import as_output_error, atomic_file
 from kat.devices import torch_threads
 from kat.errors import OutputError
-from kat.journal import Journal, checksum
+from kat.journal import Journal, checksum, mapped_array, remove_work
 from kat.training.reward import RewardModel
 from kat.training.rewarders import branch_rows, branches_of, first_branches, tokens_of_branches
 from kat.training.tokens import TokenPairs
 
 _REWARDS, _JOURNAL = "rewards.npy", "journal"
+FILES = (_REWARDS, _JOURNAL)
 
 
 def rewards_of(
@@ -59,7 +59,7 @@ class ScoreCheckpoint:
     def __init__(self, folder: Path, asked: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.folder = folder
         self._rewards = np.empty(0, np.float32)
-        with artifacts.as_output_error(folder):
+        with as_output_error(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._journal = Journal(folder / _JOURNAL)
             try:
@@ -72,7 +72,7 @@ class ScoreCheckpoint:
                     )
                 if begun is None or difference:
                     self._journal.clear()
-                    with artifacts.atomic_file(folder / artifacts.MANIFEST) as file:
+                    with atomic_file(folder / artifacts.MANIFEST) as file:
                         file.write(artifacts.json_bytes(asked))
                 self._checksums = self._journal.read()
             except BaseException:
@@ -87,12 +87,8 @@ class ScoreCheckpoint:
 
     def begin(self, branches: int) -> np.ndarray:
         """Return where the rewards [E] go, mapped from the file."""
-        path, array = self.folder / _REWARDS, None
-        with contextlib.suppress(OSError, ValueError):
-            array = np.lib.format.open_memmap(path, "r+")
-        if array is None or array.shape != (branches,) or array.dtype != np.float32:
-            with artifacts.as_output_error(self.folder):
-                array = np.lib.format.open_memmap(path, "w+", np.float32, (branches,))
+        with as_output_error(self.folder):
+            array = mapped_array(self.folder / _REWARDS, (branches,), np.dtype(np.float32))
         self._rewards = array
         return array
 
@@ -102,12 +98,9 @@ class ScoreCheckpoint:
 
     def done(self, number: int, branches: np.ndarray) -> None:
         """Note that a row's rewards are in place."""
-        with artifacts.as_output_error(self.folder):
+        with as_output_error(self.folder):
             self._journal.add("row", number, checksum(self._rewards[branches]))
 
     def remove(self) -> None:
         """Remove the folder, but nothing of anybody else's in it."""
-        with contextlib.suppress(OSError):
-            for name in (_REWARDS, _JOURNAL, artifacts.MANIFEST):
-                (self.folder / name).unlink(missing_ok=True)
-            os.rmdir(os.path.realpath(self.folder))
+        remove_work(self.folder, FILES)

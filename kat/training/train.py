@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kat.atomic import saving
 from kat.devices import multiplies_bfloat16, pick_device, torch_threads
 from kat.errors import InputError, MismatchError, OptionError
 from kat.grpo_config import GrpoOptions
 from kat.models.load import load_model
 from kat.pair_weights.weigh import normalised
 from kat.records import Pair
-from kat.training.checkpoint import Checkpoint, state_of_all
+from kat.terminal import note
+from kat.training.checkpoint import Checkpoint, restored
 from kat.training.steps import token_counts
 from kat.training.tokens import TokenPairs, tokenize_pairs
 from kat.training_config import RewardOptions
@@ -121,9 +122,7 @@ def load_reward_model(options: RewardOptions, device: str) -> RewardModel:
     )
     model = RewardModel(loaded, autocast=precision_of(options, str(loaded.device)) == "bfloat16")
     if model.unshared is not None and model.causal:
-        print(
-            f"train-rm  each completion is computed with its prompt, which is slower: {model.unshared}", file=sys.stderr
-        )
+        note(f"train-rm  each completion is computed with its prompt, which is slower: {model.unshared}")
     return model
 
 
@@ -201,10 +200,8 @@ def fit(
         trainer.rewarder = KeptFeatures(model, data, needed, features, ranks)
     elif options.activation_cache is not None:
         trainer.rewarder = _kept_activations(model, data, options, ranks)
-    if (state := state_of_all(checkpoint, ranks, model.device)) is not None:
-        trainer.load_state(state)
-        state = None  # it holds all that trains once more
-        print(f"train-rm  goes on at step {trainer.progress.step:,} of {trainer.total:,}", file=sys.stderr)
+    if restored(trainer, checkpoint, ranks, model.device):
+        note(f"train-rm  goes on at step {trainer.progress.step:,} of {trainer.total:,}")
     with (
         torch_threads(),
         tqdm(
@@ -297,8 +294,9 @@ def save_model(model: RewardModel, folder: Path) -> None:
     model.merge()
     module = model.model
     module.config.num_labels = 1
-    module.save_pretrained(folder)
     tokenizer = copy.deepcopy(model.loaded.tokenizer)
     if (template := model.loaded.chat.template_ending_in_end()) is not None:
         tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder)
+    with saving(folder):
+        module.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

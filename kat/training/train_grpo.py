@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kat.atomic import saving
 from kat.devices import torch_threads
 from kat.errors import InputError
 from kat.grpo_config import GrpoOptions
 from kat.models.load import load_model
-from kat.training.checkpoint import Checkpoint, state_of_all
+from kat.terminal import note
+from kat.training.checkpoint import Checkpoint, restored
 from kat.training.prompt_sampler import Asked, PromptSampler, SystematicSampler
 from kat.training.reward_sources import Function, RewardSum, reward_of
 from kat.training.train import precision_of
@@ -111,12 +112,9 @@ def load_policy(options: GrpoOptions, device: str) -> Policy:
     )
     policy = Policy(loaded, autocast=precision_of(options, str(loaded.device)) == "bfloat16")
     if options.top_p < 1 or options.top_k is not None:
-        print(
-            "train-grpo  with top_p or top_k tokens are drawn from another distribution than the one that trains",
-            file=sys.stderr,
-        )
+        note("train-grpo  with top_p or top_k tokens are drawn from another distribution than the one that trains")
     if policy.unshared is not None:
-        print(f"train-grpo  prompts are read again for each token, which is slow: {policy.unshared}", file=sys.stderr)
+        note(f"train-grpo  prompts are read again for each token, which is slow: {policy.unshared}")
     return policy
 
 
@@ -199,10 +197,8 @@ def fit_policy(
     options, ranks = trainer.options, trainer.ranks
     began = time.monotonic()
     told: Callable[[dict[str, Any]], object] = on_step or (lambda _: None)
-    if (state := state_of_all(checkpoint, ranks, trainer.policy.device)) is not None:
-        trainer.load_state(state)
-        print(f"train-grpo  goes on at step {trainer.done:,} of {options.max_steps:,}", file=sys.stderr)
-        state = None
+    if restored(trainer, checkpoint, ranks, trainer.policy.device):
+        note(f"train-grpo  goes on at step {trainer.done:,} of {options.max_steps:,}")
 
     def answer() -> None:
         if len(fixed) and not ranks.rank:
@@ -288,5 +284,6 @@ def answers(trainer: GrpoTrainer, fixed: Prompts, device: str) -> Iterator[dict[
 
 def save_policy(policy: Policy, folder: Path) -> None:
     """Write a model and its tokenizer as a Hugging Face folder."""
-    policy.model.save_pretrained(folder)
-    policy.loaded.tokenizer.save_pretrained(folder)
+    with saving(folder):
+        policy.model.save_pretrained(folder)
+        policy.loaded.tokenizer.save_pretrained(folder)

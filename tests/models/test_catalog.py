@@ -100,5 +100,5 @@ def test_sentence_transformers_and_pickled_weights(tmp_path, kat_cli):
     assert not list((tmp_path / "safe").glob("*.bin"))
     one, other = (kat.encode(texts, model=str(m), device="cpu") for m in (folder, tmp_path / "safe"))
     assert abs(one.vectors - other.vectors).max() < 1e-6
-    assert "is the model itself" in kat_cli("export", folder, folder).failed()
+    assert f"{folder} is the input, which is never overwritten" in kat_cli("export", folder, folder).failed()
     assert "No model nothing" in kat_cli("export", "nothing", tmp_path / "n").failed()

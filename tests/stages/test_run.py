@@ -8,13 +8,14 @@ import numpy as np
 import orjson
 import pytest
 import torch
+from making import vouch
 
 import kat
-from kat.artifacts import sha256_file
 from kat.cli.main import main
 from kat.config import DensityOptions, EmbedOptions, RunOptions, SampleOptions
 from kat.demo.check import check_demo
 from kat.demo.grammar import demo_pairs
+from kat.digests import sha256_file
 from kat.errors import InputError, MismatchError, OptionError, OutputError
 from kat.stages.density import compute_offline, explain, weigh_openings
 from kat.stages.embed import embed_file
@@ -293,6 +294,7 @@ def test_the_demo_check_can_fail(tmp_path):
     upside_down = 1 / np.load(weights)
     weights.unlink()
     np.save(weights, upside_down / upside_down.mean())
+    vouch(weights.parent)
     assert not check_demo(pairs, tmp_path / "run").recovered
 
 

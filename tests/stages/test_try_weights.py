@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from making import vouch
 from making_training import tiny_chat_model
 
 import kat
@@ -25,6 +26,7 @@ def made(tmp_path_factory):
     for i, row in enumerate(rows):
         row |= {"src": f"s{i % 3}", "task": "ab"[len(row["prefix"]["messages"][0]["content"]) % 2]}
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {}]))
+    vouch(folder / "pairs.jsonl")
     model = tiny_chat_model(folder / "tiny", texts=[json.dumps(row) for row in rows], vocabulary=1500)
     told = ["--model", model, "--device", "cpu", "--max_bad_rows", "1"]
     cli.main(["run", str(folder / "pairs.jsonl"), "--out", str(folder / "run"), *told])

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from making import vouch
 
 import kat
 
@@ -83,6 +84,8 @@ def test_the_pairs_are_those_of_the_run(run, kat_cli):
     pairs = moved.parent / "pairs.jsonl"
     with pairs.open("ab") as file:
         file.write(pairs.read_bytes().splitlines()[0] + b"\n")
+    assert "is not what kat demo-data wrote" in kat_cli("weigh-pairs", moved, "--pairs_path", pairs).failed()
+    vouch(pairs)
     ran = kat_cli("weigh-pairs", moved, "--overwrite")
     assert ran.rc == 2
     assert "changed since" in ran.stderr
@@ -204,6 +207,9 @@ def test_a_temperature_that_ended_at_its_limit_is_said(run, kat_cli):
     path = run / "density" / "embeddings_metadata.json"
     made = json.loads(path.read_text()) | {"temperature_bound": "max_temperature", "effective_sample_share": 0.8}
     path.write_text(json.dumps(made))
+    refused = kat_cli("weigh-pairs", run, "--seed", 1, "--overwrite").failed()
+    assert f"{path.name} is not what kat density wrote" in refused
+    vouch(run / "density")
     ran = kat_cli("weigh-pairs", run, "--overwrite", "--seed", 1)
     assert "the density weights ended at --max_temperature" in ran.stdout
     assert "effective sample size of 80% of the openings, above the floor of 50%" in ran.stdout

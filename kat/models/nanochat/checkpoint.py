@@ -10,20 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kat.artifacts import atomic_folder, first_difference, manifest, read_manifest, sha256_file, write_folder_manifest
+from kat.artifacts import first_difference, manifest, read_manifest, write_folder_manifest
+from kat.atomic import saving
 from kat.config import base_directory
-from kat.errors import ModelError
+from kat.digests import sha256_file
+from kat.errors import ModelError, first_words
 from kat.models.nanochat.layout import KNOWN, LATEST, MODEL_TYPE, ORIGIN, format_version_of, is_of_vocabulary, renamed
 from kat.models.nanochat.rotations import ROUNDED
 from kat.models.nanochat.rotations import round_rotations as round_rotations
 from kat.models.nanochat.tokenizer import SPECIAL, TEMPLATE, fast_tokenizer, read_encoding
+from kat.outputs import output_folder
+from kat.terminal import note
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +36,8 @@ _FIELDS = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_em
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 _EPS = 2.0**-23
 """That of torch's rms_norm in float32."""
+_LARGEST, _DEEPEST = 1 << 24, 4096
+"""A meta that says more is damaged: names and shapes of that many weights would be made before they are compared."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ def tags_of(folder: Path) -> list[str]:
 
 def steps_of(folder: Path) -> dict[int, Path]:
     """Return the checkpoints of one model by their steps."""
-    return {int(m[1]): p for p in folder.iterdir() if (m := re.fullmatch(r"model_(\d+)\.pt", p.name))}
+    names = ((re.fullmatch(r"model_(\d+)\.pt", p.name), p) for p in folder.iterdir() if p.is_file())
+    return {int(match[1]): p for match, p in names if match}
 
 
 def converted(checkpoint: Checkpoint) -> Path:
@@ -114,8 +120,8 @@ def converted(checkpoint: Checkpoint) -> Path:
         return folder
     version = peeked_format_version(checkpoint.model, config)
     state = read_state(checkpoint.model)
-    print(f"models    converts {checkpoint.model} (nanochat of {version}) once → {folder}", file=sys.stderr)
-    with atomic_folder(folder) as scratch:
+    note(f"models    converts {checkpoint.model} (nanochat of {version}) once → {folder}")
+    with output_folder(folder) as (scratch, _):
         _write(state, config, version, encoding, scratch)
         write_folder_manifest(scratch, expected, age=version, step=checkpoint.step, source=str(checkpoint.model))
     return folder
@@ -143,10 +149,12 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))["model_config"]
         config = {name: meta[name] for name in _FIELDS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path} is no meta of a nanochat model: {type(error).__name__} {error}.") from error
-    if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in config.values()):
-        raise ModelError(f"{path}: {config} are not all whole numbers above 0.")
+    if not all(isinstance(v, int) and not isinstance(v, bool) and 0 < v <= _LARGEST for v in config.values()):
+        raise ModelError(f"{path}: {config} are not all whole numbers above 0, {_LARGEST:,} at most.")
+    if config["n_layer"] > _DEEPEST:
+        raise ModelError(f"{path}: n_layer is {config['n_layer']:,}; expected {_DEEPEST:,} at most.")
     _refuse_unknown(set(meta) - {*_FIELDS, "window_pattern"}, path)
     pattern = meta.get("window_pattern", "L")
     if not isinstance(pattern, str) or not re.fullmatch("[SLsl]+", pattern):
@@ -188,10 +196,12 @@ def _loaded(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise ModelError(f"{path} is damaged, or a pickle of more than tensors, which is never run.") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path} cannot be read: {first} Copy it again.") from error
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    except torch.OutOfMemoryError:  # says nothing of the file
+        raise
+    except Exception as error:  # a damaged file makes torch raise whatever it meets
+        raise ModelError(f"{path} cannot be read: {first_words(error)} Copy it again.") from error
+    named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not named or not all(isinstance(v, torch.Tensor) and not v.is_sparse for v in state.values()):
         raise ModelError(f"{path} is no state dict of tensors.")
     return {name.removeprefix("_orig_mod."): tensor for name, tensor in state.items()}
 
@@ -204,8 +214,9 @@ def _write(
     rows = config["vocab_size"]
     tensors = {name: tensor[:rows].clone() if is_of_vocabulary(name) else tensor for name, tensor in state.items()}
     model.load_state_dict({renamed(name): tensor for name, tensor in tensors.items()}, strict=True)
-    model.save_pretrained(folder)
-    fast_tokenizer(encoding).save_pretrained(folder)
+    with saving(folder):
+        model.save_pretrained(folder)
+        fast_tokenizer(encoding).save_pretrained(folder)
 
 
 def _model(config: Mapping[str, Any], version: str, special: Mapping[str, int]) -> PreTrainedModel:
@@ -244,7 +255,7 @@ def register_classes(folder: Path) -> None:
     """Register the classes that transformers lacks for a folder's model of nanochat."""
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return  # whoever loads it will say so
     if kind == MODEL_TYPE:
         from kat.models.nanochat.modeling import register

@@ -85,11 +85,13 @@ def read_encoding(path: Path) -> dict[str, Any]:
     """
     remedy = "Save it with nanochat's tok_train, or name a model with a tokenizer of its own."
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
         with path.open("rb") as file:
             encoding = _Unpickler(file).load()
     except FileNotFoundError:
         raise ModelError(f"{path} is not there: a nanochat checkpoint needs its tokenizer. {remedy}") from None
-    except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, TypeError, IndexError, KeyError) as error:
+    except Exception as error:  # a damaged pickle stops at whatever it meets
         raise ModelError(f"{path} is no tokenizer of nanochat: {error}. {remedy}") from error
     state: Any = getattr(encoding, "state", None)
     if not isinstance(encoding, _Encoding) or not _is_complete(state):

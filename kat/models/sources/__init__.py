@@ -6,6 +6,7 @@ The network is touched only for a hub name and only when allowed: a mistyped pat
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,8 @@ def resolve(name: str, *, allow_network: bool = False) -> ModelSource:
 
 
 def local_path(name: str) -> Path:
-    """Return a name as the path that it may be, ~ expanded."""
-    return Path(name).expanduser()
+    """Return a name as the path that it may be, ~ expanded where there is such a home."""
+    return Path(os.path.expanduser(name))
 
 
 def near_paths(name: str) -> str:

@@ -83,7 +83,7 @@ def _listed_folder(family: str, folder: Path) -> Found:
     try:
         dimension = json.loads((folder / "config.json").read_bytes()).get("hidden_size")
         return Found(family, folder, (folder / "model.safetensors").stat().st_size, dimension=dimension)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         return Found(family, folder, 0, note=f"cannot be read: {error}")
 
 
