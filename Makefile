@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 DEMO ?= demo
 
-.PHONY: install demo test lint results clean
+.PHONY: install demo test lint results campaign clean
 
 install: $(VENV)/.installed
 
@@ -36,6 +36,10 @@ test: lint
 # What docs/results.md tells of weights: hours, resumable. DATA is a folder of public preference data.
 results: install
 	$(BIN)/python -m experiments.results $(DATA) --out results
+
+# Faults at every kind of file-system call of every stage; FULL=1 for every call.
+campaign: install
+	$(BIN)/python -m tests.faults
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from kat.artifacts import load_array
+from kat.arrays import load_array
 from kat.demo.check import topics_of_openings
 from kat.run_folder import load_ids
 
