@@ -219,6 +219,12 @@ class RunFolder:
         raise InputError(f"{self.path} holds no weights. Make them with: kat run PAIRS --out {self.path}")
 
     @property
+    def read_apart(self) -> list[Path]:
+        """Folders that are read as one thing when weights are read, and that nothing is written into: a run's own, not
+        the folder that was named, which is where its outputs go."""
+        return [folder for folder in (self.density, self.neighbors) if folder not in (self.root, self.path)]
+
+    @property
     def neighbors(self) -> Path:
         """The folder of the neighbours that the weights were made from."""
         return self.density / NEIGHBORS

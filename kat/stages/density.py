@@ -43,7 +43,7 @@ from kat.run_folder import (
     relatives,
 )
 from kat.stages.embed import embed_folder, unit_of
-from kat.stages.neighbors import find_neighbors, load_usable
+from kat.stages.neighbors import apart_of, find_neighbors, load_usable
 from kat.stages.stage import say, stage
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def weigh_openings(
         inputs={"embeddings": vectors_path(source)},
         options=recorded(options),
         files=DENSITY_FILES,
+        apart=apart_of(source, out),
         overwrite=run_options.overwrite,
     ) as job:
         if job.done:

@@ -10,7 +10,7 @@ from kat.embedding.elsewhere import without_bad
 from kat.embedding.storage import load_embeddings, vectors_path
 from kat.neighbors.storage import check_neighbors, save_neighbors
 from kat.records import Embeddings
-from kat.run_folder import NEIGHBOR_FILES, RunFolder, search_checkpoint_path
+from kat.run_folder import EMBEDDINGS, NEIGHBOR_FILES, RunFolder, search_checkpoint_path
 from kat.stages.stage import stage
 
 STORED_NEIGHBORS = 50
@@ -29,6 +29,7 @@ def find_neighbors(source: Path, out: Path, options: DensityOptions, run_options
         inputs={"embeddings": vectors_path(source)},
         options={"k": k, **settings},
         files=NEIGHBOR_FILES,
+        apart=apart_of(source, out),
         overwrite=run_options.overwrite,
     ) as job:
         if job.done:
@@ -46,6 +47,15 @@ def find_neighbors(source: Path, out: Path, options: DensityOptions, run_options
         job.facts["recall"] = neighbors.recall
         quality = "exact" if neighbors.recall == 1 else f"recall {neighbors.recall:.4f}"
         job.say(f"{neighbors.k} of each of {len(neighbors):,} openings, {quality}")
+
+
+def apart_of(source: Path, out: Path) -> list[Path]:
+    """Return what an output that is made of embeddings must not be, hold or lie inside: their folder.
+
+    The origin's folder of weights holds its embeddings, and its neighbours stand beside them.
+    """
+    is_inside = (out / EMBEDDINGS).resolve() == source.resolve()
+    return [source] if source.is_dir() and not is_inside else []
 
 
 def load_usable(source: Path, options: DensityOptions, run_options: RunOptions) -> tuple[Embeddings, dict[str, Any]]:

@@ -24,6 +24,7 @@ def sample_openings(folder: Path, out: Path, options: SampleOptions, overwrite: 
         options=recorded(options),
         beside={"probabilities": probabilities_path},
         reads=run.density.iterdir(),
+        apart=run.read_apart,
         overwrite=overwrite,
     ) as job:
         if job.done:

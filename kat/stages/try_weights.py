@@ -86,6 +86,7 @@ def try_weights(folder: Path, out: Path | None, options: TryOptions, run_options
         options=recorded(options) | {"pairs": recorded(base)},
         files=(TRIED,),
         reads=run.density.iterdir(),
+        apart=run.read_apart,
         overwrite=run_options.overwrite,
     ) as job:
         if job.done:

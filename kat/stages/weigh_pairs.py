@@ -71,6 +71,7 @@ def weigh_pairs(
         beside={"stats": stats_path},
         suffix=".parquet",
         reads=density.iterdir(),
+        apart=run.read_apart,
         rejects=True,
         overwrite=run_options.overwrite,
     ) as job:

@@ -138,6 +138,13 @@ def test_bad_rows_of_a_stranger_stay_where_there_are_none_now(folder, kat_cli):
     ("words", "said"),
     [
         (("density", "run/embeddings", "--out", "run/embeddings", "--overwrite"), "run/embeddings"),
+        (("density", "run/embeddings", "--out", "run/embeddings/d"), "lies inside"),
+        (("density", "run/embeddings", "--out", "run/embeddings/d/e", "--overwrite"), "lies inside"),
+        (("sample", "run", "--budget", "5", "--out", "run/density/s.txt"), "lies inside"),
+        (("sample", "run", "--budget", "5", "--out", "run/density/neighbors/s.txt", "--overwrite"), "lies inside"),
+        (("weigh-pairs", "run", "--out", "run/density/w.parquet"), "lies inside"),
+        (("score", "tiny", "pairs.jsonl", "--out", "tiny/s.jsonl"), "lies inside"),
+        (("embed", "run/prefixes_all.jsonl", "--model", "tiny", "--out", "tiny/e.pt"), "lies inside"),
         (("export", "tiny", "--out", "tiny/sub"), "lies inside"),
         (("export", "tiny", "--out", "tiny/sub", "--overwrite"), "lies inside"),
         (("embed", "run/prefixes_all.jsonl", "--model", "tiny", "--out", "tiny/e"), "lies inside"),
@@ -148,7 +155,7 @@ def test_bad_rows_of_a_stranger_stay_where_there_are_none_now(folder, kat_cli):
 )
 def test_an_output_keeps_apart_from_what_is_read(folder, kat_cli, words, said):
     before = contents(folder)
-    known = {"run", "tiny", "."}
+    known = {"run", "tiny", "pairs.jsonl", "."}
     told = [str(folder / word) if word.split("/")[0] in known else word for word in words]
     assert said in kat_cli(*told).failed()
     assert contents(folder) == before
