@@ -150,6 +150,9 @@ def started(
 
 def _command(words: list[str], folder: Path, hook: Hook | None, before: Callable[[], Any] | None) -> tuple[int, Any]:
     os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a campaign in the background ignores it
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     if before is not None:
         before()
     digests._SETTLED = 1 << 62  # no hash is kept: whether one is depends on the time, and so would the calls

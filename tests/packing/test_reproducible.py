@@ -25,4 +25,4 @@ def test_compiled_and_cached_agree(python, tmp_path):
     assert cold.rc == warm.rc == 0, cold.stderr + warm.stderr
     assert cold.stdout.splitlines() == warm.stdout.splitlines()
     assert len(cold.stdout.splitlines()) == 6
-    assert list((tmp_path / "cache").rglob("*.nbi"))  # there was something to read
+    assert list((tmp_path / "cache").rglob("*.nbc"))  # there was something to read

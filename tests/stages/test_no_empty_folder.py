@@ -41,19 +41,23 @@ def test_a_model_that_is_not_there_and_an_option_out_of_range(kat_cli, pairs, tm
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal(kat_cli, pairs, tmp_path, monkeypatch, name):
     number = getattr(signal, name)
-    before = signal.getsignal(number)
+    usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    inherited = signal.signal(number, usual)  # what runs in the background ignores SIGINT
 
     def stop(*args, **_):
         assert len(new(tmp_path)) > 2  # folders and temporaries are there
         signal.raise_signal(number)
 
     monkeypatch.setattr("kat.stages.prefixes.collect_openings", stop)
-    ran = kat_cli("run", pairs, "--out", tmp_path / "deep" / "RUN", "--max_bad_rows", "1")
+    try:
+        ran = kat_cli("run", pairs, "--out", tmp_path / "deep" / "RUN", "--max_bad_rows", "1")
+        assert signal.getsignal(number) == usual
+    finally:
+        signal.signal(number, inherited)
     assert ran.rc == 128 + number
     assert len(ran.stderr.splitlines()) == 1
     assert "kat: interrupted" in ran.stderr
     assert new(tmp_path) == []
-    assert signal.getsignal(number) == before
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
