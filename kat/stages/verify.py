@@ -166,7 +166,7 @@ def _compare_inputs(path: Path, manifest: Mapping[str, Any], prompts: Inputs | N
             )
         compared += 1
     if compared:
-        yield f"  made from {compared} {'input' if compared == 1 else 'inputs'} as they are now"
+        yield "  its input is what it was" if compared == 1 else f"  its {compared} inputs are what they were"
 
 
 def _plain(named: Inputs) -> Inputs:
