@@ -42,6 +42,8 @@ _PARTS = {"stage": str, "kat_version": str, "inputs": dict, "options": dict}
 """What every manifest holds, of version 1 too."""
 _FACTS: dict[str, tuple[type, ...]] = {
     "outputs": (dict,),
+    "inputs_at": (dict,),
+    "beside": (dict,),
     "pairs_path": (str, list, NoneType),
     "items_path": (str, list, NoneType),
     "items_sha256": (str, NoneType),
@@ -156,7 +158,11 @@ def _is_manifest(value: Mapping[str, Any]) -> bool:
         return False
     if any(name in value and not isinstance(value[name], kinds) for name, kinds in _FACTS.items()):
         return False
-    paths = [value.get("pairs_path"), value.get("items_path"), [*value.get("outputs", ())]]
+    places = [*value.get("inputs_at", {}).values()]
+    if any(not isinstance(place, str | list) for place in places):
+        return False
+    paths = [value.get("pairs_path"), value.get("items_path"), [*value.get("outputs", ()), *value.get("beside", ())]]
+    paths += places
     texts = [one for named in paths for one in (named if isinstance(named, list) else [named or ""])]
     texts += [one for named in ("inputs", "outputs") for one in value.get(named, {}).values() if one is not None]
     return all(isinstance(text, str) and _may_be_path(text) for text in [*texts, *value.get("inside_text", [])])

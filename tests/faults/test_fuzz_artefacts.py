@@ -46,7 +46,17 @@ def test_a_foreign_exception_is_seen(artefacts, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("options", []), ("outputs", []), ("pairs_path", 7), ("items_path", "a\0b"), ("left_out", "x"), ("recall", "1")],
+    [
+        ("options", []),
+        ("outputs", []),
+        ("pairs_path", 7),
+        ("items_path", "a\0b"),
+        ("left_out", "x"),
+        ("recall", "1"),
+        ("inputs_at", 3),
+        ("inputs_at", {"pairs": None}),
+        ("beside", []),
+    ],
 )
 def test_a_manifest_of_other_types_is_none(tmp_path, name, value):
     whole = {"stage": "s", "kat_version": "1", "manifest_version": 3, "inputs": {}, "options": {}, "outputs": {}}
