@@ -102,12 +102,11 @@ def say_stopped(stop: KeyboardInterrupt) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    if not _said:
-        try:  # noqa: SIM105 (contextlib takes time to load)
+    try:
+        if not _said:
             os.write(2, f"kat: {stop_message(number)}\n".encode())
-        except OSError:  # the terminal is gone
-            pass
-    os._exit(128 + number)
+    finally:  # also if the terminal is gone
+        os._exit(128 + number)
 
 
 def _free() -> list[int]:
