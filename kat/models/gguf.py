@@ -58,6 +58,7 @@ def _convert(path: Path, folder: Path) -> None:
     logging.disable_progress_bar()
     where = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
     try:
+        _check_depth(path)
         AutoTokenizer.from_pretrained(path.parent, **where).save_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
         # transformers keeps the mark of the quantisation on the model, and refuses to save it.
@@ -74,3 +75,13 @@ def _convert(path: Path, folder: Path) -> None:
         raise ModelError(f"{path} cannot be read as a GGUF model: {first}") from error
     finally:
         logging.set_verbosity(before)
+
+
+def _check_depth(path: Path) -> None:
+    """Raise ModelError if the header counts more layers than the file holds tensors: all of them would be built."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    for name, field in reader.fields.items():
+        if name.endswith(".block_count") and (count := int(field.parts[-1][0])) > len(reader.tensors):
+            raise ModelError(f"{path}: {name} is {count:,}, but the file holds {len(reader.tensors):,} tensors.")

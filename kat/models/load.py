@@ -14,6 +14,7 @@ from kat.devices import multiplies_bfloat16, pick_device
 from kat.errors import ModelError, translated
 from kat.folders import files_below
 from kat.models.chat import Chat
+from kat.models.depth import check_depth
 from kat.models.digests import weights_digest
 from kat.models.nanochat.checkpoint import register_classes, round_rotations
 from kat.models.own_code import check_class, own_code_note
@@ -298,6 +299,7 @@ def _read(folder: Path, kind: str) -> tuple[Any, PreTrainedTokenizerBase, set[st
     trust: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     register_classes(folder)
     check_class(folder, getattr(transformers, KINDS[kind]))
+    check_depth(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trust)
     model, report = getattr(transformers, KINDS[kind]).from_pretrained(
         folder, dtype=torch.float32, weights_only=True, output_loading_info=True, **trust, **labels

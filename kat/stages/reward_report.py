@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,8 +15,8 @@ from kat.errors import InputError
 from kat.integrations.rows import WeighedPair
 from kat.pair_weights.facts import who_pays
 from kat.reports.console.train_rm import training_lines
+from kat.reports.model_card import model_card
 from kat.statistics import effective_sample_size
-from kat.terminal import escaped, shell_word
 from kat.training_config import RewardOptions
 
 if TYPE_CHECKING:
@@ -140,27 +139,9 @@ def score_lines(scored: Scored, marks: Mapping[str, Mark]) -> Iterator[bytes]:
 
 
 def card_text(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """Return the model card: what was trained on what, by which command, and what came of it."""
-    inputs = [f"| {name} | `{digest}` |" for name, digest in manifest["inputs"].items()]
-    command = " ".join(map(shell_word, sys.argv))
-    lines = [
-        "---",
-        "pipeline_tag: text-classification",
-        "tags: [reward-model, preference, kat]",
-        "---",
-        "",
-        f"A reward model trained from `{report['model']}` with {report['weights']} pair weights (`kat train-rm`).",
-        "A higher number is a better completion.",
-        "",
-        "| input | sha256 |",
-        "|---|---|",
-        *inputs,
-        "",
-        "```",
-        *training_lines(report),
-        "```",
-        "",
-        f"Command: `{command}`",
-        "",
-    ]
-    return "\n".join(map(escaped, lines))
+    """Return the model card of a reward model."""
+    told = (
+        f"A reward model trained from `{report['model']}` with {report['weights']} pair weights (`kat train-rm`).\n"
+        "A higher number is a better completion."
+    )
+    return model_card("text-classification", "reward-model", told, manifest["inputs"], training_lines(report))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from kat.models.sources import resolve
 from kat.pair_config import PairOptions
 from kat.pair_weights.storage import read_pair_weights
 from kat.reports.console.train_grpo import training_lines
+from kat.reports.model_card import model_card
 from kat.run_folder import (
     ANSWERS,
     IDS,
@@ -42,7 +42,7 @@ from kat.stages.export_weights import source_of_weights
 from kat.stages.stage import Job, stage, with_progress
 from kat.stages.train_rm import check_place, discard_checkpoint, launched_ranks
 from kat.statistics import density_bins
-from kat.terminal import escaped, note, shell_word
+from kat.terminal import note
 from kat.training.prompt_sampler import Asked, some_of_each_bin
 from kat.training.reward_sources import is_function
 
@@ -313,29 +313,11 @@ def _answer_facts(answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _card(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """Return the model card: what was trained on what, by which command, and what came of it."""
-    inputs = [f"| {name} | `{digest}` |" for name, digest in manifest["inputs"].items()]
-    lines = [
-        "---",
-        "pipeline_tag: text-generation",
-        "tags: [grpo, preference, kat]",
-        "---",
-        "",
+    told = (
         f"A policy trained from `{report['model']}` by GRPO, its prompts drawn by {report['drawn']} weights "
-        "(`kat train-grpo`).",
-        "",
-        "| input | sha256 |",
-        "|---|---|",
-        *inputs,
-        "",
-        "```",
-        *training_lines(report),
-        "```",
-        "",
-        f"Command: `{' '.join(map(shell_word, sys.argv))}`",
-        "",
-    ]
-    return "\n".join(map(escaped, lines))
+        "(`kat train-grpo`)."
+    )
+    return model_card("text-generation", "grpo", told, manifest["inputs"], training_lines(report))
 
 
 def _say_step(numbers: Mapping[str, Any]) -> None:

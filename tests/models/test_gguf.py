@@ -109,3 +109,17 @@ def test_it_embeds(folder):
     found = kat.encode(["One prompt.", "Another, longer prompt."], model="smollm2", device="cpu")
     assert found.vectors.shape == (2, 576)
     assert found.meta["name"] == "smollm2"
+
+
+def test_a_header_that_counts_more_layers_than_there_are_tensors(smollm2, tmp_path):
+    """Without the comparison transformers builds layer after layer, for hours."""
+    from gguf import GGUFReader
+
+    copy = tmp_path / smollm2.name
+    shutil.copy(smollm2, copy)
+    reader = GGUFReader(copy, "r+")
+    reader.fields["llama.block_count"].parts[-1][0] = 2**31
+    reader.data.flush()
+    with pytest.raises(ModelError, match=r"llama.block_count is 2,147,483,648, but the file holds 27[0-9] tensors"):
+        dequantised(copy)
+    assert not list(tmp_path.rglob(".kat*"))

@@ -156,3 +156,33 @@ def test_whatever_is_read_beside_the_weights_is_in_their_settings_digest(llama):
     assert [changes(name) for name in ("README.md", "vocab.txt", "tokenizer.model")] == [False, False, False]
     (folder / "tokenizer.json").unlink()
     assert [changes(name) for name in ("LICENSE", "merges.txt", "spiece.model")] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_hidden_layers": 2**70}, "num_hidden_layers is 4,611,686,018,427,387,904"),
+        ({"num_hidden_layers": 1e6}, "num_hidden_layers is 1,000,000"),
+        ({"n_layers": 100_000}, "n_layers is 100,000"),
+        ({"num_labels": 10**12}, "num_labels is 1,000,000,000,000"),
+        ({"text_config": {"decoder_layers": 9_999}}, "decoder_layers is 9,999"),
+    ],
+)
+@pytest.mark.parametrize("stored", ["safetensors", "bin"])
+def test_a_config_that_asks_for_more_layers_than_there_are_weights(tmp_path, change, said, stored):
+    """transformers would build them all, for hours, before it looks at the weights."""
+    tiny(folder := tmp_path / "m", "Bert")
+    if stored == "bin":
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=rf"config.json: {said}, but the files beside it hold \d+ tensors"):
+        load_model(str(folder), device="cpu")
+
+
+def test_layers_that_share_their_weights_may_be_many(tmp_path):
+    tiny(folder := tmp_path / "m", "Bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_groups": 512, "num_labels": 500}))
+    assert load_model(str(folder), device="cpu").dimension
