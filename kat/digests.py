@@ -118,8 +118,7 @@ def _hashed(path: str | Path) -> tuple[Signature, str]:
         if kept is not None and kept[0] == was:
             return kept
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        settled = _is_settled(was) and _signature(os.fstat(file.fileno())) == was
-    if settled:
+    if _is_settled(was):  # what changed while it was hashed has other times now
         _known[key] = was, digest
     return was, digest
 

@@ -50,6 +50,41 @@ def test_what_changed_a_moment_ago_is_not_kept(tmp_path):
     assert sha256_file(path) == digest(path)
 
 
+def test_two_changes_in_one_tick_are_told_apart(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    tick = digests.signature(path)
+    monkeypatch.setattr(digests, "_signature", lambda state: tick)
+    with watching() as watch:
+        assert sha256_read(path) == digest(path)
+        assert watch.first_changed() is None
+        path.write_bytes(b"two")
+        assert sha256_file(path) == digest(path)
+        assert watch.first_changed() == path
+
+
+def test_a_change_while_it_is_hashed(old, monkeypatch):
+    real = hashlib.file_digest
+
+    def changed_on_the_way(file, name):
+        old.write_bytes(b"two" * 1000)
+        return real(file, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hashlib, "file_digest", changed_on_the_way)
+        sha256_file(old)
+    old.write_bytes(b"six" * 1000)
+    assert sha256_file(old) == digest(old)
+
+
+def test_what_was_read_first_counts(old):
+    with watching() as watch:
+        sha256_read(old)
+        old.write_bytes(b"two" * 1000)
+        sha256_read(old)
+        assert watch.first_changed() == old
+
+
 @pytest.mark.parametrize("settled", [True, False])
 def test_what_is_no_more_what_was_read(old, settled, monkeypatch):
     if not settled:

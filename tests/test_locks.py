@@ -1,5 +1,7 @@
 """One writer an output: the second is told who writes, a dead one holds nothing, and nothing is left."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -83,3 +85,29 @@ def test_a_lock_that_was_removed_as_it_was_opened_is_taken_again(tmp_path, monke
     monkeypatch.setattr(locks, "lock_file", slow)
     assert take(tmp_path / "out") == [".kat-lock-out"]
     assert len(looks) == 2
+
+
+def test_a_file_system_without_locks_has_none(tmp_path, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with locked(tmp_path / "out"):
+        assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_lock_that_cannot_be_made(tmp_path, monkeypatch, number):
+    """Who may not write there is told by what is written; a disk that fails is told at once."""
+
+    def failing(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", failing)
+    if number in (errno.EACCES, errno.EROFS):
+        with locked(tmp_path / "out"):
+            pass
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)), locked(tmp_path / "out"):
+            pass
