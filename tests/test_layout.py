@@ -46,6 +46,7 @@ FLOORS = {
     "kat.density": 7,
     "kat.demo": 8,
     "kat.pair_weights": 8,
+    "kat.projection": 8,
     "kat.integrations": 9,
     "kat.reports": 9,
     "kat.training": 9,
