@@ -90,8 +90,8 @@ class Chart:
     """A figure. `name` is its file's; `kind` says how the series are drawn.
 
     "bars" stand side by side over the same x, as wide as their step; "intervals" are points with their intervals in
-    rows named by `categories`, x being the row and y the value, which is drawn along the horizontal axis. `told` says in
-    a sentence what is seen, for those who do not see it.
+    rows named by `categories`, x being the row and y the value, which is drawn along the horizontal axis. `told` says
+    in a sentence what is seen, for those who do not see it.
     """
 
     name: str
