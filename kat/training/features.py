@@ -115,8 +115,8 @@ def _kept(rows: list[_Computed], asked: dict[str, Any], count: int, cache: Path,
         for number, row in enumerate(rows):
             if kept is None or done.get(("row", str(number))) != checksum(kept[row.places]):
                 values = row.compute().cpu().numpy()
-                if kept is None:
-                    shape = (count, *values.shape[1:])
+                shape = (count, *values.shape[1:])
+                if kept is None or kept.shape != shape:  # a damaged header: no row in it is what was written
                     kept = mapped_array(folder / _FEATURES, shape, np.dtype(np.float32))
                 kept[row.places] = values
                 journal.add("row", number, checksum(kept[row.places]))

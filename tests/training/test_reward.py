@@ -8,6 +8,7 @@ import pytest
 import torch
 from making import tiny
 from making_nanochat import CONFIG, LATER, later_state, random_state, save
+from making_training import reward_model, tiny_chat_model
 
 from kat.errors import ModelError, OptionError
 from kat.models.load import LoadedModel, load_model
@@ -294,6 +295,19 @@ def test_gradients_reach_what_trains_and_nothing_else(loaded):
     assert reached <= set(names)
     # A key's bias moves all scores of a query alike: softmax does not see it.
     assert {n for n in set(names) - reached if "pooler" not in n and not n.endswith("key.bias")} == set()
+
+
+@pytest.mark.parametrize("width", [0, 3, 33])
+def test_kept_features_of_another_width_are_computed_again(tmp_path, width):
+    """A header that was damaged while the work was interrupted."""
+    model = reward_model(tiny_chat_model(tmp_path / "model"))
+    numbers, cache = np.asarray([0, 2, 3]), tmp_path / "features"
+    data = SimpleNamespace(prompts=prompts())
+    expected = branch_features(model, data, numbers, 4096, cache=cache)
+    [folder] = cache.iterdir()
+    (folder / "complete").unlink()
+    np.save(folder / "features.npy", np.zeros((3, width), np.float32))
+    torch.testing.assert_close(branch_features(model, data, numbers, 4096, cache=cache), expected, atol=0, rtol=0)
 
 
 @of(FEW)
