@@ -123,7 +123,7 @@ def as_output_error(path: Path) -> Iterator[None]:
     """Turn an OSError into an OutputError about `path`."""
     try:
         yield
-    except OutputError:
+    except (OutputError, BrokenPipeError):  # a reader of what is printed is gone; no file breaks so
         raise
     except OSError as error:
         where = error.filename or path

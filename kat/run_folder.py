@@ -7,7 +7,9 @@
     ├── density/                            kat density, with neighbors/ inside
     ├── pair_weights[.CONTROL].parquet      kat weigh-pairs; .stats.json and .manifest.json beside it
     ├── try_weights/                        kat try-weights: weightings.json, weightings.png
-    └── features/                           what its heads read, computed once a model: can be deleted
+    ├── report.html                         kat report; map.parquet and its manifest beside it
+    ├── features/                           what its heads read, computed once a model: can be deleted
+    └── log.jsonl                           what each stage took, a line each: can be deleted
 
 A folder of weights alone (kat density, or the origin's kat_compute_embeddings_offline, which keeps embeddings/ inside)
 is a run without pairs of its own: it may name the prefixes that it was made from.
@@ -54,6 +56,8 @@ MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 FIGURE = "evaluation.png"
 TRIED, TRIED_FIGURE = "weightings.json", "weightings.png"
 FEATURES = "features"
+RUN_LOG = "log.jsonl"
+REPORT, MAP = "report.html", "map.parquet"
 
 _WRITTEN = (".jsonl", ".pt", ".parquet")
 _MANIFESTS = f"pair_weights*.parquet.{MANIFEST}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import sys
 import unicodedata
+from pathlib import Path
 from typing import TextIO
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -104,3 +105,16 @@ def _shell_char(char: str) -> str:
     # A byte of a file's name that is no UTF-8 is a surrogate of this range (`os.fsdecode`).
     errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
     return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
+
+
+def command_line() -> str:
+    """Return the command that this process runs, as it can be typed again."""
+    program, *words = sys.argv or [""]
+    path = Path(program)
+    if path.name == "kat" or path.parts[-3:] == ("kat", "cli", "__main__.py"):
+        program = "kat"
+    elif path.parent.name == "scripts" and path.suffix == ".py":
+        program = f"python -m scripts.{path.stem}"
+    else:
+        program = shell_word(program)
+    return " ".join([program, *map(shell_word, words)])

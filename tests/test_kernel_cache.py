@@ -169,6 +169,13 @@ def test_every_cut_and_every_flipped_bit_is_seen(files, tmp_path):
     assert path.read_bytes() == whole
 
 
+def test_processors_that_share_a_folder_keep_code_each(files):
+    other = (KEY[0], ("x86", "cpu", "-avx2"), KEY[2])
+    files.save(KEY, "for this one")
+    files.save(other, "for that one")
+    assert (files.load(KEY), files.load(other)) == ("for this one", "for that one")
+
+
 def test_code_of_another_source_is_not_used_and_replaced(files, tmp_path):
     files.save(KEY, "old")
     newer = KernelFiles(tmp_path, "f-1.py312", (2.5, 20))

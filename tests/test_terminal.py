@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from kat.terminal import escaped, note, shell_word, show
+from kat.terminal import command_line, escaped, note, shell_word, show
 
 HOSTILE = {
     "\x1b[2J": "\\x1b[2J",
@@ -71,3 +71,18 @@ def test_a_word_that_is_shown_can_be_typed(text):
     assert escaped(word) == word
     ran = subprocess.run(["bash", "-c", f"printf %s {word}".encode()], capture_output=True, check=True)
     assert ran.stdout == text.encode("utf-8", "surrogateescape")
+
+
+@pytest.mark.parametrize(
+    ("argv", "typed"),
+    [
+        (["/usr/bin/kat", "run", "a b.jsonl"], "kat run 'a b.jsonl'"),
+        (["/src/kat/cli/__main__.py", "verify", "run"], "kat verify run"),
+        (["/src/scripts/kat_train_rm.py", "--epochs", "2"], "python -m scripts.kat_train_rm --epochs 2"),
+        (["my program.py", "\x1b"], "'my program.py' $'\\x1b'"),
+        ([], "''"),
+    ],
+)
+def test_the_command_can_be_typed_again(monkeypatch, argv, typed):
+    monkeypatch.setattr("sys.argv", argv)
+    assert command_line() == typed

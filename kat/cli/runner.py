@@ -12,9 +12,9 @@ from typing import Any
 from cyclopts import App, CycloptsError
 from cyclopts.config import Dict
 
-from kat.cli.signals import Stops, say_stopped
+from kat.cli.signals import Stops, say_last, say_stopped
 from kat.errors import KatError, OptionError
-from kat.terminal import note, shell_word
+from kat.terminal import escaped, note, shell_word
 
 
 def run_app(app: App, tokens: list[str], *, tables: Collection[str], own_table: str | None = None) -> None:
@@ -71,7 +71,7 @@ def quoted(path: Path) -> str:
 def _fail(message: str | Sequence[str], status: int) -> None:
     """Print a message, a line or several, and exit."""
     first, *others = [message] if isinstance(message, str) else message
-    note(f"kat: {first}", *others)
+    say_last("".join(f"{escaped(line)}\n" for line in (f"kat: {first}", *others)))
     raise SystemExit(status) from None
 
 

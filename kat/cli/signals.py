@@ -90,15 +90,20 @@ def say_stopped(stop: KeyboardInterrupt) -> int:
     global _said
     _said = True
     number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-    for stream, text in ((sys.stderr, f"kat: {stop_message(number)}\n"), (sys.stdout, "")):
+    say_last(f"kat: {stop_message(number)}\n")
+    return 128 + number
+
+
+def say_last(text: str) -> None:
+    """Write to stderr, and what stdout still holds, as the last thing of a process. The terminal may be gone."""
+    for stream, last in ((sys.stderr, text), (sys.stdout, "")):
         if stream is None:  # closed before Python began
             continue
         try:
-            stream.write(text)
+            stream.write(last)
             stream.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python flushes once more as it ends
-    return 128 + number
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 
-from kat.terminal import escaped, shell_word
+from kat.terminal import command_line, escaped
 
 
 def model_card(task: str, tag: str, told: str, inputs: Mapping[str, str], lines: Sequence[str]) -> str:
@@ -34,7 +33,7 @@ def model_card(task: str, tag: str, told: str, inputs: Mapping[str, str], lines:
         *lines,
         "```",
         "",
-        f"Command: `{' '.join(map(shell_word, sys.argv))}`",
+        f"Command: `{command_line()}`",
         "",
     ]
     return "\n".join(map(escaped, parts))

@@ -10,6 +10,7 @@ from kat.config import MAX_LINE_BYTES, DensityOptions, EmbedOptions, ReadOptions
 from kat.inputs import Inputs
 from kat.locks import locked
 from kat.run_folder import DENSITY, EMBEDDINGS, PREFIXES
+from kat.run_log import begin_log
 from kat.stages.contexts import measure_contexts
 from kat.stages.density import weigh_openings
 from kat.stages.embed import embed_folder
@@ -31,6 +32,7 @@ def run(
     most = max(run_options.max_line_bytes, MAX_LINE_BYTES)
     own = replace(run_options, max_bad_rows=RunOptions.max_bad_rows, max_line_bytes=most)
     with new_folder(out), locked(out):  # one run at a time, from its first part to its last
+        begin_log(out)
         make_prefixes(pairs, out / PREFIXES, run_options, reading=reading)
         embed_folder(out / PREFIXES, out / EMBEDDINGS, embed, own)
         density_options = replace(run_options, max_line_bytes=most)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,6 @@ from kat.artifacts import (
     manifest_bytes,
     manifest_path,
     open_hashes,
-    read_manifest,
     write_folder_manifest,
 )
 from kat.atomic import as_output_error, new_folder
@@ -46,7 +44,9 @@ from kat.outputs import (
     own_names,
     tidy,
 )
+from kat.places import check_place, guarded_files, would_disturb
 from kat.run_folder import rejected_path, relatives
+from kat.run_log import Clock
 from kat.terminal import show
 
 T = TypeVar("T")
@@ -154,12 +154,12 @@ def stage(
         raise OutputError(f"{out} is not a file that can be written. Name another output.")
     paths = {name: path for name, value in inputs.items() if (path := _paths_of(value)) is not None}
     models = {name: one.folder for name, one in inputs.items() if isinstance(one, ComputedInput) and one.folder}
-    guarded = [*(path for value in paths.values() for path in _guarded(value)), *reads]
+    guarded = [*(path for value in paths.values() for path in guarded_files(value)), *reads]
     others = {name: place(out) for name, place in (beside or {}).items()}
     others |= {"rejected": rejected_path(out)} if rejects else {}
-    _check_place(out, others, guarded, apart=apart, is_folder=bool(names), suffix=suffix)
+    check_place(out, others, guarded, apart=apart, is_folder=bool(names), suffix=suffix)
     for value in paths.values():
-        if would_hold(value, out) if not names else _would_disturb(value, out):
+        if would_hold(value, out) if not names else would_disturb(value, out):
             raise OutputError(f"{out} would become a part of its own input, {input_text(value)}. Write it elsewhere.")
     with contextlib.ExitStack() as held:
         watch = held.enter_context(watching())
@@ -181,7 +181,7 @@ def stage(
         _check_names(out, names, others, guarded, overwrite=overwrite)
         if alone and not overwrite:
             check_alone(out)
-        began = time.monotonic()
+        clock = Clock()
         output = _folder_output if names else _file_output
         with output(job, others, guarded, overwrite=overwrite):
             try:
@@ -192,7 +192,8 @@ def stage(
             job.all_read()
     if job.bad_rows:
         say("rejected", f"{job.bad_rows:,} bad rows → {rejected_path(out)}")
-    say(name, f"{job._summary} → {out}   {time.monotonic() - began:.1f} s")
+    say(name, f"{job._summary} → {out}   {clock.seconds:.1f} s")
+    clock.log(name, out)
     for line in job._details:
         show(line)
 
@@ -222,24 +223,6 @@ def _hash(value: _Input) -> str:
 def _is_done(job: Job, names: Sequence[str], *, overwrite: bool) -> bool:
     # A command that was killed midway had leave to replace what is there.
     return not is_midway(job.out) and is_done(job.out, job.manifest, names, overwrite=overwrite)
-
-
-def _check_place(
-    out: Path,
-    others: Mapping[str, Path],
-    guarded: Sequence[Path],
-    *,
-    apart: Iterable[Path],
-    is_folder: bool,
-    suffix: str,
-) -> None:
-    """Raise OutputError for an output, or what stands beside it, that is or would disturb what is read."""
-    _check_apart(out, apart, guarded if is_folder else ())
-    if not is_folder:
-        for one, its_suffix in ((out, suffix), (manifest_path(out), "")):
-            check_output(one, guarded, its_suffix)
-    for other in others.values():
-        check_output(other, guarded)
 
 
 def _check_names(
@@ -278,53 +261,6 @@ def _told(job: Job, others: Mapping[str, Path]) -> dict[str, Any]:
     hashes = open_hashes(rejected)
     told = {"inputs_at": job.inputs_at, "beside": hashes}
     return job.facts | {name: value for name, value in told.items() if value}
-
-
-def _check_apart(out: Path, apart: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raise OutputError for a folder that is one which is read, or that holds or lies inside one that is read as one
-    thing."""
-    place = out.resolve()
-    for folder in {path.parent for path in inputs}:
-        if place == folder.resolve() and read_manifest(folder) is not None:
-            raise OutputError(f"{out} is the input, which is never overwritten. Name another output.")
-    for folder in apart:
-        other = folder.resolve()
-        if other.is_dir() and (place == other or place in other.parents or other in place.parents):
-            if place == other:
-                raise OutputError(f"{out} is the input, which is never overwritten. Name another output.")
-            relation = "holds" if place in other.parents else "lies inside"
-            raise OutputError(f"{out} {relation} {folder}, which is read. Name another output.")
-
-
-def _guarded(named: Inputs) -> list[Path]:
-    """The files of an input, no output may be one of; one file need not be there yet, which its hash will say."""
-    paths = input_paths(named)
-    return (
-        list(paths)
-        if all(not path.exists() or path.is_file() for path in paths)
-        else [file.path for file in input_files(named)]
-    )
-
-
-def _would_disturb(named: Inputs, out: Path) -> bool:
-    """Whether a folder written to `out` would stand among the shards of a folder that is read."""
-    return any(path.is_dir() and path.resolve() in out.resolve().parents for path in input_paths(named))
-
-
-def check_output(out: Path, inputs: Sequence[Path], suffix: str = "") -> None:
-    """Raise OutputError for an output that is one of the inputs, or that is named like another format.
-
-    `suffix` is that of the output's format, if it needs one.
-    """
-    if not out.name:
-        raise OutputError(f"{out} is not a file that can be written. Name another output.")
-    for source in inputs:
-        if source.exists() and out.exists() and out.samefile(source):
-            raise OutputError(f"{out} is the input, which is never overwritten. Name another output.")
-    if suffix and out.suffix != suffix:
-        raise OutputError(f"{out} is written as {suffix[1:]}; give it a name that ends in {suffix}.")
-    if out.suffix in (".gz", ".zst", ".parquet") and out.suffix != suffix:
-        raise OutputError(f"{out} would be written uncompressed; name it without {out.suffix}.")
 
 
 def with_progress(items: Iterable[T], unit: str) -> Iterable[T]:

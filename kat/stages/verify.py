@@ -28,6 +28,7 @@ from kat.run_folder import (
     NEIGHBOR_FILES,
     NEIGHBORS,
     PREFIXES,
+    RUN_LOG,
     VECTORS,
     RunFolder,
     named_inputs,
@@ -104,7 +105,7 @@ def _outputs_in(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 def _not_covered(root: Path, proved: set[Path]) -> list[str]:
     """Say which names in a run's folder belong to nothing that has a manifest."""
-    covered = {root / FEATURES}  # can be deleted, and is checked where it is read
+    covered = {root / FEATURES, root / RUN_LOG}  # can be deleted; features are checked where they are read
     for output in proved:
         covered |= {output, manifest_path(output)}
         manifest = RunFolder(output).manifest(output) or {}

@@ -89,6 +89,52 @@ def test_one_after_the_message_adds_none(python, pairs):
     assert ran.stderr.count("interrupted") == len(ran.stderr.splitlines()) == 1
 
 
+def with_streams_gone(tmp_path, gone, code, *argv, unbuffered=""):
+    """Run code whose stdout or stderr nobody reads any more."""
+    reader, dead = os.pipe()
+    os.close(reader)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    streams |= {name: dead for name in streams if gone in (name, "both")}
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    ran = subprocess.run([sys.executable, "-c", code, *argv], cwd=tmp_path, check=False, env=env, **streams)
+    os.close(dead)
+    return ran
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda n: n.name)
+@pytest.mark.parametrize("gone", ["stdout", "stderr", "both"])
+def test_when_the_terminal_is_gone_the_status_is_the_same(pairs, tmp_path, number, gone):
+    code = (
+        f"{DEFAULT}{BOTH['kat']}\nimport kat.stages.prefixes as stage\n"
+        f"def stop(*_, **__):\n    print('something')\n    os.kill(os.getpid(), {int(number)})\n"
+        "stage.collect_openings = stop\nmain()"
+    )
+    ran = with_streams_gone(tmp_path, gone, code, "prefixes", pairs, "--out", "o.jsonl")
+    assert ran.returncode == 128 + number
+    if gone == "stdout":
+        assert ran.stderr.decode().count("\n") == 1, ran.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("gone", ["stdout", "stderr", "both"])
+def test_an_error_that_nobody_reads(tmp_path, gone, unbuffered):
+    ran = with_streams_gone(tmp_path, gone, f"{BOTH['kat']}main()", "prefixes", "none.jsonl", unbuffered=unbuffered)
+    assert ran.returncode == 2
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_pipe_that_closes_while_a_stage_prints(pairs, tmp_path, unbuffered):
+    """It is no failure of the file that is written."""
+    code = (
+        f"{BOTH['kat']}\nimport kat.stages.prefixes as stage\ncollect = stage.collect_openings\n"
+        "def told(*a, **k):\n    print('something')\n    return collect(*a, **k)\n"
+        "stage.collect_openings = told\nmain()"
+    )
+    argv = ["prefixes", pairs, "--out", "o.jsonl"]
+    ran = with_streams_gone(tmp_path, "stdout", code, *argv, unbuffered=unbuffered)
+    assert (ran.returncode, ran.stderr) == (141, b"")
+
+
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda n: n.name)
 def test_what_is_ignored_stays_ignored(python, pairs, tmp_path, number):
     """As nohup ignores SIGHUP, and a shell SIGINT of what it starts in the background."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+from kat.run_folder import RUN_LOG
 from tests.faults import forks
 from tests.faults.calls import Call, Hook
 from tests.faults.making import STAGES, Stage, build, copy_world
@@ -147,12 +148,15 @@ def in_time(world: World, cases: Iterable[T]) -> Iterator[T]:
 
 
 def contents(folder: Path) -> Files:
-    """Return the bytes of all files below a folder by name; the folder's own name stands for nothing in them."""
+    """Return the bytes of all files below a folder by name; the folder's own name stands for nothing in them.
+
+    Logs, which hold times, are left out.
+    """
     own = str(folder).encode()
     return {
         path.relative_to(folder).as_posix(): path.read_bytes().replace(own, b"WORLD")
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.is_symlink()
+        if path.is_file() and not path.is_symlink() and path.name != RUN_LOG
     }
 
 
