@@ -61,6 +61,13 @@ def test_while_modules_load(python, pairs, tmp_path, entry, module, number):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("entry", BOTH)
+def test_before_signals_are_seen_to(python, entry):
+    """In the milliseconds in which the module that sees to them loads."""
+    code = f"{DEFAULT}\n{stopping('kat.cli.signals', signal.SIGINT)}{BOTH[entry]}{CALLS[entry]}"
+    ended(python("-c", code), signal.SIGINT)
+
+
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda n: n.name)
 def test_a_second_one_ends_the_cleaning_up(python, pairs, number):
     code = (

@@ -1,14 +1,21 @@
 """Stages compare what they read with what its manifest says, and notice what changes; verify sees a mixture."""
 
+import contextlib
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from making import jsonl, pair, vouch, write
 from making_training import tiny_chat_model
 
+from kat.digests import sha256_file
+from kat.errors import InputError, OutputError
+from kat.inputs import HashedInput
 from kat.locks import locked
+from kat.stages.stage import stage
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +199,59 @@ def test_how_an_output_is_made_is_no_part_of_it(folder, kat_cli):
     assert "skipped" in kat_cli(*words).stdout
     vouch(folder / "new" / "e", options=told["options"] | {"render": "chat"})
     assert "was made with render = 'chat', not 'plain'" in kat_cli(*words).failed()
+
+
+def write_numbers(out, options=None, source=None):
+    """A stage that writes its option to a file."""
+    inputs = {} if source is None else {"source": source}
+    with stage("sample", out, inputs=inputs, options=options or {"n": 1}, overwrite=False) as job:
+        if not job.done:
+            job.file.write(json.dumps(options or {"n": 1}).encode())
+        return job
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_stage_whose_output_another_process_writes(tmp_path, is_there):
+    out = tmp_path / "out.txt"
+    if is_there:
+        write_numbers(out)
+    hold = "import sys, pathlib; from kat.locks import locked\n"
+    hold += "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        if is_there:
+            assert write_numbers(out).done  # nothing is written: nobody is in the way
+            holder.kill()
+            return
+        with pytest.raises(OutputError, match=f"is being written by process {holder.pid}"):
+            write_numbers(out)
+        holder.kill()
+    assert not out.exists()
+    assert not write_numbers(out).done
+
+
+def test_what_another_process_ended_meanwhile_is_done(tmp_path, monkeypatch):
+    """Between the question whether it is done and the lock."""
+    import kat.stages.stage as protocol
+
+    out = tmp_path / "out.txt"
+
+    @contextlib.contextmanager
+    def late(path):
+        monkeypatch.setattr(protocol, "locked", locked)
+        write_numbers(out)
+        with locked(path):
+            yield
+
+    monkeypatch.setattr(protocol, "locked", late)
+    assert write_numbers(out).done
+
+
+def test_a_hash_that_was_taken_before_is_compared(tmp_path):
+    source = write(tmp_path / "in.txt", b"something")
+    digest = sha256_file(source)
+    assert not write_numbers(tmp_path / "out.txt", source=HashedInput(source, digest)).done
+    source.write_bytes(b"something else")
+    with pytest.raises(InputError, match=r"in.txt changed while it was read\. Give the same command again"):
+        write_numbers(tmp_path / "other.txt", source=HashedInput(source, digest))
