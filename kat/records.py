@@ -159,7 +159,7 @@ class Halves(ArrayRecord):
 
     def _facts(self) -> Iterator[str]:
         yield number(len(self.rows), "opening")
-        yield f"{self.first.shape[-1]} neighbours in each half"
+        yield f"{self.first.shape[-1]} nearest in each half"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -56,7 +56,7 @@ FLOORS = {
 }
 FILES = sorted((ROOT / "kat").rglob("*.py"))
 HEAVY = {"torch", "transformers", "pyarrow", "numba", "sklearn", "sentence_transformers", "huggingface_hub", "tqdm"}
-HEAVY |= {"matplotlib", "trl", "datasets"}
+HEAVY |= {"matplotlib", "trl", "datasets", "pandas"}
 LIGHT = ("kat.cli", "kat.config", "kat.records", "kat.errors", "kat.artifacts", "kat.data", "kat.stages")
 LIGHT = (*LIGHT, "kat.run_folder", "kat.plugins", *kat._HOMES.values())
 """What must load no torch, nor anything else that is slow, by being imported."""
