@@ -83,7 +83,7 @@ class TableRecord(ArrayRecord):
         are while the table is in use; other arrays are copied. Ids are copied: their bytes, and 4 a row. Lists of ids
         are a dictionary: one copy of the ids, and the record's indices.
 
-        Raises InputError for an id that is no text or no UTF-8, MismatchError if ids and values are not as many.
+        Raises InputError for an id that is no text or no UTF-8, MismatchError if ids and values do not fit together.
         """
         import pyarrow as pa
 
@@ -200,7 +200,14 @@ def _arrow(column: Sequence[str] | np.ndarray | Named) -> pa.Array:
 
     if isinstance(column, Named):
         indices = np.ascontiguousarray(column.indices)
-        return _lists(pa.DictionaryArray.from_arrays(_numbers(indices.reshape(-1)), _texts(column.ids)), indices)
+        try:
+            names = pa.DictionaryArray.from_arrays(_numbers(indices.reshape(-1)), _texts(column.ids))
+        except pa.ArrowIndexError as error:
+            raise MismatchError(
+                f"Neighbours are rows {indices.min():,} … {indices.max():,}; "
+                f"expected rows of the {len(column.ids):,} ids."
+            ) from error
+        return _lists(names, indices)
     if not isinstance(column, np.ndarray) or column.dtype.kind in "UTO":
         return _texts(column)
     if column.ndim == 1:

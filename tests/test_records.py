@@ -291,6 +291,11 @@ class TestArrow:
         near = neighbors(targets=targets, indices=np.arange(2 * N).reshape(N, 2) + 30)
         assert near.to_arrow()["neighbors"].to_pylist()[1] == ["target32", "target33"]
 
+    @pytest.mark.parametrize("row", [-1, N])
+    def test_a_neighbour_that_is_no_row(self, row):
+        with pytest.raises(MismatchError, match=rf"rows {row} … {row}; expected rows of the {N} ids"):
+            neighbors(indices=np.full((N, K), row)).to_arrow()
+
     @pytest.mark.parametrize("n", [0, 1])
     def test_no_neighbours(self, n):
         nothing = np.zeros((n, 0), np.float32)
