@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from kat.array_records import ArrayRecord, Columns, Named, TableRecord, name_of, number, span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,8 +110,8 @@ class Pair:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Embeddings:
+@dataclass(frozen=True, eq=False, repr=False)
+class Embeddings(TableRecord):
     """`vectors` [N, D] float32 of unit length; row i belongs to `ids[i]`.
 
     `tokens` [N] int32 counts the tokens of each text, `lost` [N] int32 those that the model's limit cut off;
@@ -125,9 +127,26 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    def _facts(self) -> Iterator[str]:
+        yield " × ".join(f"{n:,}" for n in self.vectors.shape)
+        if self.vectors.dtype != "float32":
+            yield str(self.vectors.dtype)
+        if self.meta.get("name"):
+            yield f"model {name_of(self.meta['name'])}"
+        if self.lost is not None and (cut := int((self.lost > 0).sum())):
+            yield f"{number(cut, 'text')} cut off"
 
-@dataclass(frozen=True)
-class Halves:
+    def _columns(self) -> Columns:
+        counts = {"tokens": self.tokens, "lost": self.lost}
+        return {
+            "id": self.ids,
+            "embedding": self.vectors,
+            **{name: column for name, column in counts.items() if column is not None},
+        }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Halves(ArrayRecord):
     """The same openings seen from two disjoint halves of the data: what their densities share is not noise.
 
     `rows` [Q] int64 are the openings asked; `first` and `second` [Q, h] float32 are their distances to the h = k/2
@@ -138,9 +157,13 @@ class Halves:
     first: np.ndarray
     second: np.ndarray
 
+    def _facts(self) -> Iterator[str]:
+        yield number(len(self.rows), "opening")
+        yield f"{self.first.shape[-1]} nearest in each half"
 
-@dataclass(frozen=True)
-class Neighbors:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Neighbors(TableRecord):
     """The k nearest *others* of every row, nearest first.
 
     `indices` [N, k] int64 and `distances` [N, k] float32, Euclidean (metric "cosine": between unit vectors, so that
@@ -161,8 +184,8 @@ class Neighbors:
     metric: str = "cosine"
     halves: Halves | None = None
     recall: float = 1.0
-    source: Embeddings | None = field(default=None, repr=False)
-    targets: Sequence[str] | None = field(default=None, repr=False)
+    source: Embeddings | None = None
+    targets: Sequence[str] | None = None
 
     @property
     def k(self) -> int:
@@ -172,9 +195,22 @@ class Neighbors:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def _facts(self) -> Iterator[str]:
+        if self.targets is None:
+            yield number(len(self), "row")
+        else:
+            yield f"{len(self):,} {'query' if len(self) == 1 else 'queries'} among {number(len(self.targets), 'row')}"
+        yield f"k {self.indices.shape[-1]}"
+        yield name_of(self.metric)
+        yield "exact" if self.recall == 1 else f"recall {self.recall:.4g}"
 
-@dataclass(frozen=True)
-class Density:
+    def _columns(self) -> Columns:
+        names = self.ids if self.targets is None else self.targets
+        return {"id": self.ids, "neighbors": Named(self.indices, names), "distances": self.distances}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Density(TableRecord):
     """`log_values` [N] float64: the logarithm of a density up to a constant. High = crowded.
 
     `split_half` is the reliability r of the estimate, from two disjoint halves of the data, and `noise` the variance
@@ -189,7 +225,20 @@ class Density:
     intrinsic_dimension: float
     split_half: float | None = None
     noise: float | None = None
-    neighbors: Neighbors | None = field(default=None, repr=False)
+    neighbors: Neighbors | None = None
 
     def __len__(self) -> int:
         return len(self.log_values)
+
+    def _facts(self) -> Iterator[str]:
+        yield number(len(self), "opening")
+        yield name_of(self.estimator)
+        yield f"k {self.k}"
+        yield name_of(self.metric)
+        yield f"dimension {self.intrinsic_dimension:.3g}"
+        if self.split_half is not None:
+            yield f"split-half {self.split_half:.2f}"
+        yield f"log density {span(self.log_values)}"
+
+    def _columns(self) -> Columns:
+        return {"id": self.ids, "log_density": self.log_values}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from kat.array_records import Columns, TableRecord, name_of, number, span
 from kat.config import DensityOptions
 from kat.density.estimators import estimate_density
 from kat.density.explain import OTHER_KS, evidence, row_of
@@ -22,8 +23,8 @@ NOISE_ESS = 0.9
 _SMALLEST = np.float64(np.finfo(np.float32).tiny)
 
 
-@dataclass(frozen=True)
-class Weights:
+@dataclass(frozen=True, eq=False, repr=False)
+class Weights(TableRecord):
     """`values` [N] float32, mean 1, none above `cap`. High = counts more; rare weighs more.
 
     `temperature` is the exponent T in weight ∝ density^−T and `bound` what set it: "ess" (the floor was reached),
@@ -41,10 +42,22 @@ class Weights:
     cap_hits: int
     heaviest_share: float
     options: Mapping[str, Any] = field(default_factory=dict)
-    density: Density | None = field(default=None, repr=False)
+    density: Density | None = None
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def _facts(self) -> Iterator[str]:
+        yield number(len(self), "opening")
+        if len(self):
+            yield f"ESS {100 * self.ess_share:.1f} %"
+        by = "" if self.bound in ("given", "uniform") else "by "
+        yield f"T {self.temperature:.3g} {by}{name_of(self.bound)}"
+        yield f"w {span(self.values)}"
+
+    def _columns(self) -> Columns:
+        known = {} if self.density is None else {"log_density": self.density.log_values}
+        return {"id": self.ids, "weight": self.values, **known}
 
     @property
     def ess_share(self) -> float:

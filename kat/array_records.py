@@ -1,0 +1,248 @@
+"""What records that hold arrays share: equality, one line that says what they are, and tables of their rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kat.errors import InputError, MismatchError, MissingExtraError
+from kat.terminal import escaped
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas
+    import pyarrow as pa
+
+_ROWS, _ITEMS, _LETTERS = 5, 3, 64
+"""What a notebook shows: so many rows, so many numbers or names of a list, so many letters of a name."""
+_BLOCK = 1 << 20
+"""How many numbers are compared at a time, so that equality takes no memory of the size of an array."""
+
+
+class Named(NamedTuple):
+    """A column of lists of ids: `indices` [N, k] into `ids`."""
+
+    indices: np.ndarray
+    ids: Sequence[str]
+
+
+Columns = Mapping[str, "Sequence[str] | np.ndarray | Named"]
+"""A table's columns by name, ids first, row i of each belonging to row i of the others."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ArrayRecord:
+    """A record with arrays, compared by what they hold: NaN equals NaN in the same place. It has no hash.
+
+    `repr` is one line, however many rows it has and whatever its ids hold.
+    """
+
+    def _facts(self) -> Iterator[str]:
+        """Yield what `repr` says, in words."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        return all(same(getattr(self, one.name), getattr(other, one.name)) for one in dataclasses.fields(self))
+
+    __hash__ = None  # type: ignore[assignment]  # arrays can change
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({escaped(', '.join(self._facts()))})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TableRecord(ArrayRecord):
+    """An array record whose rows have ids, and which so is a table too."""
+
+    def _columns(self) -> Columns:
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: `repr`, and the first rows in a table that brings no colours of its own."""
+        columns = self._columns()
+        rows = min(_ROWS, *map(_length, columns.values()))
+        lines = [[_cell(column, row) for column in columns.values()] for row in range(rows)]
+        if len(columns["id"]) > rows:
+            lines.append([f"… {len(columns['id']) - rows:,} more", *[""] * (len(columns) - 1)])
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+        return (
+            f'<table><caption style="text-align: left">{html.escape(repr(self))}</caption>'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+    def to_arrow(self) -> pa.Table:
+        """Return the rows as a pyarrow.Table, ids first; NaN stays NaN.
+
+        Numbers share the record's memory where they are contiguous (vectors: and float32), so leave the arrays as they
+        are while the table is in use; other arrays are copied. Ids are copied: their bytes, and 4 a row. Lists of ids
+        are a dictionary: one copy of the ids, and the record's indices.
+
+        Raises InputError for an id that is no text or no UTF-8, MismatchError if ids and values do not fit together.
+        """
+        import pyarrow as pa
+
+        columns = self._columns()
+        n = len(columns["id"])
+        for name, column in columns.items():
+            if _length(column) != n:
+                raise MismatchError(
+                    f"{type(self).__name__} has {n:,} ids and {_length(column):,} rows of {name}; expected as many."
+                )
+        return pa.table({name: _arrow(column) for name, column in columns.items()})
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the rows of `to_arrow` as a pandas.DataFrame.
+
+        Numbers are copied, so that the frame may be changed: the memory of the columns. Lists, vectors among them, are
+        an array a row, some 100 bytes each: those of numbers are read-only views of the record's memory where
+        `to_arrow` shares it, those of ids hold a reference for each id.
+
+        Raises what `to_arrow` raises, and MissingExtraError without pandas.
+        """
+        try:
+            import pandas  # noqa: F401  # pyarrow's own message does not say what to type
+        except ImportError as error:
+            raise MissingExtraError(
+                "to_pandas needs pandas, which is not installed. Type: pip install pandas  (or use to_arrow)"
+            ) from error
+        return self.to_arrow().to_pandas()
+
+
+def same(first: Any, second: Any) -> bool:
+    """Return whether two values hold the same: arrays and lists item by item, NaN equal to NaN, mappings by key."""
+    if first is second:
+        return True
+    if isinstance(first, str):  # most of what is compared: ids
+        return bool(isinstance(second, str) and first == second)
+    import numpy as np
+
+    if isinstance(first, np.ndarray) or isinstance(second, np.ndarray):
+        return isinstance(first, np.ndarray) and isinstance(second, np.ndarray) and _same_arrays(first, second)
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, Sequence) and isinstance(second, Sequence):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second or (first != first and second != second))
+
+
+def _same_arrays(first: np.ndarray, second: np.ndarray) -> bool:
+    import numpy as np
+
+    if first.shape != second.shape:
+        return False
+    if first.ndim == 0 or not first.size:
+        return same(first.tolist(), second.tolist())
+    nan = first.dtype.kind in "fc" and second.dtype.kind in "fc"
+    step = max(1, _BLOCK // (first.size // len(first)))
+    return all(
+        np.array_equal(first[at : at + step], second[at : at + step], equal_nan=nan)
+        for at in range(0, len(first), step)
+    )
+
+
+def number(n: int, word: str) -> str:
+    """Return `1 row`, `2,000 rows`."""
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+def name_of(value: object) -> str:
+    """Return a name as text of at most some sixty letters."""
+    text = str(value)
+    return text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1]}…"
+
+
+def span(values: np.ndarray) -> str:
+    """Return the least and the greatest of the finite values, and how many are not finite."""
+    import numpy as np
+
+    if not len(values):
+        return "none"
+    low, high, odd = values.min(), values.max(), 0
+    if not (np.isfinite(low) and np.isfinite(high)):
+        finite = values[np.isfinite(values)]
+        odd = len(values) - len(finite)
+        if not len(finite):
+            return "none finite"
+        low, high = finite.min(), finite.max()
+    return f"{low:.3g} … {high:.3g}{f' and {odd:,} not finite' if odd else ''}"
+
+
+def _length(column: Sequence[str] | np.ndarray | Named) -> int:
+    return len(column.indices) if isinstance(column, Named) else len(column)
+
+
+def _cell(column: Sequence[str] | np.ndarray | Named, row: int) -> str:
+    if isinstance(column, Named):
+        some = [
+            name_of(column.ids[i]) if 0 <= i < len(column.ids) else f"row {i}"
+            for i in column.indices[row][:_ITEMS].tolist()
+        ]
+        return escaped(_listed(some, column.indices.shape[1]))
+    value = column[row]
+    if getattr(value, "ndim", 0):
+        return _listed([f"{one:.4g}" for one in value[:_ITEMS]], len(value))
+    return escaped(name_of(value) if isinstance(value, str) else f"{value:.6g}")
+
+
+def _listed(some: list[str], n: int) -> str:
+    return ", ".join(some) + (f", … ({n:,})" if n > len(some) else "")
+
+
+def _arrow(column: Sequence[str] | np.ndarray | Named) -> pa.Array:
+    import numpy as np
+    import pyarrow as pa
+
+    if isinstance(column, Named):
+        indices = np.ascontiguousarray(column.indices)
+        try:
+            names = pa.DictionaryArray.from_arrays(_numbers(indices.reshape(-1)), _texts(column.ids))
+        except pa.ArrowIndexError as error:
+            raise MismatchError(
+                f"Neighbours are rows {indices.min():,} … {indices.max():,}; "
+                f"expected rows of the {len(column.ids):,} ids."
+            ) from error
+        return _lists(names, indices)
+    if not isinstance(column, np.ndarray) or column.dtype.kind in "UTO":
+        return _texts(column)
+    if column.ndim == 1:
+        return _numbers(column)
+    column = np.ascontiguousarray(column, np.float32)
+    return _lists(_numbers(column.reshape(-1)), column)
+
+
+def _numbers(values: np.ndarray) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array(values.astype(values.dtype.newbyteorder("="), copy=False))
+
+
+def _lists(items: pa.Array, rows: np.ndarray) -> pa.Array:
+    """Return lists [N] of a fixed size; of size 0 (no neighbours of a single row), which pyarrow cannot cut, lists."""
+    import numpy as np
+    import pyarrow as pa
+
+    if rows.shape[1]:
+        return pa.FixedSizeListArray.from_arrays(items, rows.shape[1])
+    return pa.ListArray.from_arrays(pa.array(np.zeros(len(rows) + 1, np.int32)), items)
+
+
+def _texts(ids: Sequence[str] | np.ndarray) -> pa.Array:
+    import pyarrow as pa
+
+    odd = next((row for row, one in enumerate(ids) if not isinstance(one, str)), None)
+    if odd is not None:
+        raise InputError(f"The id of row {odd} is {name_of(ids[odd])} ({type(ids[odd]).__name__}); expected text.")
+    try:
+        texts = pa.array(ids, pa.string())
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"The id {name_of(error.object)!r} holds a lone surrogate, which is no UTF-8; expected text."
+        ) from error
+    # Past 2 GB of text pyarrow gives pieces, which a dictionary cannot be made of.
+    return pa.array(ids, pa.large_string()) if isinstance(texts, pa.ChunkedArray) else texts
