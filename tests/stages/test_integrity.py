@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import pytest
 from making import jsonl, pair, vouch, write
 from making_training import tiny_chat_model
 
+from kat.atomic import temporary_name
 from kat.digests import sha256_file
 from kat.errors import InputError, OutputError
 from kat.inputs import HashedInput
-from kat.locks import locked
+from kat.locks import lock_path, locked
 from kat.stages.stage import stage
 
 
@@ -229,6 +231,19 @@ def test_a_stage_whose_output_another_process_writes(tmp_path, is_there):
         holder.kill()
     assert not out.exists()
     assert not write_numbers(out).done
+
+
+def test_what_a_killed_process_left_beside_a_complete_output_goes(tmp_path):
+    out = tmp_path / "out.txt"
+    write_numbers(out)
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    left = temporary_name().replace(f"-{os.getpid()}-", f"-{dead.pid}-")
+    for name in (f"{left}out.txt", lock_path(out).name):
+        (tmp_path / name).write_bytes(b"left")
+    mine = write(tmp_path / f"{temporary_name()}other", b"being written by this process")
+    assert write_numbers(out).done
+    assert {p.name for p in tmp_path.iterdir()} == {"out.txt", "out.txt.manifest.json", mine.name}
 
 
 def test_what_another_process_ended_meanwhile_is_done(tmp_path, monkeypatch):

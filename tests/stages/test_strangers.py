@@ -146,10 +146,11 @@ def test_bad_rows_of_a_stranger_stay_where_there_are_none_now(folder, kat_cli):
         (("score", "tiny", "pairs.jsonl", "--out", "tiny/s.jsonl"), "lies inside"),
         (("embed", "run/prefixes_all.jsonl", "--model", "tiny", "--out", "tiny/e.pt"), "lies inside"),
         (("export", "tiny", "--out", "tiny/sub"), "lies inside"),
+        (("embed", "run/prefixes_all.jsonl", "--model", "tiny", "--out", "."), "tiny, which is read"),
         (("export", "tiny", "--out", "tiny/sub", "--overwrite"), "lies inside"),
         (("embed", "run/prefixes_all.jsonl", "--model", "tiny", "--out", "tiny/e"), "lies inside"),
         (("train-rm", "run", "--model", "tiny", "--out", "tiny/rm"), "lies inside"),
-        (("export", "tiny", "--out", "."), "holds"),
+        (("export", "tiny", "--out", "."), "tiny, which is read"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, tuple) else "",
 )
