@@ -8,7 +8,9 @@ import pytest
 from making import jsonl, pair, write
 from making_training import tiny_chat_model
 
-from kat.outputs import own_names
+from kat.artifacts import move_note
+from kat.errors import OutputError
+from kat.outputs import Own, check_strangers, own_names
 
 STRANGER = b"somebody else's\n"
 
@@ -203,3 +205,26 @@ def test_a_move_that_stops_at_any_file_is_ended_by_the_same_command(name, folder
         assert all(left[one] == first[one] for one in first if "manifest" not in one), at
         at += 1
     assert at >= 3
+
+
+def test_what_a_stopped_move_was_to_replace_is_still_a_strangers(tmp_path):
+    """A command with --overwrite was killed before a file of somebody else's was replaced."""
+    note = {"files": ["a.npy", "b.npy"], "beside": ["out.rejected.jsonl", "out.txt"], "replaced": ["a.npy", "out.txt"]}
+    folder = tmp_path / "out"
+    folder.mkdir()
+    move_note(folder).write_text(json.dumps(note))
+    assert own_names(folder) == Own({"manifest.json", "b.npy"}, {"out.rejected.jsonl"})
+    for name in ("a.npy", "b.npy"):
+        (folder / name).write_bytes(STRANGER)
+    with pytest.raises(OutputError, match=r"a.npy is there, and nothing says that kat wrote it"):
+        check_strangers(folder, ["a.npy", "b.npy"], own_names(folder).files, overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["prefixes", "sample", "weigh-pairs"])
+def test_a_link_that_leads_nowhere_is_somebody_elses_too(folder, kat_cli, name):
+    out = folder / COMMANDS[name][-1]
+    out.parent.mkdir()
+    out.symlink_to(folder / "nowhere")
+    assert f"{out} is there, and nothing says that kat wrote it" in kat_cli(*command(folder, name)).failed()
+    assert out.is_symlink()
+    assert not (folder / "nowhere").exists()
