@@ -3,7 +3,7 @@
 Public names load on first use, so that `import kat` costs nothing: neither torch nor transformers.
 """
 
-from importlib import import_module
+
 
 __version__ = "0.1.0"
 
@@ -41,6 +41,8 @@ __all__ = [*sorted(_HOMES), "__version__"]
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'kat' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

@@ -8,9 +8,9 @@ import pytest
 from making import jsonl, pair, write
 from making_training import tiny_chat_model
 
-from kat.artifacts import move_note
+from kat.artifacts import manifest, move_note, write_folder_manifest
 from kat.errors import OutputError
-from kat.outputs import Own, check_strangers, own_names
+from kat.outputs import Own, check_strangers, output_folder, own_names
 
 STRANGER = b"somebody else's\n"
 
@@ -228,3 +228,19 @@ def test_a_link_that_leads_nowhere_is_somebody_elses_too(folder, kat_cli, name):
     assert f"{out} is there, and nothing says that kat wrote it" in kat_cli(*command(folder, name)).failed()
     assert out.is_symlink()
     assert not (folder / "nowhere").exists()
+
+
+@pytest.mark.parametrize("named", ["written", "outdated"])
+def test_a_name_that_is_known_only_at_the_end_is_no_input(tmp_path, named):
+    """The names in a folder are not all known before: what is read is replaced by none of them, nor removed."""
+    folder = tmp_path / "out"
+    with output_folder(folder) as (scratch, _):
+        (scratch / "shard-0.npy").write_bytes(b"read")
+        write_folder_manifest(scratch, manifest("sample", {}, {}))
+    before = contents(folder)
+    with pytest.raises(OutputError, match=r"shard-0.npy is the input"), output_folder(  # noqa: PT012
+        folder, inputs=[folder / "shard-0.npy"]
+    ) as (scratch, _):
+        (scratch / ("shard-0.npy" if named == "written" else "shard-1.npy")).write_bytes(b"new")
+        write_folder_manifest(scratch, manifest("sample", {}, {}))
+    assert contents(folder) == before
