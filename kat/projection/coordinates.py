@@ -101,7 +101,9 @@ def project(
 def _told(rows: int, distinct: int, fitted: int, nearest: int) -> str:
     told = f"UMAP of {fitted:,} openings, from the {nearest} nearest neighbours of each."
     if fitted < distinct:
-        told += f" The other {distinct - fitted:,} lie at the mean of up to {_ANCHORS} neighbours, weighted by 1/distance."
+        told += (
+            f" The other {distinct - fitted:,} lie at the mean of up to {_ANCHORS} neighbours, weighted by 1/distance."
+        )
     if distinct < rows:
         told += f" {rows - distinct:,} openings share a vector with another and lie around it."
     return told
@@ -154,12 +156,12 @@ def groups(neighbors: Neighbors) -> np.ndarray:
 
     A list begins with the row's duplicates, the first k + 1 of them at most, so that the first of all is among them.
     """
-    own = np.arange(len(neighbors))
-    if not neighbors.k:
-        return own
-    same = np.where(neighbors.distances == 0, neighbors.indices, len(neighbors))
-    first = np.minimum(own, same.min(axis=1))
-    return first[first]
+    first = np.arange(len(neighbors))
+    for start in range(0, len(neighbors) if neighbors.k else 0, _ROWS):
+        part = slice(start, start + _ROWS)
+        same = np.where(neighbors.distances[part] == 0, neighbors.indices[part], len(neighbors))
+        first[part] = np.minimum(first[part], same.min(axis=1))
+    return first
 
 
 def lists_among(
@@ -173,9 +175,8 @@ def lists_among(
     q = min(NEAREST, len(fitted) - 1)
     near, apart = np.zeros((len(fitted), q), np.int64), np.zeros((len(fitted), q), np.float32)
     short = np.ones(len(fitted), bool)
-    for start in range(0, len(fitted), _ROWS):
-        rows = fitted[start : start + _ROWS]
-        at, distances, kept = _stored(rows, fitted, group, neighbors)
+    for start in range(0, len(fitted) if neighbors.k >= q else 0, _ROWS):
+        at, distances, kept = _stored(fitted[start : start + _ROWS], fitted, group, neighbors)
         enough = np.flatnonzero(kept.sum(axis=1) >= q)
         order = np.argsort(~kept[enough], axis=1, kind="stable")[:, :q]
         near[start + enough] = np.take_along_axis(at[enough], order, 1)

@@ -22,7 +22,8 @@ REMEDY = "pip install 'umap-learn'"
 _A, _B = 1.5769434602697652, 0.8950608778515733
 """The curve 1 / (1 + a·d^(2b)) nearest to UMAP's for min_dist 0.1 and spread 1: what its `find_ab_params` returns."""
 _EPOCH_ROWS = 4_000_000
-_MOST_EPOCHS, _LEAST_EPOCHS = 400, 100
+"""Rows times epochs: what takes about ten seconds of one core."""
+_MOST_EPOCHS, _LEAST_EPOCHS = 250, 100
 
 
 def load_umap() -> ModuleType:
