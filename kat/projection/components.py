@@ -54,7 +54,7 @@ def _leading(covariance: np.ndarray) -> np.ndarray:
     """Return the eigenvectors [D, ≤ 2] of the two largest eigenvalues; those without a spread are left out.
 
     Beyond 1,024 columns by orthogonal iteration with spare columns (Golub & Van Loan, Matrix Computations, 8.2): what
-    is kept converges as the ratio of the 15th eigenvalue to it, and the whole takes seconds where all would take minutes.
+    is kept converges as the ratio of the 15th eigenvalue to it, in seconds where all components would take minutes.
     """
     if len(covariance) <= _DENSE:
         values, axes = np.linalg.eigh(covariance)

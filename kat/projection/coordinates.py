@@ -123,7 +123,7 @@ def _check(vectors: np.ndarray, neighbors: Neighbors) -> None:
         raise InputError(f"There are {len(vectors)} vectors and {len(neighbors)} rows of neighbours; expected as many.")
     if neighbors.targets is not None:
         raise InputError("The neighbours are those of queries; expected those of the rows themselves.")
-    if neighbors.k and not (0 <= neighbors.indices.min() and neighbors.indices.max() < len(vectors)):
+    if neighbors.k and not (neighbors.indices.min() >= 0 and neighbors.indices.max() < len(vectors)):
         raise InputError(f"The neighbours name rows outside 0 to {len(vectors) - 1}.")
 
 
@@ -146,8 +146,9 @@ class _Metric:
         if (wrong := np.abs(apart - stored) > _NEAR_ENOUGH * np.maximum(1, stored)).any():
             at = int(np.argmax(wrong))
             raise MismatchError(
-                f"Row {rows[at]} lies {stored[at]:.4g} from its nearest neighbour by the neighbours, and {apart[at]:.4g}"
-                " by the vectors: they are of other vectors, or searched for with another setting of center.",
+                f"Row {rows[at]} lies {stored[at]:.4g} from its nearest neighbour by the neighbours, and"
+                f" {apart[at]:.4g} by the vectors: they are of other vectors, or searched for with another setting of"
+                " center."
             )
 
 

@@ -51,7 +51,7 @@ def lay_out(umap: ModuleType, start: np.ndarray, near: np.ndarray, apart: np.nda
     `start` [M, 2] are places to start from. `near` and `apart` [M, q] are the q nearest others of every row, nearest
     first, and their distances, all above 0.
     """
-    draw = np.random.RandomState(seed % 2**32)  # noqa: NPY002: what umap-learn takes
+    draw = np.random.RandomState(seed % 2**32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         places, _ = umap.simplicial_set_embedding(

@@ -18,7 +18,7 @@ from kat.projection.words import telling_words
 
 _CELLS = 128
 _BLUR, _LEAST_BLUR, _MOST_BLUR = 15.0, 1.6, 6.0
-"""Standard deviation of the smoothing, in cells: that of one opening, falling as N^(−1/6) (Silverman's rule for planes)."""
+"""Standard deviation of the smoothing, in cells: a factor of N^(−1/6), Silverman's rule for planes, and its limits."""
 _TRIMMED = 0.005
 """The share of openings at either end of a coordinate that the histogram's outermost cells hold."""
 _PASS = 0.7

@@ -12,11 +12,11 @@ from kat.projection.regions import Regions, basins, find_regions
 from kat.projection.words import class_tfidf, telling_words, words_of
 
 TOPICS = {
-    "whales": "whale ocean plankton krill blubber".split(),
-    "bread": "dough yeast flour oven crust".split(),
-    "stars": "nebula quasar galaxy comet orbit".split(),
+    "whales": ["whale", "ocean", "plankton", "krill", "blubber"],
+    "bread": ["dough", "yeast", "flour", "oven", "crust"],
+    "stars": ["nebula", "quasar", "galaxy", "comet", "orbit"],
 }
-COMMON = "the what how please tell me about of and in".split()
+COMMON = ["the", "what", "how", "please", "tell", "me", "about", "of", "and", "in"]
 
 
 def openings(n=900, seed=0):
@@ -141,7 +141,7 @@ def test_words_of_any_language(text, words):
 
 def test_hostile_texts():
     """Nothing but letters in a label, and a text of 400,000 letters costs what 2,000 do."""
-    xy, texts, topic = openings()
+    xy, texts, _ = openings()
     bad = ["<script>alert(1)</script> \u202e\u0000\x1b[2J", "x" * 400_000, "\ud83d" * 50, "а" * 400_000, "𝕋" * 9000]
     texts = [f"{text} {bad[i % len(bad)]}" for i, text in enumerate(texts)]
     regions = find_regions(xy, texts)
