@@ -17,15 +17,15 @@ from kat.parameters import whole_number
 from kat.projection.words import telling_words
 
 _CELLS = 128
-_BLUR, _LEAST_BLUR, _MOST_BLUR = 15.0, 1.6, 6.0
+_BLUR, _LEAST_BLUR, _MOST_BLUR = 7.0, 1.2, 4.0
 """Standard deviation of the smoothing, in cells: a factor of N^(−1/6), Silverman's rule for planes, and its limits."""
 _TRIMMED = 0.005
 """The share of openings at either end of a coordinate that the histogram's outermost cells hold."""
-_PASS = 0.7
+_PASS = 0.8
 """Two basins are one where the pass between them is higher than this share of the lower peak."""
-_NOISE = 3.0
+_NOISE = 2.0
 """And where the peak stands out of the pass by no more than this times √peak: so much is chance (Poisson's)."""
-_FLOOR = 0.1
+_FLOOR = 0.25
 """A region ends where the map is less crowded than this share of its peak."""
 _LEAST_SIZE, _LEAST_SHARE = 5, 0.002
 
@@ -113,7 +113,7 @@ def basins(density: np.ndarray) -> np.ndarray:
     """Return for each cell of `density` [G, H] the peak, as a flat place, whose basin it is in; itself where empty.
 
     Cells are taken from the most crowded on. One joins the highest peak beside it; where two basins meet over a pass
-    higher than 0.7 of the lower peak, or one that chance alone would put there, that peak's basin becomes the other's.
+    higher than 0.8 of the lower peak, or one that chance alone would put there, that peak's basin becomes the other's.
     """
     padded = np.pad(density, 1).ravel()
     width = density.shape[1] + 2

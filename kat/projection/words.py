@@ -2,8 +2,8 @@
 
 Class-based TF-IDF, Grootendorst, "BERTopic: Neural topic modeling with a class-based TF-IDF procedure" (2022):
 tf · log(1 + A / f), where tf is how often a region has a word, f how often all have, and A the mean number of words a
-region. Here a word counts once an opening, so that no opening's repetitions name a region, and a word needs half again
-the share of openings that it has over all: so the words that most openings hold are left out without a list of any
+region. Here a word counts once an opening, so that no opening's repetitions name a region, and a word needs twice
+the share of openings that it has on average: so the words that most openings hold are left out without a list of any
 language's.
 """
 
@@ -23,7 +23,7 @@ _READ = 800
 _LONGEST = 30
 _LEAST = 2
 """Openings of a region that hold a word which names it."""
-_LIFT = 1.5
+_LIFT = 2.0
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17d3\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Scripts that put no space between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
 _MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0dff"

@@ -73,9 +73,9 @@ def test_at_most_so_many():
     assert set(regions.of.tolist()) == {-1, 0, 1}
 
 
-@pytest.mark.parametrize(("saddle", "peaks"), [(3.4, 2), (3.6, 1)])
+@pytest.mark.parametrize(("saddle", "peaks"), [(3.9, 2), (4.1, 1)])
 def test_two_peaks_are_one_over_a_high_pass(saddle, peaks):
-    """0.7 of the lower peak, 5, is 3.5; there are so many openings that nothing is chance."""
+    """0.8 of the lower peak, 5, is 4; there are so many openings that nothing is chance."""
     density = np.zeros((3, 7))
     density[1] = np.array([0, 6, saddle, 5, 1, 0, 0]) * 1e6
     of = basins(density)
@@ -85,10 +85,10 @@ def test_two_peaks_are_one_over_a_high_pass(saddle, peaks):
     assert of[0] == 0  # an empty cell is alone
 
 
-@pytest.mark.parametrize(("saddle", "peaks"), [(0.9, 2), (1.1, 1)])
+@pytest.mark.parametrize(("saddle", "peaks"), [(7.9, 2), (8.1, 1)])
 def test_a_peak_that_may_be_chance_is_none(saddle, peaks):
-    """16 − 3·√16 = 4: what stands out of a pass of more than that by so little is no peak."""
-    of = basins(np.array([[20.0, 4 * saddle, 16.0]]))
+    """16 − 2·√16 = 8: what stands out of a pass of more than that by so little is no peak."""
+    of = basins(np.array([[20.0, saddle, 16.0]]))
     assert len(set(of.tolist())) == peaks
 
 
