@@ -105,7 +105,7 @@ def _told(rows: int, distinct: int, fitted: int, nearest: int) -> str:
             f" The other {distinct - fitted:,} lie at the mean of up to {_ANCHORS} neighbours, weighted by 1/distance."
         )
     if distinct < rows:
-        told += f" {rows - distinct:,} openings share a vector with another and lie around it."
+        told += f" Openings that share a vector with another, {rows - distinct:,}, lie around it."
     return told
 
 

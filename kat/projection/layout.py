@@ -83,14 +83,18 @@ def epochs(rows: int) -> int:
 
 
 def starting_places(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return principal components [M, 2] of rows, rounded: sums differ in the last bits by the number of threads."""
+    """Return principal components [M, 2] of rows, 10 at the most, as umap-learn scales them."""
     places = principal_components(vectors, rows)
     largest = np.abs(places).max()
-    return np.round(10 * places / largest, 6) if largest > 0 else places
+    return 10 * places / largest if largest > 0 else places
 
 
 def _scaled(start: np.ndarray, draw: Any) -> np.ndarray:
-    """Return starting places with a little noise, as umap-learn adds to its own: no two rows stay in one place."""
+    """Return starting places with a little noise, as umap-learn adds to its own: no two rows stay in one place.
+
+    Sums differ in their last bits by the number of threads, and a layout makes much of little: the bits that differ
+    are those of float64, and are rounded off here.
+    """
     return (start + draw.normal(scale=1e-4, size=start.shape)).astype(np.float32)
 
 

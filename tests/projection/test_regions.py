@@ -139,6 +139,10 @@ def test_words_of_any_language(text, words):
     assert words_of(text) == words
 
 
+def test_a_text_is_read_up_to_2000_characters():
+    assert words_of("ab " * 666 + "cd" + "ef") == ["ab"] * 666 + ["cd"]
+
+
 def test_hostile_texts():
     """Nothing but letters in a label, and a text of 400,000 letters costs what 2,000 do."""
     xy, texts, _ = openings()
