@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +60,22 @@ def test_no_rows_and_compression():
     file = io.BytesIO()
     write_map(file, ["a"] * 100, ["b"] * 100, np.zeros((100, 2)))
     assert pq.ParquetFile(file).metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("embedding_atlas") is None, reason="embedding-atlas is not installed")
+def test_embedding_atlas_opens_it(tmp_path):
+    """It exports what it would show: the same rows, the coordinates and neighbours under our names."""
+    x = np.random.default_rng(0).normal(size=(30, 5))
+    with open(tmp_path / "map.parquet", "wb") as file:
+        write_map(file, list(map(str, range(30))), ["a text"] * 30, x[:, :2], neighbors=find_neighbors(x, 5))
+    names = ["--text", "text", "--x", "projection_x", "--y", "projection_y", "--neighbors", "neighbors"]
+    command = [sys.executable, "-m", "embedding_atlas.cli", "map.parquet", *names, "--export-application", "out"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    shown = json.loads((tmp_path / "out" / "data" / "metadata.json").read_text())["props"]["data"]
+    assert shown["projection"] == {"x": "projection_x", "y": "projection_y"}
+    assert (shown["text"], shown["neighbors"]) == ("text", "neighbors")
+    theirs, ours = pq.read_table(tmp_path / "out/data/dataset.parquet"), pq.read_table(tmp_path / "map.parquet")
+    assert theirs.select(ours.column_names).to_pylist() == ours.to_pylist()
 
 
 def test_what_is_refused():
