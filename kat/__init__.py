@@ -1,9 +1,8 @@
 """Density-aware preference training: measure how crowded every prompt is and let rare prompts count.
 
-Public names load on first use, so that `import kat` costs nothing: neither torch nor transformers.
+Public names load on first use, so that `import kat` costs nothing: neither torch nor transformers. Nothing is imported
+here: a signal that comes before a command sees to them would end it with Python's own words.
 """
-
-
 
 __version__ = "0.1.0"
 

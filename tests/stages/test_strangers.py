@@ -8,7 +8,7 @@ import pytest
 from making import jsonl, pair, write
 from making_training import tiny_chat_model
 
-from kat.artifacts import manifest, move_note, write_folder_manifest
+from kat.artifacts import manifest, manifest_bytes, move_note, write_folder_manifest
 from kat.errors import OutputError
 from kat.outputs import Own, check_strangers, output_folder, own_names
 
@@ -238,9 +238,25 @@ def test_a_name_that_is_known_only_at_the_end_is_no_input(tmp_path, named):
         (scratch / "shard-0.npy").write_bytes(b"read")
         write_folder_manifest(scratch, manifest("sample", {}, {}))
     before = contents(folder)
-    with pytest.raises(OutputError, match=r"shard-0.npy is the input"), output_folder(  # noqa: PT012
-        folder, inputs=[folder / "shard-0.npy"]
-    ) as (scratch, _):
+    with (
+        pytest.raises(OutputError, match=r"shard-0.npy is the input"),
+        output_folder(  # noqa: PT012
+            folder, inputs=[folder / "shard-0.npy"]
+        ) as (scratch, _),
+    ):
         (scratch / ("shard-0.npy" if named == "written" else "shard-1.npy")).write_bytes(b"new")
         write_folder_manifest(scratch, manifest("sample", {}, {}))
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["../victim", "a/../../victim", "{folder}/victim", ""])
+def test_a_manifest_that_names_files_elsewhere_has_none_removed(tmp_path, name):
+    victim, folder = write(tmp_path / "victim", STRANGER), tmp_path / "out"
+    folder.mkdir()
+    told = {"outputs": {name.format(folder=tmp_path): "0" * 64, "x.npy": "0" * 64}}
+    (folder / "manifest.json").write_bytes(manifest_bytes(manifest("sample", {}, {}) | told))
+    assert own_names(folder).files == {"manifest.json", "x.npy"}
+    with output_folder(folder) as (scratch, _):
+        (scratch / "new.npy").write_bytes(b"new")
+        write_folder_manifest(scratch, manifest("sample", {}, {}))
+    assert victim.read_bytes() == STRANGER
