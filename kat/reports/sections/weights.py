@@ -130,7 +130,7 @@ def _paying_column(column: str, parts: Sequence[Mapping[str, Any]]) -> list[Bloc
         f"{gains['share_of_pairs']:.1%} and {gains['share_of_weight']:.1%}."
     )
     title = f"Who pays and who gains, by {name}"
-    chart = Chart(f"pays_{column}", title, "intervals", "share", name, series, told, categories=names, format="percent")
+    chart = Chart(f"pays_{column}", title, "intervals", name, "share", series, told, categories=names, format="percent")
     columns = (
         *(Column(name), Column("pairs", "count"), Column("of pairs", "percent")),
         *(Column("of weight", "percent"), Column("mean v", "number")),
