@@ -16,8 +16,8 @@ from kat.reports.sections.tried import tried_blocks
 
 SAMPLES = 6
 """Fixed prompts of which the completions before and after are shown."""
-MOVING = 9
-"""Steps of a moving mean, where a log is long enough for one."""
+MOVING, CURVE = 9, 300
+"""Steps of a moving mean, where a log is long enough for one, and points of a curve at most."""
 
 
 @dataclass(frozen=True)
@@ -106,27 +106,29 @@ def curve_chart(
 ) -> Chart | None:
     """Return a chart of one number of training logs by step; of long ones a moving mean. None if no log has it."""
     series = []
-    averaged = False
+    windows = set()
     for one in trainings:
         rows = [(row["step"], row[key]) for row in one.log if row.get(key) is not None]
         if not rows:
             continue
         steps, values = np.asarray(rows, np.float64).T
         if len(values) >= 4 * MOVING:
-            values, averaged = moving_mean(values), True
-        series.append(Series(one.name, steps, values))
+            windows.add(window := max(MOVING, len(values) // CURVE))
+            values = moving_mean(values, window)
+        shown = np.unique(np.linspace(0, len(values) - 1, CURVE).round().astype(np.int64))
+        series.append(Series(one.name, steps[shown], values[shown]))
     if not series:
         return None
     told = "; ".join(
         f"{s.name}: {_shown(s.y[0], format)} at first, {_shown(s.y[-1], format)} at the end" for s in series
     )
-    told += f". Means of {MOVING} steps." if averaged else "."
+    told += f". Means of {' and '.join(map(str, sorted(windows)))} steps." if windows else "."
     return Chart(name, title, "lines", "step", key.replace("_", " "), series, told, format=format)
 
 
-def moving_mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean of MOVING values around each, of fewer at either end."""
-    ones = np.ones(MOVING)
+def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Return the mean of `window` values around each, of fewer at either end."""
+    ones = np.ones(window)
     return np.asarray(np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same"))
 
 
