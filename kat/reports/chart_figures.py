@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b")
 """Of Okabe & Ito (2008), told apart without red and green; more series than these begin again."""
 GREY = "#6b6b6b"
+FEW = 24
+"""A line of so many points shows each."""
 _STYLE = {
     "text.parse_math": False,  # names of files and sources are text, whatever $ or _ they hold
     "text.usetex": False,
@@ -67,7 +69,7 @@ def _lines(axes: Axes, chart: Chart) -> None:
         colour = COLOURS[number % len(COLOURS)]
         if one.low is not None and one.high is not None:
             axes.fill_between(one.x, one.low, one.high, color=colour, alpha=0.2, linewidth=0)
-        marker = "o" if len(one.x) == 1 else None
+        marker = "o" if len(one.x) <= FEW else None
         axes.plot(one.x, one.y, color=colour, linewidth=1.6, marker=marker, label=_named(one))
 
 
@@ -88,7 +90,7 @@ def _intervals(axes: Axes, chart: Chart) -> None:
             axes.hlines(rows, one.low, one.high, color=colour, linewidth=1.6)
         axes.plot(one.y, rows, "o", color=colour, markersize=5, label=_named(one))
     axes.set_yticks(range(len(chart.categories)), [printable(name, 60) for name in chart.categories])
-    axes.set_ylim(len(chart.categories) - 0.5, -0.5)
+    axes.set_ylim(max(len(chart.categories), 1) - 0.5, -0.5)
 
 
 _DRAW: dict[str, Callable[[Any, Chart], None]] = {
@@ -106,9 +108,7 @@ def _label(axes: Axes, chart: Chart) -> None:
     axes.set_xlabel(printable(chart.y_label if sideways else chart.x_label, 90))
     if not sideways:
         axes.set_ylabel(printable(chart.y_label, 60))
-    axes.set_xscale("log" if chart.log_x else "linear")
-    if not sideways:
-        axes.set_yscale("log" if chart.log_y else "linear")
+    _scale(axes, chart)
     for mark in chart.marks:
         upright = (mark.axis == "x") != sideways
         line = axes.axvline if upright else axes.axhline
@@ -119,11 +119,27 @@ def _label(axes: Axes, chart: Chart) -> None:
         else:
             told = {"xy": (1.0, mark.at), "xycoords": ("axes fraction", "data"), "xytext": (-3, 3), "ha": "right"}
         axes.annotate(printable(mark.label, 40), **told, **place)
-    if (shown := _ticks(chart.format)) is not None:
+    if (shown := _ticks(chart.format)) is not None and not (chart.log_y and not sideways):
         (axes.xaxis if sideways else axes.yaxis).set_major_formatter(shown)
     axes.grid(axis="x" if sideways else "y", color="#ececec")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _scale(axes: Axes, chart: Chart) -> None:
+    """Logarithmic axes with plain numbers at 1, 2 and 5 of each power of ten: no mathematics, which is off."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    sideways = chart.kind == "intervals"
+    if chart.log_x or (sideways and chart.log_y):
+        axes.set_xscale("log")
+    if chart.log_y and not sideways:
+        axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
 
 
 def _ticks(format: Format) -> Any:

@@ -54,12 +54,17 @@ def accuracy_chart(evaluations: Mapping[str, Mapping[str, Any]]) -> Chart:
 
 
 def _told(evaluation: Mapping[str, Any]) -> str:
-    told = f"{evaluation['all']['unweighted']['accuracy']['value']:.1%} of every pair"
+    told = f"{_share(evaluation['all']['unweighted'])} of every pair"
     bins = evaluation["bins"]
     if len(bins) > 1:
-        first, last = (bins[b]["balanced"]["accuracy"]["value"] for b in (min(bins, key=int), max(bins, key=int)))
-        told += f", {first:.1%} in the rarest bin and {last:.1%} in the most crowded"
+        first, last = (bins[b]["balanced"] for b in (min(bins, key=int), max(bins, key=int)))
+        told += f", {_share(first)} in the rarest bin and {_share(last)} in the most crowded"
     return told
+
+
+def _share(estimates: Mapping[str, Any]) -> str:
+    value = _value(estimates, "accuracy")
+    return "not known" if value is None else f"{value:.1%}"
 
 
 def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> Table:

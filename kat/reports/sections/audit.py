@@ -162,7 +162,7 @@ def _contradictions(
     if quotes:
         blocks.append(Quotes("Preferred both ways", quotes))
     if one.mixed_examples:
-        columns = (Column("chosen in row", "count"), Column("rejected in row", "count"))
+        columns = (Column("chosen in row", "id"), Column("rejected in row", "id"))
         title = "Completions that are chosen and rejected, the first"
         blocks.append(Table(title, columns, one.mixed_examples, max(one.mixed - len(one.mixed_examples), 0)))
     return blocks

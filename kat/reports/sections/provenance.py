@@ -29,6 +29,10 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "export-weights": (ExportWeightsOptions,),
 }
 """Whose fields the options in a stage's manifest are."""
+_COMMANDS = {"neighbors": "kat density", "contexts": "kat run"}
+"""Of parts of a stage, the command that makes them."""
+_NOT_OPTIONS = {"neighbors": ("k",)}
+"""What a manifest holds beside options: how many neighbours are kept, which is more than k."""
 _SEEDS = ("seed", "control_seed")
 NOT_KNOWN = "not known"
 
@@ -79,7 +83,8 @@ def changed_options(stage: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in options.items()
-        if name not in _SEEDS and (value != known[name] if name in known else value not in (None, [], {}))
+        if name not in (*_SEEDS, *_NOT_OPTIONS.get(stage, ()))
+        and (value != known[name] if name in known else value not in (None, [], {}))
     }
 
 
@@ -96,7 +101,7 @@ def _outputs(outputs: Sequence[Output]) -> Table:
             f"--{name} {_word(value)}" for name, value in changed_options(manifest["stage"], options).items()
         )
         seeds = ", ".join(str(options[name]) for name in _SEEDS if options.get(name) is not None)
-        made = f"kat {manifest['stage']}"
+        made = _COMMANDS.get(manifest["stage"], f"kat {manifest['stage']}")
         rows.append((one.name, made, manifest["kat_version"], seeds or None, clipped(told, 600) or None))
     return Table("Outputs, in the order in which they were made", columns, rows)
 
