@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from kat.reports.blocks import Chart, Column, Mark, Series, Table
+from kat.reports.blocks import Chart, Mark, Series, Table
 from kat.reports.console.evaluate_rm import SOURCES
-from kat.reports.sections.parts import bin_name, clipped, known
+from kat.reports.sections.parts import bin_name, clipped, columns, known
 
 VIEWS = {"unweighted": "every pair", "balanced": "every opening"}
 
@@ -44,7 +44,11 @@ def accuracy_chart(evaluations: Mapping[str, Mapping[str, Any]]) -> Chart:
     title = "Accuracy, with 95 % intervals over openings"
     marks = [Mark("y", 0.5, "chance")]
     return Chart(
-        *("accuracy", title, "intervals", "pairs", "accuracy (ties ½)"),
+        "accuracy",
+        title,
+        "intervals",
+        x_label="pairs",
+        y_label="accuracy (ties ½)",
         series=series,
         told=f"{told}.",
         categories=titles,
@@ -69,11 +73,20 @@ def _share(estimates: Mapping[str, Any]) -> str:
 
 def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return all estimates of several models: a row a model and part."""
-    columns = (
-        *(Column("model"), Column("pairs that count"), Column("pairs", "count"), Column("openings", "count")),
-        *(Column("accuracy", "percent"), Column("from", "percent"), Column("to", "percent")),
-        *(Column("margin", "number"), Column("log-loss", "number"), Column("ECE", "percent")),
-        Column("longer wins", "percent"),
+    head = columns(
+        {
+            "model": "text",
+            "pairs that count": "text",
+            "pairs": "count",
+            "openings": "count",
+            "accuracy": "percent",
+            "from": "percent",
+            "to": "percent",
+            "margin": "number",
+            "log-loss": "number",
+            "ECE": "percent",
+            "longer wins": "percent",
+        }
     )
     rows = []
     for name, evaluation in evaluations.items():
@@ -82,7 +95,7 @@ def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
             values = [_value(estimates, metric) for metric in ("margin", "log_loss", "ece", "longer_wins")]
             accuracy = _value(estimates, "accuracy")
             rows.append((name, title, counts["pairs"], counts["openings"], accuracy, *interval, *values))
-    return Table("Accuracy by part; bins and sources count every opening alike", columns, rows)
+    return Table("Accuracy by part; bins and sources count every opening alike", head, rows)
 
 
 def difference_tables(name: str, facts: Mapping[str, Any]) -> list[Table]:
@@ -105,15 +118,21 @@ def _differences(title: str, comparison: Mapping[str, Any], evaluation: Mapping[
     if len(evaluation["sources"]) > 1:
         names = list(evaluation["sources"])[:SOURCES]
         parts += [(f"source {clipped(s, 60)}", comparison["sources"][s]["balanced"]["accuracy"]) for s in names]
-    columns = (
-        *(Column("pairs that count"), Column("difference", "points"), Column("from", "points"), Column("to", "points")),
-        *(Column("p", "number"), Column("detectable", "points")),
+    head = columns(
+        {
+            "pairs that count": "text",
+            "difference": "points",
+            "from": "points",
+            "to": "points",
+            "p": "number",
+            "detectable": "points",
+        }
     )
     rows = [
         (told, d["difference"], *(d["interval"] or (None, None)), d["p"], d["minimum_detectable_effect"])
         for told, d in parts
     ]
-    return Table(title, columns, rows)
+    return Table(title, head, rows)
 
 
 def _value(estimates: Mapping[str, Any], metric: str) -> float | None:

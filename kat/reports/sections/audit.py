@@ -11,7 +11,7 @@ import numpy as np
 from kat.data.contradictions import Contradictions
 from kat.pair_weights.storage import PairWeights
 from kat.reports.blocks import Block, Chart, Column, Note, Quotes, Section, Series, Table, Text
-from kat.reports.sections.parts import QUOTE, bin_name, clipped, histogram, many
+from kat.reports.sections.parts import QUOTE, bin_name, clipped, columns, histogram, many
 
 REASONS, SOURCES, GROUPS, UNREAD = 20, 20, 20, 20
 EXAMPLES = 5
@@ -106,14 +106,11 @@ def _duplicates(
         f"{split['groups_of_several_openings']:,} groups {rule}."
     )
     groups, more = near_duplicate_groups(table, texts)
-    columns = (
-        *(Column("openings", "count"), Column("pairs", "count"), Column("of pairs", "percent")),
-        Column("examples"),
-    )
+    head = columns({"openings": "count", "pairs": "count", "of pairs": "percent", "examples": "text"})
     return [
         Text(told),
         Text(near),
-        *([Table("Near-duplicates, largest group first", columns, groups, more)] * any(groups)),
+        *([Table("Near-duplicates, largest group first", head, groups, more)] if groups else []),
     ]
 
 
@@ -162,9 +159,9 @@ def _contradictions(
     if quotes:
         blocks.append(Quotes("Preferred both ways", quotes))
     if one.mixed_examples:
-        columns = (Column("chosen in row", "id"), Column("rejected in row", "id"))
+        head = (Column("chosen in row", "id"), Column("rejected in row", "id"))
         title = "Completions that are chosen and rejected, the first"
-        blocks.append(Table(title, columns, one.mixed_examples, max(one.mixed - len(one.mixed_examples), 0)))
+        blocks.append(Table(title, head, one.mixed_examples, max(one.mixed - len(one.mixed_examples), 0)))
     return blocks
 
 
@@ -197,8 +194,11 @@ def _truncation(meta: Mapping[str, Any], lengths: np.ndarray | None) -> list[Blo
         seen += f" {many(empty, 'text')} without a token cannot be drawn."
     series = [Series("openings", centres, counts.astype(np.float64))]
     chart = Chart(
-        *("lengths", "Length of the texts", "bars", "tokens"),
-        "openings",
+        "lengths",
+        "Length of the texts",
+        "bars",
+        x_label="tokens",
+        y_label="openings",
         series=series,
         told=seen,
         log_x=True,
@@ -226,9 +226,9 @@ def _sources(prefixes: Mapping[str, Any] | None) -> list[Block]:
         return []
     sources = sorted(prefixes["rows_by_source"].items(), key=lambda one: -one[1])
     total = max(sum(n for _, n in sources), 1)
-    columns = (Column("source"), Column("rows", "count"), Column("of rows", "percent"))
+    head = (Column("source"), Column("rows", "count"), Column("of rows", "percent"))
     rows = [(clipped(name), n, n / total) for name, n in sources[:SOURCES]]
-    return [Table("Rows by source", columns, rows, max(len(sources) - SOURCES, 0))]
+    return [Table("Rows by source", head, rows, max(len(sources) - SOURCES, 0))]
 
 
 def _leakage(facts: Mapping[str, Any] | None, remedy: str) -> list[Block]:
@@ -247,8 +247,12 @@ def _leakage(facts: Mapping[str, Any] | None, remedy: str) -> list[Block]:
         (bin_name(one["bin"], last), one["validation_openings"], one["validation_pairs"], leak)
         for one, leak in zip(facts["bins"], split["leak_by_opening"]["by_bin"], strict=True)
     ]
-    columns = (
-        *(Column("density bin"), Column("validation openings", "count"), Column("validation pairs", "count")),
-        Column("leak by opening", "percent"),
+    head = columns(
+        {
+            "density bin": "text",
+            "validation openings": "count",
+            "validation pairs": "count",
+            "leak by opening": "percent",
+        }
     )
-    return [Text(told), Table("Leakage of a split by opening, by density bin", columns, rows)]
+    return [Text(told), Table("Leakage of a split by opening, by density bin", head, rows)]

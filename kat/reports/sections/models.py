@@ -11,7 +11,7 @@ import numpy as np
 from kat.reports.blocks import Block, Chart, Column, Commands, Format, Note, Quotes, Section, Series, Table, Text
 from kat.reports.console.evaluate_rm import SOURCES
 from kat.reports.sections.accuracy import accuracy_chart, difference_tables, evaluation_table
-from kat.reports.sections.parts import QUOTE, bin_name, clipped
+from kat.reports.sections.parts import QUOTE, bin_name, clipped, columns
 from kat.reports.sections.tried import tried_blocks
 
 SAMPLES = 6
@@ -84,12 +84,19 @@ def _learning(trainings: Sequence[Training]) -> list[Block]:
         if (chart := curve_chart(name, title, key, trainings, format=kind)) is not None
     ]
     if trainings:
-        columns = (
-            *(Column("reward model"), Column("weights"), Column("pairs that train", "count")),
-            *(Column("ESS of pairs", "percent"), Column("steps", "count"), Column("seconds", "seconds")),
-            *(Column("pairs left out", "count"), Column("prompts cut", "count")),
+        head = columns(
+            {
+                "reward model": "text",
+                "weights": "text",
+                "pairs that train": "count",
+                "ESS of pairs": "percent",
+                "steps": "count",
+                "seconds": "seconds",
+                "pairs left out": "count",
+                "prompts cut": "count",
+            }
         )
-        blocks.append(Table("Reward models, as trained", columns, [_training_row(one) for one in trainings]))
+        blocks.append(Table("Reward models, as trained", head, [_training_row(one) for one in trainings]))
     return blocks
 
 
@@ -123,7 +130,8 @@ def curve_chart(
         f"{s.name}: {_shown(s.y[0], format)} at first, {_shown(s.y[-1], format)} at the end" for s in series
     )
     told += f". Means of {' and '.join(map(str, sorted(windows)))} steps." if windows else "."
-    return Chart(name, title, "lines", "step", key.replace("_", " "), series, told, format=format)
+    y_label = key.replace("_", " ")
+    return Chart(name, title, "lines", x_label="step", y_label=y_label, series=series, told=told, format=format)
 
 
 def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -176,8 +184,8 @@ def _policy(policy: Training, stem: str) -> list[Block]:
         names = ("step", "answers", "reward", "kl", "tokens", "ended")
         formats: tuple[Format, ...] = ("count", "count", "number", "number", "number", "percent")
         rows = [tuple(one[name] for name in names) for one in report["answers"]]
-        columns = tuple(Column(name, kind) for name, kind in zip(names, formats, strict=True))
-        blocks.append(Table(f"Fixed prompts, by step: {policy.name}", columns, rows))
+        head = tuple(Column(name, kind) for name, kind in zip(names, formats, strict=True))
+        blocks.append(Table(f"Fixed prompts, by step: {policy.name}", head, rows))
     return [*blocks, *_samples(policy)]
 
 
@@ -198,9 +206,9 @@ def _drawn(policy: Training) -> list[Block]:
         return []
     kinds = ("drawn", "dropped", "trained", "loss_tokens")
     titles = ("drawn", "dropped", "trained", "tokens")
-    columns = (Column("density bin"), *(Column(title, "count") for title in titles))
+    head = (Column("density bin"), *(Column(title, "count") for title in titles))
     rows = [(bin_name(b), *(counts[kind].get(b, 0) for kind in kinds)) for b in bins]
-    return [Table(f"Groups by density bin: {policy.name}", columns, rows)]
+    return [Table(f"Groups by density bin: {policy.name}", head, rows)]
 
 
 def _samples(policy: Training) -> list[Block]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kat.reports.blocks import Chart, Column, Series, Table, Value
+from kat.reports.blocks import Chart, Column, Format, Series, Table, Value
 from kat.statistics import spearman
 
 CELL, QUOTE = 300, 2_000
@@ -35,7 +35,12 @@ def known(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def facts_table(title: str, format: Any, facts: Mapping[str, Value], heading: str = "value") -> Table:
+def columns(formats: Mapping[str, Format]) -> list[Column]:
+    """Return columns by their titles."""
+    return [Column(title, kind) for title, kind in formats.items()]
+
+
+def facts_table(title: str, format: Format, facts: Mapping[str, Value], heading: str = "value") -> Table:
     """Return a table of named values that are shown alike; those that are None are left out."""
     rows = [(name, value) for name, value in facts.items() if value is not None]
     return Table(title, (Column(""), Column(heading, format)), rows)
@@ -85,7 +90,8 @@ def points_chart(
     if len(rows) < len(both):
         told += f", of all {len(both):,}; {len(rows):,} of them are drawn"
     told = f"{title}: {told}."
-    return Chart(name, title, "points", x_label, y_label, [Series("openings", x[rows], y[rows])], told, log_y=log_y)
+    series = [Series("openings", x[rows], y[rows])]
+    return Chart(name, title, "points", x_label=x_label, y_label=y_label, series=series, told=told, log_y=log_y)
 
 
 def ends(rows: Sequence[Any], each: int = ENDS) -> tuple[list[Any], int]:

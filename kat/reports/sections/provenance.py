@@ -11,7 +11,7 @@ from kat.config import DensityOptions, EmbedOptions, EvaluateOptions, ExportWeig
 from kat.grpo_config import GrpoOptions
 from kat.pair_config import PairOptions, TryOptions
 from kat.reports.blocks import Block, Column, Commands, Note, Section, Table, Value
-from kat.reports.sections.parts import clipped
+from kat.reports.sections.parts import clipped, columns
 from kat.training_config import RewardOptions, ScoreOptions
 
 _OPTIONS: dict[str, tuple[type, ...]] = {
@@ -89,9 +89,14 @@ def changed_options(stage: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _outputs(outputs: Sequence[Output]) -> Table:
-    columns = (
-        *(Column("output"), Column("made by"), Column("kat version"), Column("seed", "id")),
-        Column("options that are not the default"),
+    head = columns(
+        {
+            "output": "text",
+            "made by": "text",
+            "kat version": "text",
+            "seed": "id",
+            "options that are not the default": "text",
+        }
     )
     rows = []
     for one in outputs:
@@ -103,7 +108,7 @@ def _outputs(outputs: Sequence[Output]) -> Table:
         seeds = ", ".join(str(options[name]) for name in _SEEDS if options.get(name) is not None)
         made = _COMMANDS.get(manifest["stage"], f"kat {manifest['stage']}")
         rows.append((one.name, made, manifest["kat_version"], seeds or None, clipped(told, 600) or None))
-    return Table("Outputs, in the order in which they were made", columns, rows)
+    return Table("Outputs, in the order in which they were made", head, rows)
 
 
 def _word(value: Any) -> str:
@@ -114,12 +119,12 @@ def _word(value: Any) -> str:
 
 def _inputs(outputs: Sequence[Output]) -> list[Block]:
     """What each output was made from and what was written, by hash."""
-    columns = (Column("output"), Column("input"), Column("sha256", "id"))
+    head = (Column("output"), Column("input"), Column("sha256", "id"))
     read = [(one.name, name, digest) for one in outputs for name, digest in one.manifest["inputs"].items()]
     written = [(one.name, n, digest) for one in outputs for n, digest in one.manifest.get("outputs", {}).items()]
-    blocks: list[Block] = [Table("What was read", columns, read)]
+    blocks: list[Block] = [Table("What was read", head, read)]
     if written:
-        blocks.append(Table("What was written", (columns[0], Column("file"), columns[2]), written))
+        blocks.append(Table("What was written", (head[0], Column("file"), head[2]), written))
     return blocks
 
 
@@ -132,16 +137,24 @@ def _commands(log: Sequence[Mapping[str, Any]]) -> list[Block]:
 
 def _time(outputs: Sequence[Output], log: Sequence[Mapping[str, Any]]) -> Table:
     """Time and memory by stage, as logged; a stage that no log names is not known."""
-    columns = (
-        *(Column("stage"), Column("output"), Column("began"), Column("time", "seconds"), Column("memory", "bytes")),
-        *(Column("kat"), Column("Python"), Column("torch")),
+    head = columns(
+        {
+            "stage": "text",
+            "output": "text",
+            "began": "text",
+            "time": "seconds",
+            "memory": "bytes",
+            "kat": "text",
+            "Python": "text",
+            "torch": "text",
+        }
     )
     rows: list[tuple[Value, ...]] = [_logged(one) for one in log]
     logged = {str(one.get("stage")) for one in log}
     for stage in dict.fromkeys(one.manifest["stage"] for one in outputs):
         if stage not in logged:
             rows.append((stage, None, NOT_KNOWN, None, None, None, None, None))
-    return Table("Time and memory by stage", columns, rows)
+    return Table("Time and memory by stage", head, rows)
 
 
 def _logged(one: Mapping[str, Any]) -> tuple[Value, ...]:

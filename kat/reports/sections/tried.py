@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kat.reports.blocks import Block, Chart, Column, Mark, Series, Table, Text, Value
-from kat.reports.sections.parts import clipped
+from kat.reports.sections.parts import clipped, columns
 
 
 def tried_blocks(facts: Mapping[str, Any]) -> list[Block]:
@@ -45,8 +45,11 @@ def _chart(facts: Mapping[str, Any], parts: Mapping[str, str]) -> Chart:
     told = f"{len(rows)} weightings, of which {', '.join(helping) if helping else 'none'} helps. {facts['sentence']}."
     categories = [clipped(one["name"], 60) + (" *" if one["helps"] else "") for one in rows]
     return Chart(
-        *("tried", "What weightings add to uniform's accuracy (* helps)", "intervals", "weighting"),
-        "accuracy less uniform's",
+        "tried",
+        "What weightings add to uniform's accuracy (* helps)",
+        "intervals",
+        x_label="weighting",
+        y_label="accuracy less uniform's",
         series=series,
         told=told,
         categories=categories,
@@ -56,11 +59,11 @@ def _chart(facts: Mapping[str, Any], parts: Mapping[str, str]) -> Chart:
 
 
 def _gains(facts: Mapping[str, Any], parts: Mapping[str, str]) -> Table:
-    columns = [Column("weighting"), Column("helps")]
+    head = [Column("weighting"), Column("helps")]
     for title in parts.values():
-        columns += [Column(f"{title}: difference", "points"), Column("from", "points"), Column("to", "points")]
-    columns += [Column("log-loss, rarest", "number"), Column("p", "number"), Column("rank among permuted", "count")]
-    columns += [Column("of", "count")]
+        head += [Column(f"{title}: difference", "points"), Column("from", "points"), Column("to", "points")]
+    head += [Column("log-loss, rarest", "number"), Column("p", "number"), Column("rank among permuted", "count")]
+    head += [Column("of", "count")]
     rows = []
     for one in facts["weightings"]:
         cells: list[Value] = [clipped(one["name"]), "helps" if one["helps"] else ""]
@@ -72,13 +75,10 @@ def _gains(facts: Mapping[str, Any], parts: Mapping[str, str]) -> Table:
         cells += [None, None] if permuted is None else [permuted["rank"], permuted["count"] + 1]
         rows.append(cells)
     title = "Differences from uniform, with 95 % intervals; p is corrected for all weightings"
-    return Table(title, columns, rows)
+    return Table(title, head, rows)
 
 
 def _uniform(facts: Mapping[str, Any]) -> Table:
-    columns = (
-        *(Column("uniform weights, on"), Column("pairs", "count"), Column("accuracy", "percent")),
-        Column("log-loss", "number"),
-    )
+    head = columns({"uniform weights, on": "text", "pairs": "count", "accuracy": "percent", "log-loss": "number"})
     rows = [(name, one["pairs"], one["accuracy"], one["log_loss"]) for name, one in facts["uniform"].items()]
-    return Table(f"Uniform weights: linear heads on {facts['model']}'s features", columns, rows)
+    return Table(f"Uniform weights: linear heads on {facts['model']}'s features", head, rows)

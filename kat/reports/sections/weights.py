@@ -15,10 +15,10 @@ from kat.density.stability import AtK, ess_curve
 from kat.density.weights import noise_bound
 from kat.pair_weights.facts import pay_facts
 from kat.pair_weights.storage import PairWeights
-from kat.reports.blocks import Block, Chart, Column, Mark, Note, Section, Series, Table, Text
+from kat.reports.blocks import Block, Chart, Mark, Note, Section, Series, Table, Text
 from kat.reports.console.density import temperature_line
 from kat.reports.console.text import printable
-from kat.reports.sections.parts import bin_name, clipped, ends, histogram, known, many, points_chart
+from kat.reports.sections.parts import bin_name, clipped, columns, ends, histogram, known, many, points_chart
 
 SHOWN = 20
 _CURVE = 41
@@ -88,7 +88,16 @@ def _histogram(w: np.ndarray) -> Chart:
     marks = [Mark("x", 1.0, "mean")]
     title = "How many openings have which weight"
     return Chart(
-        "weights", title, "bars", "weight w", "openings", series, told, marks=marks, log_x=True, format="count"
+        "weights",
+        title,
+        "bars",
+        x_label="weight w",
+        y_label="openings",
+        series=series,
+        told=told,
+        marks=marks,
+        log_x=True,
+        format="count",
     )
 
 
@@ -130,11 +139,18 @@ def _paying_column(column: str, parts: Sequence[Mapping[str, Any]]) -> list[Bloc
         f"{gains['share_of_pairs']:.1%} and {gains['share_of_weight']:.1%}."
     )
     title = f"Who pays and who gains, by {name}"
-    chart = Chart(f"pays_{column}", title, "intervals", name, "share", series, told, categories=names, format="percent")
-    columns = (
-        *(Column(name), Column("pairs", "count"), Column("of pairs", "percent")),
-        *(Column("of weight", "percent"), Column("mean v", "number")),
+    chart = Chart(
+        f"pays_{column}",
+        title,
+        "intervals",
+        x_label=name,
+        y_label="share",
+        series=series,
+        told=told,
+        categories=names,
+        format="percent",
     )
+    head = columns({name: "text", "pairs": "count", "of pairs": "percent", "of weight": "percent", "mean v": "number"})
     cells = [
         (
             *(clipped(one["value"]) or "(none)", one["pairs"], one["share_of_pairs"]),
@@ -142,7 +158,7 @@ def _paying_column(column: str, parts: Sequence[Mapping[str, Any]]) -> list[Bloc
         )
         for one in shown
     ]
-    return [chart, Table(f"{title}: those that pay most first", columns, cells, more)]
+    return [chart, Table(f"{title}: those that pay most first", head, cells, more)]
 
 
 def _ess(meta: Mapping[str, Any], openings: OpeningFacts, options: DensityOptions) -> list[Block]:
@@ -165,18 +181,26 @@ def _ess(meta: Mapping[str, Any], openings: OpeningFacts, options: DensityOption
         told += f" The noise bound, T = {noise:.3g}, lies beyond what is drawn."
     told = f"{told[:1].upper()}{told[1:]}"
     series = [Series("ESS", at, share)]
-    title, x_label = "Effective sample size against temperature", "temperature T"
-    y_label = "ESS, share of openings"
-    return [Chart("ess", title, "lines", x_label, y_label, series, told, marks=marks, format="percent")]
+    chart = Chart(
+        "ess",
+        "Effective sample size against temperature",
+        "lines",
+        x_label="temperature T",
+        y_label="ESS, share of openings",
+        series=series,
+        told=told,
+        marks=marks,
+        format="percent",
+    )
+    return [chart]
 
 
 def _extremes(openings: OpeningFacts, m: np.ndarray | None) -> list[Block]:
     """The heaviest openings, heaviest first, then the lightest, lightest first; ties in row order."""
     heavy = np.argsort(-openings.w, kind="stable")[:SHOWN]
     light = np.argsort(openings.w, kind="stable")[:SHOWN]
-    columns = (
-        *(Column("opening"), Column("w", "number"), Column("density above, % of openings", "number")),
-        *(Column("pairs, m", "count"), Column("id", "id")),
+    head = columns(
+        {"opening": "text", "w": "number", "density above, % of openings": "number", "pairs, m": "count", "id": "id"}
     )
 
     def cells(row: int) -> tuple[Any, ...]:
@@ -185,7 +209,7 @@ def _extremes(openings: OpeningFacts, m: np.ndarray | None) -> list[Block]:
         return text, float(openings.w[row]), percentile(openings.log_density, row), own, openings.ids[row]
 
     titles = (f"The {len(heavy)} heaviest openings", f"The {len(light)} lightest openings")
-    return [Table(t, columns, list(map(cells, rows.tolist()))) for t, rows in zip(titles, (heavy, light), strict=True)]
+    return [Table(t, head, list(map(cells, rows.tolist()))) for t, rows in zip(titles, (heavy, light), strict=True)]
 
 
 def _against(openings: OpeningFacts, m: np.ndarray | None) -> list[Block]:
@@ -207,9 +231,14 @@ def _against(openings: OpeningFacts, m: np.ndarray | None) -> list[Block]:
 def _stability(meta: Mapping[str, Any], rows: Sequence[AtK]) -> list[Block]:
     if not rows:
         return [Text(f"Weights at other k are not known: too few neighbours were kept (k = {meta['k']}).")]
-    columns = (
-        *(Column("k", "count"), Column("rank correlation with these weights", "number")),
-        *(Column("heaviest tenth in common", "percent"), Column("T", "number"), Column("ESS", "percent")),
+    head = columns(
+        {
+            "k": "count",
+            "rank correlation with these weights": "number",
+            "heaviest tenth in common": "percent",
+            "T": "number",
+            "ESS": "percent",
+        }
     )
     cells = [(r.k, known(r.rank_correlation), r.same_heaviest, r.temperature, r.ess_share) for r in rows]
     least = min(rows, key=lambda r: r.same_heaviest)
@@ -217,4 +246,4 @@ def _stability(meta: Mapping[str, Any], rows: Sequence[AtK]) -> list[Block]:
         f"With another number of neighbours than k = {meta['k']}, the heaviest tenth of the openings stays the same "
         f"to at least {least.same_heaviest:.0%} (k = {least.k})."
     )
-    return [Text(told), Table("Weights made with another k", columns, cells)]
+    return [Text(told), Table("Weights made with another k", head, cells)]
