@@ -72,8 +72,7 @@ class ContradictionFinder:
         # Only pairs of two mixed completions can have a reverse.
         both = differ[is_chosen & is_rejected]
         reverses, opposites = _opposites(chosen[both], rejected[both])
-        earlier = both[reverses] < both[opposites]
-        turned = zip(both[reverses[earlier]], both[opposites[earlier]], strict=True)
+        turned = zip(both[reverses], both[opposites], strict=True)
         sides = zip(*(_first(side, differ, mixed) for side in (chosen, rejected)), strict=True)
         return Contradictions(
             pairs=len(chosen),
@@ -116,7 +115,8 @@ def _first(side: np.ndarray, differ: np.ndarray, mixed: np.ndarray) -> np.ndarra
 
 
 def _once(couples: Iterable[tuple[int, int]], most: int) -> list[tuple[int, int]]:
-    """Return the first few couples of different preferences: repeats share the pair that reverses them."""
+    """Return the first few couples of different preferences: repeats share the pair that reverses them, and what
+    reverses a pair comes after it."""
     kept: list[tuple[int, int]] = []
     for couple in couples:
         if len(kept) == most:

@@ -115,10 +115,10 @@ def _label(axes: Axes, chart: Chart) -> None:
         line(mark.at, color=GREY, linewidth=0.8, linestyle=":")
         place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": GREY, "annotation_clip": False}
         if upright:
-            told = {"xy": (mark.at, 1.0), "xycoords": ("data", "axes fraction"), "xytext": (3, -9), "rotation": 0}
+            place |= {"xy": (mark.at, 1.0), "xycoords": ("data", "axes fraction"), "xytext": (3, -9)}
         else:
-            told = {"xy": (1.0, mark.at), "xycoords": ("axes fraction", "data"), "xytext": (-3, 3), "ha": "right"}
-        axes.annotate(printable(mark.label, 40), **told, **place)
+            place |= {"xy": (1.0, mark.at), "xycoords": ("axes fraction", "data"), "xytext": (-3, 3), "ha": "right"}
+        axes.annotate(printable(mark.label, 40), **place)
     if (shown := _ticks(chart.format)) is not None and not (chart.log_y and not sideways):
         (axes.xaxis if sideways else axes.yaxis).set_major_formatter(shown)
     axes.grid(axis="x" if sideways else "y", color="#ececec")

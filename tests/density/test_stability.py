@@ -21,12 +21,17 @@ def test_the_curve_is_that_of_weighing():
 
 def test_other_ks_are_weighed_with_the_same_options():
     draw = np.random.default_rng(0)
-    vectors = draw.normal(size=(120, 8)).astype(np.float32)
+    # Clouds of very different width, so that the floor of the effective sample size is what stops T.
+    cloud = np.arange(120) % 4
+    vectors = draw.normal(size=(4, 8))[cloud] + draw.normal(size=(120, 8)) * 0.25 ** cloud[:, None]
+    vectors = vectors.astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     neighbors = find_neighbors(Embeddings([str(i) for i in range(120)], vectors), 20)
     options = DensityOptions(k=5, ess=0.7, cap=4.0)
     density = estimate_density(neighbors, 5)
-    values = weigh(density, ess=0.7, cap=4.0).values
+    weights = weigh(density, ess=0.7, cap=4.0)
+    assert weights.bound == "ess"
+    values = weights.values
     rows = at_other_ks(density, values, options, (5, 10, 20, 50))
     assert [row.k for row in rows] == [10, 20]  # k = 50 is more than is kept
     for row in rows:

@@ -19,6 +19,13 @@ SAMPLES = 6
 MOVING, CURVE = 9, 300
 """Steps of a moving mean, where a log is long enough for one, and points of a curve at most."""
 
+_CURVES: tuple[tuple[str, str, str, Format], ...] = (
+    ("rm_loss", "Loss of the reward models", "loss", "number"),
+    ("rm_accuracy", "Accuracy of the reward models on the pairs of a step", "accuracy", "percent"),
+    ("rm_validation", "Accuracy of the reward models on the validation pairs", "validation_accuracy", "percent"),
+)
+"""File, title, key of the log and format of what is shown of reward models."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -69,20 +76,8 @@ def models(trained: Trained) -> Section:
 
 def _learning(trainings: Sequence[Training]) -> list[Block]:
     """Loss and accuracy by step of all reward models, and how each training went."""
-    blocks: list[Block] = [
-        chart
-        for name, title, key, kind in (
-            ("rm_loss", "Loss of the reward models", "loss", "number"),
-            ("rm_accuracy", "Accuracy of the reward models on the pairs of a step", "accuracy", "percent"),
-            (
-                "rm_validation",
-                "Accuracy of the reward models on the validation pairs",
-                "validation_accuracy",
-                "percent",
-            ),
-        )
-        if (chart := curve_chart(name, title, key, trainings, format=kind)) is not None
-    ]
+    charts = [curve_chart(name, title, key, trainings, format=kind) for name, title, key, kind in _CURVES]
+    blocks: list[Block] = [chart for chart in charts if chart is not None]
     if trainings:
         head = columns(
             {

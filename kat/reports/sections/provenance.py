@@ -70,10 +70,7 @@ def provenance(
 def defaults(stage: str) -> Mapping[str, Any]:
     """Return the defaults of a stage's options by name; empty for a stage that is not known."""
     return {
-        one.name: one.default if one.default is not MISSING else one.default_factory()  # type: ignore[misc]
-        for kind in _OPTIONS.get(stage, ())
-        for one in fields(kind)
-        if one.default is not MISSING or one.default_factory is not MISSING
+        one.name: one.default for kind in _OPTIONS.get(stage, ()) for one in fields(kind) if one.default is not MISSING
     }
 
 
