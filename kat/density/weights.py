@@ -135,15 +135,17 @@ def weigh(
 
 
 def noise_temperature(density: Density | Sequence[float] | np.ndarray) -> float:
-    """Return the T at which weights of the density's noise alone would have ESS/N = exp(−T²σ²) = NOISE_ESS.
+    """Return the `noise_bound` of a density; infinite where no noise was measured."""
+    return noise_bound(density.noise if isinstance(density, Density) else None)
+
+
+def noise_bound(noise: float | None) -> float:
+    """Return the T at which weights of noise σ² alone would have ESS/N = exp(−T²σ²) = NOISE_ESS.
 
     For weights exp(−T·e) of normal noise e of variance σ², (E w)² / E w² = exp(−T²σ²), by the log-normal moments.
     Infinite where no noise was measured.
     """
-    noise = density.noise if isinstance(density, Density) else None
-    if not noise:
-        return np.inf
-    return float(np.sqrt(-np.log(NOISE_ESS) / noise))
+    return float(np.sqrt(-np.log(NOISE_ESS) / noise)) if noise else np.inf
 
 
 def project(log_density: np.ndarray, temperature: float, cap: float) -> np.ndarray:

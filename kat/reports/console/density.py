@@ -13,7 +13,7 @@ def weight_lines(meta: Mapping[str, Any]) -> list[str]:
     """The weights' summary for people."""
     weight = meta["weight"]
     lines = [
-        _temperature_line(meta),
+        f"  {temperature_line(meta)}",
         f"  effective sample size   {meta['effective_sample_size']:,.0f} of {meta['n_items']:,} openings"
         f" ({meta['effective_sample_share']:.1%})",
         f"  weights                 min {weight['min']:.3g}, median {weight['quantiles']['50%']:.3g},"
@@ -39,14 +39,15 @@ def weight_lines(meta: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _temperature_line(meta: Mapping[str, Any]) -> str:
+def temperature_line(meta: Mapping[str, Any]) -> str:
+    """Say what T is, and what stopped it."""
     t, share = f"{meta['temperature']:.3g}", f"{meta['effective_sample_share']:.2f}"
     line = {
-        "ess": f"  T stopped at {t} by the floor of the effective sample size",
-        "noise": f"  T stopped at {t} by noise; these data support ESS {share}",
-        "max_temperature": f"  T stopped at {t} by --max_temperature, before the floor was reached; ESS {share}",
-        "given": f"  T is {t} as given",
-        "uniform": "  all densities are equal, so all weights are 1",
+        "ess": f"T stopped at {t} by the floor of the effective sample size",
+        "noise": f"T stopped at {t} by noise; these data support ESS {share}",
+        "max_temperature": f"T stopped at {t} by --max_temperature, before the floor was reached; ESS {share}",
+        "given": f"T is {t} as given",
+        "uniform": "all densities are equal, so all weights are 1",
     }[meta["temperature_bound"]]
     r = meta["split_half_correlation"]
     if r is None and meta["temperature_bound"] in ("ess", "max_temperature"):
