@@ -150,6 +150,7 @@ def _environment() -> Environment:
     )
     environment.filters["shown"] = _cell
     environment.filters["raw"] = cells.raw
+    environment.filters["short"] = lambda text: cells.clipped(text, 60)
     return environment
 
 

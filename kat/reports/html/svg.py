@@ -31,7 +31,8 @@ def left_out(chart: Chart) -> int:
 def draw(chart: Chart, *, alone: bool = False) -> Markup:
     """Return a chart as an SVG element: for a page, whose style sheet colours it, or alone with colours of its own."""
     flat = chart.kind == "intervals"
-    plot = max(_ROW * max(len(chart.categories), _rows(chart)), 60) if flat else _PLOT
+    row = max(_ROW, 15 * len(chart.series) + 8)
+    plot = max(row * max(len(chart.categories), _rows(chart)), 60) if flat else _PLOT
     names = _legend(chart)
     top = _TOP + 22 * (1 + max((row for row, _, _ in names), default=-1)) + 16 * any(m.axis == "x" for m in chart.marks)
     height = top + plot + _FOOT

@@ -9,7 +9,7 @@ const VIRIDIS = [
 // Okabe & Ito (2008), then colours of Tol (2021); in the dark the darkest are lighter.
 const KINDS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#999933", "#332288",
   "#44aa99", "#7a4b2a", "#aa4499"];
-const KINDS_DARK = { "#0072b2": "#3f9fe0", "#882255": "#d9638f", "#332288": "#9f8fe8", "#7a4b2a": "#b98560" };
+const KINDS_DARK = { "#0072b2": "#3a8fd9", "#56b4e9": "#a8e0ff", "#882255": "#e5485d", "#332288": "#9f8fe8", "#7a4b2a": "#b98560" };
 
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const css = (colour) => `rgb(${colour.join(" ")})`;

@@ -64,7 +64,7 @@ const counted = new Intl.NumberFormat("en");
 function told(value) {
   if (Number.isNaN(value)) return "–";
   const tiny = value !== 0 && Math.abs(value) < 1e-4;
-  return (tiny || Math.abs(value) >= 1e9 ? inPowers : inFour).format(value);
+  return (tiny || Math.abs(value) >= 1e9 ? inPowers : inFour).format(value).replace("-", "−");
 }
 
 function meanOf(values, rows) {
