@@ -33,10 +33,8 @@ HOSTILE = [
     "x" * 400_000,
 ]
 TOPICS = ["cooking", "astronomy", "gardening", "chess", "tax law", "music", "python code", "travel"]
-WORDS = (
-    "how do I make the best of a small kitchen garden when rain falls for weeks and every star above looks the same to a "
-    "beginner who wants to write code that plays chess by itself while travelling through old towns with a violin"
-).split()
+WORDS = """how do I make the best of a small kitchen garden when rain falls for weeks and every star above looks the same
+to a beginner who wants to write code that plays chess by itself while travelling through old towns"""
 
 
 def hex_ids(count):
@@ -45,14 +43,16 @@ def hex_ids(count):
 
 def sentences(count, rng, letters=300):
     """Texts of ordinary words, of up to so many letters and some longer."""
-    words = np.array(WORDS)
+    words = np.array(WORDS.split())
     lengths = rng.integers(4, letters // 5, count)
     return [" ".join(words[rng.integers(0, len(words), n)]).capitalize() + "?" for n in lengths]
 
 
 def noise(count, rng, letters=300):
     """Texts that hardly shrink: letters drawn at random, of several scripts."""
-    alphabet = np.array(list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,;:!?-äöüßéèñçøåαβγδεжзийл"))
+    alphabet = np.array(
+        list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,;:!?-äöüßéèñçøåαβγδεжзийл")
+    )
     drawn = alphabet[rng.integers(0, len(alphabet), (count, letters))]
     return ["".join(row) for row in drawn]
 
@@ -99,37 +99,90 @@ def charts():
     cloud = rng.lognormal(3, 1, 9000)
     rows = np.arange(5.0)
     return [
-        Chart("weights", "Weights of the openings", "bars", "weight", "openings",
-              [Series("openings", x, np.round(9000 * x * np.exp(-1.7 * x)))],
-              "Most openings weigh less than 1, a few rare ones up to 4.", marks=[Mark("x", 1.0, "mean 1")], format="count"),
-        Chart("shares", "Who pays, who gains", "bars", "density bin", "share",
-              [Series("pairs", rows, np.full(5, 0.2)), Series("weight", rows, np.array([0.42, 0.24, 0.16, 0.11, 0.07]))],
-              "The rarest fifth of the pairs has 42 % of the weight.",
-              categories=["rarest", "rare", "middle", "dense", "densest"], format="percent"),
-        Chart("ess", "Effective sample size against temperature", "lines", "temperature T", "ESS",
-              [Series("openings", x, 1 / (1 + 0.3 * x**2)), Series("clusters", x, 1 / (1 + 0.6 * x**2))],
-              "The effective sample size falls with T; the noise bound is met at 1.9.",
-              marks=[Mark("y", 0.5, "floor 0.5"), Mark("x", 1.9, "noise bound")], format="percent"),
-        Chart("curves", "Learning curves", "lines", "step", "accuracy",
-              [Series("weighted", steps, curve, curve - 0.02, curve + 0.02), Series("uniform", steps, gap)],
-              "Both learn; the weighted model is ahead by three points.", format="percent"),
-        Chart("length", "Weight against length", "points", "length in tokens", "weight",
-              [Series("openings", cloud, rng.lognormal(0, 0.6, 9000))],
-              "Weight hardly depends on length.", log_x=True, log_y=True),
-        Chart("bins", "Accuracy by density bin", "intervals", "density bin", "accuracy",
-              [Series("weighted", rows, 0.6 + 0.02 * rows, 0.55 + 0.02 * rows, 0.65 + 0.02 * rows),
-               Series("uniform", rows, 0.57 + 0.03 * rows, 0.53 + 0.03 * rows, 0.61 + 0.03 * rows)],
-              "In the rarest bin the weighted model is ahead, within the intervals.",
-              categories=["bin 0, rarest", "bin 1", "bin 2", "bin 3", "bin 4, densest"], marks=[Mark("x", 0.5, "chance")],
-              format="percent"),
-    ]  # fmt: skip
+        Chart(
+            "weights",
+            "Weights of the openings",
+            "bars",
+            "weight",
+            "openings",
+            [Series("openings", x, np.round(9000 * x * np.exp(-1.7 * x)))],
+            "Most openings weigh less than 1, a few rare ones up to 4.",
+            marks=[Mark("x", 1.0, "mean 1")],
+            format="count",
+        ),
+        Chart(
+            "shares",
+            "Who pays, who gains",
+            "bars",
+            "density bin",
+            "share",
+            [Series("pairs", rows, np.full(5, 0.2)), Series("weight", rows, np.array([0.42, 0.24, 0.16, 0.11, 0.07]))],
+            "The rarest fifth of the pairs has 42 % of the weight.",
+            categories=["rarest", "rare", "middle", "dense", "densest"],
+            format="percent",
+        ),
+        Chart(
+            "ess",
+            "Effective sample size against temperature",
+            "lines",
+            "temperature T",
+            "ESS",
+            [Series("openings", x, 1 / (1 + 0.3 * x**2)), Series("clusters", x, 1 / (1 + 0.6 * x**2))],
+            "The effective sample size falls with T; the noise bound is met at 1.9.",
+            marks=[Mark("y", 0.5, "floor 0.5"), Mark("x", 1.9, "noise bound")],
+            format="percent",
+        ),
+        Chart(
+            "curves",
+            "Learning curves",
+            "lines",
+            "step",
+            "accuracy",
+            [Series("weighted", steps, curve, curve - 0.02, curve + 0.02), Series("uniform", steps, gap)],
+            "Both learn; the weighted model is ahead by three points.",
+            format="percent",
+        ),
+        Chart(
+            "length",
+            "Weight against length",
+            "points",
+            "length in tokens",
+            "weight",
+            [Series("openings", cloud, rng.lognormal(0, 0.6, 9000))],
+            "Weight hardly depends on length.",
+            log_x=True,
+            log_y=True,
+        ),
+        Chart(
+            "bins",
+            "Accuracy by density bin",
+            "intervals",
+            "density bin",
+            "accuracy",
+            [
+                Series("weighted", rows, 0.6 + 0.02 * rows, 0.55 + 0.02 * rows, 0.65 + 0.02 * rows),
+                Series("uniform", rows, 0.57 + 0.03 * rows, 0.53 + 0.03 * rows, 0.61 + 0.03 * rows),
+            ],
+            "In the rarest bin the weighted model is ahead, within the intervals.",
+            categories=["bin 0, rarest", "bin 1", "bin 2", "bin 3", "bin 4, densest"],
+            marks=[Mark("x", 0.5, "chance")],
+            format="percent",
+        ),
+    ]
 
 
 def report(count=0, texts=None, words=(), title="Openings of pairs_all.jsonl"):
     """A report of every kind of block; `words` are further texts that stand in every place that holds a text."""
     weights, shares, ess, curves, length, bins = charts()
-    columns = [Column("what"), Column("rows", "count"), Column("share", "percent"), Column("gain", "points"),
-               Column("on disk", "bytes"), Column("took", "seconds"), Column("id", "id")]  # fmt: skip
+    columns = [
+        Column("what"),
+        Column("rows", "count"),
+        Column("share", "percent"),
+        Column("gain", "points"),
+        Column("on disk", "bytes"),
+        Column("took", "seconds"),
+        Column("id", "id"),
+    ]
     rows = [
         ["read", 28_114, 1.0, 0.0123, 48_234_567, 12.34, "9e107d9d372bb682"],
         ["left out", 114, 114 / 28_114, -0.004, 1_234, 0.05, None],
@@ -137,29 +190,70 @@ def report(count=0, texts=None, words=(), title="Openings of pairs_all.jsonl"):
     ]
     many = [[f"opening {i}", i, i / 57, i / 1000, i * 1000, i / 3, f"{i:016x}"] for i in range(57)]
     extra = [
-        Section(f"hostile {text[:40]}", text, [
-            Text(text), Note(text), Table(text, [Column(text), Column(text, "count")], [[text, 1], [text, None]], more=3),
-            Commands(text, [text]), Quotes(text, [(text, text)]),
-            Chart(f"c{i} {text[:60]}", text, "intervals", text, text, [Series(text, np.zeros(1), np.ones(1)),
-                  Series(text, np.zeros(1), np.ones(1))], text, categories=[text], marks=[Mark("x", 1.0, text)]),
-        ])
+        Section(
+            f"hostile {text[:40]}",
+            text,
+            [
+                Text(text),
+                Note(text),
+                Table(text, [Column(text), Column(text, "count")], [[text, 1], [text, None]], more=3),
+                Commands(text, [text]),
+                Quotes(text, [(text, text)]),
+                Chart(
+                    f"c{i} {text[:60]}",
+                    text,
+                    "intervals",
+                    text,
+                    text,
+                    [Series(text, np.zeros(1), np.ones(1)), Series(text, np.zeros(1), np.ones(1))],
+                    text,
+                    categories=[text],
+                    marks=[Mark("x", 1.0, text)],
+                ),
+            ],
+        )
         for i, text in enumerate(words)
-    ]  # fmt: skip
+    ]
     sections = [
-        Section("summary", "Summary", [
-            Text("28,114 pairs came in from one file; 114 rows were left out, most of them for want of a rejected answer. "
-                 "They hold 9,312 openings. The crowd is real: the densest fifth of the openings holds 61 % of the pairs."),
-            Text("The temperature is T = 1.9, which the noise bound stopped; the effective sample size is 0.63 of the "
-                 "openings."),
-            Note("No topic labels were given, so the map cannot be coloured by topic."),
-            Table("What came in, what came out", columns, rows),
-            Commands("What to do next", ["kat try-weights run --model minilm", "kat train-rm run --out rm --epochs 2"]),
-        ]),
-        Section("weights", "Weights", [weights, shares, ess, length, Table("Heaviest openings", columns, many, more=943)]),
-        Section("audit", "Data audit", [Quotes("Rows that were skipped", [
-            ("pairs_all.jsonl:17 · no rejected answer", '{"chosen": "Yes,\n\tcertainly.",\n "prompt": "Would it?"}')])]),
+        Section(
+            "summary",
+            "Summary",
+            [
+                Text(
+                    "28,114 pairs came in from one file; 114 rows were left out, most for want of a rejected answer. "
+                    "They hold 9,312 openings. The densest fifth of the openings holds 61 % of the pairs."
+                ),
+                Text(
+                    "The temperature is T = 1.9, which the noise bound stopped; the effective sample size is 0.63 of the "
+                    "openings."
+                ),
+                Note("No topic labels were given, so the map cannot be coloured by topic."),
+                Table("What came in, what came out", columns, rows),
+                Commands(
+                    "What to do next", ["kat try-weights run --model minilm", "kat train-rm run --out rm --epochs 2"]
+                ),
+            ],
+        ),
+        Section(
+            "weights", "Weights", [weights, shares, ess, length, Table("Heaviest openings", columns, many, more=943)]
+        ),
+        Section(
+            "audit",
+            "Data audit",
+            [
+                Quotes(
+                    "Rows that were skipped",
+                    [
+                        (
+                            "pairs_all.jsonl:17 · no rejected answer",
+                            '{"chosen": "Yes,\n\tcertainly.",\n "prompt": "Would it?"}',
+                        )
+                    ],
+                )
+            ],
+        ),
         Section("models", "Models", [curves, bins]),
         Section("empty", "Nothing", []),
         *extra,
-    ]  # fmt: skip
+    ]
     return Report(title, sections, points(count, texts) if count else None)

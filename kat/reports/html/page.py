@@ -38,8 +38,8 @@ def render(report: Report, *, most_bytes: int | None = None) -> bytes:
     """Return a report as an HTML page in UTF-8.
 
     Texts of the map are clipped to what lets the page have `most_bytes` (5 MB up to 28,000 points, growing evenly to
-    15 MB at 100,000), which the page says. What else a report holds is not shortened for it: without any text of the map
-    a page may still be larger.
+    15 MB at 100,000), which the page says. What else a report holds is not shortened for it: without any text of the
+    map a page may still be larger.
     """
     parts = _parts(report)
     if report.points is None:

@@ -51,7 +51,14 @@ def draw(chart: Chart, *, alone: bool = False) -> Markup:
     style = Markup("<style>{}</style>").format(Markup(_style_alone())) if alone else Markup()
     size = Markup('width="{}" height="{:.0f}" ').format(WIDTH, height) if alone else Markup()
     body = Markup("\n").join(part for part in parts if part)
-    return head + size + told.format(name, clipped(chart.title, 2000), clipped(chart.told, 2000)) + style + body + Markup("</svg>")
+    return (
+        head
+        + size
+        + told.format(name, clipped(chart.title, 2000), clipped(chart.told, 2000))
+        + style
+        + body
+        + Markup("</svg>")
+    )
 
 
 def _style_alone() -> str:
