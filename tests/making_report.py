@@ -33,7 +33,7 @@ HOSTILE = [
     "x" * 400_000,
 ]
 TOPICS = ["cooking", "astronomy", "gardening", "chess", "tax law", "music", "python code", "travel"]
-WORDS = """how do I make the best of a small kitchen garden when rain falls for weeks and every star above looks the same
+WORDS = """how do I make the best of a small kitchen garden when rain falls for weeks and every star looks the same
 to a beginner who wants to write code that plays chess by itself while travelling through old towns"""
 
 
@@ -75,7 +75,7 @@ def points(count, texts=None, seed=0):
         texts=sentences(count, rng) if texts is None else texts,
         numbers={
             "density": density,
-            "weight": weight / weight.mean(),
+            "weight": weight / max(weight.mean(), 1e-9) if count else weight,
             "bin": np.floor(order * 5 / max(count, 1)),
             "length": rng.integers(3, 900, count).astype(float),
             "reward margin": margin,
@@ -224,8 +224,8 @@ def report(count=0, texts=None, words=(), title="Openings of pairs_all.jsonl"):
                     "They hold 9,312 openings. The densest fifth of the openings holds 61 % of the pairs."
                 ),
                 Text(
-                    "The temperature is T = 1.9, which the noise bound stopped; the effective sample size is 0.63 of the "
-                    "openings."
+                    "The temperature is T = 1.9, which the noise bound stopped; the effective sample size is 0.63 of "
+                    "the openings."
                 ),
                 Note("No topic labels were given, so the map cannot be coloured by topic."),
                 Table("What came in, what came out", columns, rows),

@@ -39,12 +39,11 @@ def clipped(text: str, most: int) -> str:
         return seen
     if most <= 1:
         return "…"[:most]
-    cut = most - 1
-    for back in range(cut, max(cut - _MOST_BACK, 0), -1):
-        if not _joined(seen[back - 1], seen[back]):
-            cut = back
-            break
-    return f"{seen[:cut]}…"
+    last = most - 1
+    cuts = (
+        cut for cut in range(last, max(last - _MOST_BACK, -1), -1) if not cut or not _joined(seen[cut - 1], seen[cut])
+    )
+    return f"{seen[: next(cuts, last)]}…"
 
 
 def _joined(before: str, after: str) -> bool:

@@ -11,6 +11,8 @@ import numpy as np
 from kat.reports.blocks import Format
 from kat.reports.html.cells import shown
 
+_HUGE = 1e150
+"""Numbers beyond have no place: their spans would overflow."""
 _TIMES = {"percent": 100, "points": 100}
 
 
@@ -50,7 +52,7 @@ class Scale:
 def scale_over(values: np.ndarray, start: float, end: float, *, log: bool = False, zero: bool = False) -> Scale:
     """Return an axis on which all finite values have their place with some air; `zero` puts 0 on its end."""
     values = np.asarray(values, dtype=np.float64).ravel()
-    values = values[np.isfinite(values) & ((values > 0) | (not log))]
+    values = values[(np.abs(values) < _HUGE) & ((values > 0) | (not log))]
     low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 10.0) if log else (0.0, 1.0)
     if log:
         air = (high / low) ** 0.04 if high > low else 2.0
@@ -58,7 +60,7 @@ def scale_over(values: np.ndarray, start: float, end: float, *, log: bool = Fals
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
     air = 0.04 * (high - low) if high > low else 0.1 * abs(high) or 0.5
     # What stands on zero keeps its foot there.
-    return Scale(low - air * (not zero or low < 0), high + air * (not zero or high > 0), start, end)
+    return Scale(low - air * (not zero or low < 0), high + air * (not zero or high > 0 or low == high), start, end)
 
 
 def tick_labels(ticks: list[float], form: Format) -> list[str]:
@@ -70,7 +72,7 @@ def tick_labels(ticks: list[float], form: Format) -> list[str]:
     even = max(steps) < 1.5 * min(steps)
     biggest, step = max(map(abs, ticks)) * times, min(steps) * times
     if not even or biggest >= 1e7 or step < 1e-4:
-        return [shown(float(tick), form if form == "percent" else "number") for tick in ticks]
+        return [shown(tick, form) if form == "percent" else _round(tick) for tick in ticks]
     decimals = next(d for d in range(9) if abs(round(step, d) - step) < 1e-6 * step)
     sign = "+" if form == "points" else ""
     labels = [f"{tick * times + 0.0:{sign},.{decimals}f}{unit}" for tick in ticks]
@@ -78,6 +80,10 @@ def tick_labels(ticks: list[float], form: Format) -> list[str]:
         label.replace("-", "−").replace("+0", "0") if not tick else label.replace("-", "−")
         for label, tick in zip(labels, ticks, strict=True)
     ]
+
+
+def _round(tick: float) -> str:
+    return f"{tick:,.6g}".replace("-", "−") if 1e-4 <= abs(tick) < 1e7 or not tick else shown(tick)
 
 
 def _even(low: float, high: float, about: int) -> list[float]:
