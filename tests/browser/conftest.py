@@ -103,4 +103,6 @@ def until(happened: Callable[[], object], seconds: float = 10) -> object:
 def requested(chromium: object) -> list[str]:
     """What the browser asked for since a page was opened."""
     messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    asked = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    # What the browser's own first page asks for may come late.
+    return [one["request"]["url"] for one in asked if not one["documentURL"].startswith("chrome")]

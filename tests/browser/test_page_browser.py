@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from making_report import HOSTILE, points, report
 from kat.reports.blocks import Points
 from kat.reports.html.cells import clipped
 from kat.reports.html.page import render
-from tests.browser.conftest import requested, until
+from tests.browser.conftest import HANG, requested, until
 
 WORDS = ["left and up", "right and up", "left and down", "right and down"]
 
@@ -34,16 +35,22 @@ def given() -> Points:
 
 
 @pytest.fixture(scope="module")
-def loaded(opened, given):
-    return opened(render(replace(report(4), points=given)))
+def url(opened, given):
+    """Where the report lies that most tests work on."""
+    return opened(render(replace(report(4), points=given))).current_url
 
 
 @pytest.fixture
-def page(loaded):
-    """The page as it was when it was opened."""
-    loaded.execute_script("document.getElementById('map-clear').click(); document.getElementById('map-reset').click()")
-    element(loaded, "map-canvas").send_keys("0")
-    return loaded
+def page(chromium, url):
+    """That report as it was when it was opened."""
+    if chromium.current_url != url:
+        chromium.get(url)
+        until(lambda: chromium.execute_script("return document.documentElement.dataset.map === 'ready'"))
+    chromium.execute_script(
+        "document.getElementById('map-clear').click(); document.getElementById('map-reset').click()"
+    )
+    element(chromium, "map-canvas").send_keys("0")
+    return chromium
 
 
 def element(page, name):
@@ -63,6 +70,11 @@ def pixels(page):
       for (const value of data) counts[value] = (counts[value] ?? 0) + 1;
       return JSON.stringify(counts);""")
     return {int(colour): count for colour, count in json.loads(told).items()}
+
+
+def picture(page):
+    """The canvas as it is drawn, pixel by pixel."""
+    return page.execute_script("return document.getElementById('map-canvas').toDataURL()")
 
 
 def place(page, x, y):
@@ -268,12 +280,12 @@ def test_the_table_sorts_by_any_column_and_turns_its_pages(page, given):
 
 def test_keys_move_and_zoom_the_map(page):
     canvas = element(page, "map-canvas")
-    whole = pixels(page)
+    whole = picture(page)
     for keys in ("+", "-", "\ue012", "\ue013"):
         canvas.send_keys(keys * 2)
-        until(lambda: pixels(page) != whole)
+        until(lambda: picture(page) != whole)
         canvas.send_keys("0")
-        until(lambda: pixels(page) == whole)
+        until(lambda: picture(page) == whole)
 
 
 def test_dragging_moves_the_map(page):
@@ -319,6 +331,18 @@ def test_hostile_texts_are_texts(opened):
         page.switch_to.alert  # noqa: B018
     assert all(url.startswith(("file:", "data:")) for url in requested(page))
     assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.skipif("KAT_LARGE" not in os.environ, reason="100,000 points take their time: make test-browser")
+def test_many_points_are_drawn_and_pointed_at(opened):
+    page = opened(render(report(100_000)))
+    assert page.get_log("browser") == []
+    assert sum(sorted(pixels(page).values())[:-1]) > 20_000
+    drawn = page.execute_script("return performance.getEntriesByName('kat-map-drawn')[0].startTime")
+    assert 0 < drawn < 1000 * HANG
+    search(page, "chess")
+    until(lambda: "match" in text(page, "map-status"), HANG)
+    assert all("chess" in row[2] for row in rows(page))
 
 
 def test_a_browser_without_the_means_is_told(opened, chromium):
