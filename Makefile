@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 DEMO ?= demo
 
-.PHONY: install demo test lint results campaign clean
+.PHONY: install demo test test-browser lint results campaign clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +32,10 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The report in a headless Chromium (apt-get install chromium chromium-driver), 100,000 points too.
+test-browser: install
+	KAT_LARGE=1 $(BIN)/python -m pytest tests/browser -rs
 
 # What docs/results.md tells of weights: hours, resumable. DATA is a folder of public preference data.
 results: install
