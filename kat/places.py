@@ -25,7 +25,7 @@ def check_place(
         for one, its_suffix in ((out, suffix), (manifest_path(out), "")):
             check_output(one, guarded, its_suffix)
     for other in others.values():
-        check_output(other, guarded)
+        check_output(other, guarded, other.suffix)  # named by the stage, in the format that it writes
 
 
 def check_output(out: Path, inputs: Sequence[Path], suffix: str = "") -> None:

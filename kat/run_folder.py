@@ -82,6 +82,11 @@ def probabilities_path(out: Path) -> Path:
     return out.with_name(out.name + ".probabilities.jsonl")
 
 
+def map_path(report: Path) -> Path:
+    """Return where the map of a report goes, as a table: map.parquet beside report.html."""
+    return report.with_name(MAP if report.name == REPORT else f"{report.stem}.{MAP}")
+
+
 def checkpoint_path(out: Path) -> Path:
     """Return where the work on an output is kept until it is complete: OUT.unfinished."""
     return out.with_name(out.name + ".unfinished")

@@ -35,6 +35,7 @@ FLOORS = {
     "kat.journal": 3,
     "kat.outputs": 3,
     "kat.pair_config": 3,
+    "kat.report_config": 3,
     "kat.places": 3,
     "kat.run_folder": 4,
     "kat.run_log": 5,
@@ -62,7 +63,7 @@ HEAVY |= {"matplotlib", "trl", "datasets", "pandas"}
 LIGHT = ("kat.cli", "kat.config", "kat.records", "kat.errors", "kat.artifacts", "kat.data", "kat.stages")
 LIGHT = (*LIGHT, "kat.run_folder", "kat.plugins", *kat._HOMES.values())
 """What must load no torch, nor anything else that is slow, by being imported."""
-PARTS_OF_STAGES = {"contexts", "neighbors", "reward_report"}
+PARTS_OF_STAGES = {"contexts", "neighbors", "report_inputs", "reward_report"}
 """Parts of a stage, with manifests and names of their own but no command."""
 
 

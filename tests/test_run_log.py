@@ -23,10 +23,16 @@ def run(kat_cli, tmp_path):
 
 
 def test_every_stage_of_a_run_has_a_line(run, kat_cli, tmp_path):
-    stages = ["prefixes", "embed", "neighbors", "density"]
+    stages = ["prefixes", "embed", "neighbors", "density", "report"]
     entries = read_log(run)
     assert [one["stage"] for one in entries] == stages
-    assert [one["out"] for one in entries] == ["prefixes_all.jsonl", "embeddings", "density/neighbors", "density"]
+    assert [one["out"] for one in entries] == [
+        "prefixes_all.jsonl",
+        "embeddings",
+        "density/neighbors",
+        "density",
+        "report.html",
+    ]
     for one in entries:
         assert one["seconds"] > 0
         assert one["peak_memory_bytes"] > 10_000_000
@@ -36,10 +42,10 @@ def test_every_stage_of_a_run_has_a_line(run, kat_cli, tmp_path):
     assert [one["stage"] for one in read_log(run)] == [*stages, "weigh-pairs"]
     again = kat_cli("weigh-pairs", run, *SPLIT)  # nothing is made, nothing is logged
     assert again.rc == 0
-    assert len(read_log(run)) == 5
+    assert len(read_log(run)) == 6
     elsewhere = kat_cli("sample", run, "--budget", 2, "--out", tmp_path / "ids.txt")
     assert elsewhere.rc == 0
-    assert len(read_log(run)) == 5
+    assert len(read_log(run)) == 6
     verified = kat_cli("verify", run)
     assert verified.rc == 0
     assert "log.jsonl" not in verified.stdout

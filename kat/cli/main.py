@@ -25,6 +25,7 @@ from kat.config import (
 )
 from kat.errors import MismatchError, OptionError
 from kat.pair_config import PairOptions, TryOptions
+from kat.report_config import ReportOptions
 from kat.run_folder import next_to
 from kat.terminal import note, show
 
@@ -53,12 +54,15 @@ def run(
     embed: EmbedOptions = EmbedOptions(),
     density: DensityOptions = DensityOptions(),
     reading: ReadOptions = ReadOptions(),
+    no_report: Annotated[bool, Parameter(help="Leave out RUN/report.html, which shows it all.", negative="")] = False,
     run_options: RunOptions = RunOptions(),
 ) -> None:
-    """Pairs to weights: prefixes, embed and density, each skipped where it is already done."""
+    """Pairs to weights: prefixes, embed and density, each skipped where it is already done; and a report of them."""
+    from kat.run_folder import REPORT
     from kat.stages.run import run as run_stages
 
-    run_stages(pairs, out, embed, density, run_options, reading=reading)
+    if run_stages(pairs, out, embed, density, run_options, reading=reading, report=not no_report):
+        _next(f"open {quoted(out / REPORT)} in a browser")
     _next(f"prove that it is whole: kat verify {quoted(out)}")
 
 
@@ -186,6 +190,21 @@ def export_weights(
     from kat.stages.export_weights import export_weights as write
 
     write(run, out, export, pairs_path, overwrite)
+
+
+@app.command
+def report(
+    run: Annotated[Path, Parameter(help="A folder of `kat run`, or of weights.")],
+    *,
+    out: Annotated[Path | None, Parameter(help="The .html file to write [default: RUN/report.html].")] = None,
+    report: ReportOptions = ReportOptions(),
+    overwrite: Overwrite = False,
+) -> None:
+    """One page that shows a run: map of the openings, who gains and who pays, what was wrong, what models learned."""
+    from kat.stages.report import make_report
+
+    written = make_report(run, out, report, overwrite=overwrite)
+    _next(f"open {quoted(written)} in a browser")
 
 
 @app.command

@@ -7,14 +7,18 @@ from pathlib import Path
 
 from kat.atomic import new_folder
 from kat.config import MAX_LINE_BYTES, DensityOptions, EmbedOptions, ReadOptions, RunOptions
+from kat.errors import KatError
 from kat.inputs import Inputs
 from kat.locks import locked
+from kat.report_config import ReportOptions
 from kat.run_folder import DENSITY, EMBEDDINGS, PREFIXES
 from kat.run_log import begin_log
 from kat.stages.contexts import measure_contexts
 from kat.stages.density import weigh_openings
 from kat.stages.embed import embed_folder
 from kat.stages.prefixes import make_prefixes
+from kat.stages.report import make_report
+from kat.terminal import note, shell_word
 
 
 def run(
@@ -25,8 +29,13 @@ def run(
     run_options: RunOptions,
     *,
     reading: ReadOptions = ReadOptions(),
-) -> None:
-    """Write OUT/prefixes_all.jsonl, OUT/embeddings and OUT/density, each skipped where it is already done."""
+    report: bool = False,
+) -> bool:
+    """Write OUT/prefixes_all.jsonl, OUT/embeddings and OUT/density, each skipped where it is already done.
+
+    With `report` OUT/report.html too; return whether it is there. What keeps it from being written is said, and is no
+    failure of the run.
+    """
     reading = reading.within(run_options)
     # Bad rows are those of the pairs: a prefixes file of kat's own has none, nor a line that is too long.
     most = max(run_options.max_line_bytes, MAX_LINE_BYTES)
@@ -38,3 +47,17 @@ def run(
         density_options = replace(run_options, max_line_bytes=most)
         weigh_openings(out / EMBEDDINGS, out / DENSITY, density, density_options, out / PREFIXES)
         measure_contexts(pairs, out, embed, reading, run_options)
+        return report and _reported(out)
+
+
+def _reported(out: Path) -> bool:
+    try:
+        make_report(out, None, ReportOptions())
+    except Exception as error:  # whatever it is: the weights are there and good
+        reason = str(error) if isinstance(error, KatError) else f"{type(error).__name__}: {error}"
+        note(
+            f"kat: note: no report: {reason}",
+            f"kat: note: the run is complete; try again: kat report {shell_word(str(out))}",
+        )
+        return False
+    return True

@@ -70,7 +70,7 @@ def _verify_run(run: RunFolder) -> list[str]:
     for path in run.all_pair_weights():
         _check_pair_weights(path, run)
     proved = {prefixes, embeddings, density, density / NEIGHBORS}
-    for output in _outputs_in(run.root):
+    for output in outputs_in(run.root):
         if output not in proved:
             lines += _verify_output(output, run, None)
             proved.add(output)
@@ -88,7 +88,7 @@ def _check_pair_weights(path: Path, run: RunFolder) -> None:
         raise MismatchError(f"{path} was written by kat {stage}, not by kat weigh-pairs. Run it again.")
 
 
-def _outputs_in(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
+def outputs_in(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """Yield what has a manifest of kat's own in a folder, or in folders below, in order."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
@@ -100,7 +100,7 @@ def _outputs_in(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
             if (path / MANIFEST).is_file() and (RunFolder(path).manifest(path) or {}).get("outputs"):
                 yield path
             if depth:
-                yield from _outputs_in(path, depth - 1)
+                yield from outputs_in(path, depth - 1)
 
 
 def _not_covered(root: Path, proved: set[Path]) -> list[str]:

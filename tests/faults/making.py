@@ -103,7 +103,12 @@ STAGES = {
         ("train-rm", "run", "--model", "tiny", *_HEAD, *_STEPS, *_BAD, "--out", "new/rm"), (), ("--seed", "1")
     ),
     "train-grpo": Stage((*_GRPO, "--out", "new/g"), ("--max_steps", "2"), ("--max_steps", "1")),
-    "run": Stage(("run", "pairs.jsonl", "--model", "tiny", *_CPU, *_BAD, "--out", "new/r"), (), ("--max_tokens", "6")),
+    "report": Stage(("report", "run", "--out", "new/r.html"), (), ("--seed", "1")),
+    "run": Stage(
+        ("run", "pairs.jsonl", "--model", "tiny", *_CPU, *_BAD, "--no_report", "--out", "new/r"),
+        (),
+        ("--max_tokens", "6"),
+    ),
 }
 
 
@@ -121,7 +126,7 @@ def build(folder: Path, *, reward: bool = True) -> None:
     write(folder / "pairs.jsonl", jsonl(*rows))
     tiny_chat_model(folder / "tiny", texts=[json.dumps(row) for row in rows], causal=True)
     commands = [
-        ("run", "pairs.jsonl", "--out", "run", "--model", "tiny", *_CPU, *_BAD),
+        ("run", "pairs.jsonl", "--out", "run", "--model", "tiny", *_CPU, *_BAD, "--no_report"),
         ("weigh-pairs", "run", *_BAD, "--validation_share", "0.3"),
         ("weigh-pairs", "run", *_BAD, "--validation_share", "0.3", "--control", "permuted"),
         ("train-rm", "run", "--model", "tiny", *_HEAD, *_BAD, "--max_steps", "1", "--out", "reward"),

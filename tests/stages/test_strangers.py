@@ -230,22 +230,20 @@ def test_a_link_that_leads_nowhere_is_somebody_elses_too(folder, kat_cli, name):
     assert not (folder / "nowhere").exists()
 
 
+def write_shard(folder, name, inputs=()):
+    with output_folder(folder, inputs=inputs) as (scratch, _):
+        (scratch / name).write_bytes(name.encode())
+        write_folder_manifest(scratch, manifest("sample", {}, {}))
+
+
 @pytest.mark.parametrize("named", ["written", "outdated"])
 def test_a_name_that_is_known_only_at_the_end_is_no_input(tmp_path, named):
     """The names in a folder are not all known before: what is read is replaced by none of them, nor removed."""
     folder = tmp_path / "out"
-    with output_folder(folder) as (scratch, _):
-        (scratch / "shard-0.npy").write_bytes(b"read")
-        write_folder_manifest(scratch, manifest("sample", {}, {}))
+    write_shard(folder, "shard-0.npy")
     before = contents(folder)
-    with (
-        pytest.raises(OutputError, match=r"shard-0.npy is the input"),
-        output_folder(  # noqa: PT012
-            folder, inputs=[folder / "shard-0.npy"]
-        ) as (scratch, _),
-    ):
-        (scratch / ("shard-0.npy" if named == "written" else "shard-1.npy")).write_bytes(b"new")
-        write_folder_manifest(scratch, manifest("sample", {}, {}))
+    with pytest.raises(OutputError, match=r"shard-0.npy is the input"):
+        write_shard(folder, "shard-0.npy" if named == "written" else "shard-1.npy", inputs=[folder / "shard-0.npy"])
     assert contents(folder) == before
 
 
