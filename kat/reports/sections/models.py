@@ -13,6 +13,7 @@ from kat.reports.console.evaluate_rm import SOURCES
 from kat.reports.sections.accuracy import accuracy_chart, difference_tables, evaluation_table
 from kat.reports.sections.parts import QUOTE, bin_name, clipped, columns
 from kat.reports.sections.tried import tried_blocks
+from kat.run_folder import VALIDATION_SCORES
 
 SAMPLES = 6
 """Fixed prompts of which the completions before and after are shown."""
@@ -40,7 +41,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation (evaluation.json) under a name."""
+    """An evaluation (evaluation.json) under a name; of one model, its name, so that it is shown once."""
 
     name: str
     facts: Mapping[str, Any]
@@ -145,7 +146,9 @@ def _accuracy(trained: Trained) -> list[Block]:
     blocks: list[Block] = []
     for one in trained.evaluations:
         files = one.facts["files"]
-        named = files if len(files) > 1 else [one.name]
+        split = one.facts.get("split")
+        of = "" if split in (None, "validation") else f" ({split} pairs)"
+        named = [f"{model_name(name)}{of}" for name in (files if len(files) > 1 else [one.name])]
         # An evaluation says more than the training's own: it takes the place of one of the same name.
         by_name |= dict(zip(named, one.facts["evaluations"], strict=True))
     if by_name:
@@ -158,6 +161,11 @@ def _accuracy(trained: Trained) -> list[Block]:
     for one in trained.evaluations:
         blocks += difference_tables(one.name, one.facts)
     return blocks
+
+
+def model_name(file: str) -> str:
+    """Return what the model is called whose rewards are in a file: the folder that `kat train-rm` wrote them to."""
+    return file.removesuffix(f"/{VALIDATION_SCORES}")
 
 
 def _policy(policy: Training, stem: str) -> list[Block]:

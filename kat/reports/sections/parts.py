@@ -25,6 +25,12 @@ def clipped(text: str, most: int = CELL) -> str:
     return text if len(text) <= most else f"{text[:most]} … ({len(text) - most:,} more characters)"
 
 
+def sentence(text: str) -> str:
+    """Return a text with a capital and a full stop."""
+    ended = text if text.endswith((".", "!", "?")) else f"{text}."
+    return ended[:1].upper() + ended[1:]
+
+
 def many(count: int, one: str, several: str | None = None) -> str:
     """Return a count with its noun: "1 pair", "2,000 pairs"."""
     return f"{count:,} {one if count == 1 else several or one + 's'}"
@@ -49,7 +55,7 @@ def facts_table(title: str, format: Format, facts: Mapping[str, Value], heading:
 def bin_name(b: int | str, last: int = 4) -> str:
     """Return what a density bin is called."""
     named = {"-1": "no density", "0": "bin 0, rarest", str(last): f"bin {last}, most crowded"}
-    return named.get(str(b), f"bin {b}")
+    return named.get(str(b), f"bin {b}" if str(b).isdigit() else str(b))
 
 
 def histogram(values: np.ndarray, *, log: bool) -> tuple[np.ndarray, np.ndarray]:

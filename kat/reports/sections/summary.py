@@ -10,7 +10,7 @@ import numpy as np
 from kat.reports.blocks import Block, Note, Section, Table, Text
 from kat.reports.console.density import temperature_line
 from kat.reports.console.text import printable
-from kat.reports.sections.parts import bin_name, facts_table, many
+from kat.reports.sections.parts import bin_name, facts_table, many, sentence
 
 NEAR = 0.9
 """A cosine from which the nearest other is said to be near."""
@@ -47,7 +47,7 @@ def summary(
         temperature(meta),
         weights_do(meta, pair_weights),
     ]
-    warnings = [] if pair_weights is None else [Note(_sentence(one)) for one in pair_weights["warnings"]]
+    warnings = [] if pair_weights is None else [Note(sentence(one)) for one in pair_weights["warnings"]]
     tables = _tables(meta, prefixes, pair_weights, half=half, cosines=cosines)
     return Section("summary", "Summary", [*map(Text, sentences), *warnings, *tables, *commands])
 
@@ -76,9 +76,10 @@ def came_in(meta: Mapping[str, Any], prefixes: Mapping[str, Any] | None) -> str:
     else:
         origin = f"of {many(len(sources), 'source')}"
     several = prefixes["openings_with_several_contexts"]
+    shape = "; ".join([prefixes["shape"], *prefixes.get("inside_text", ())])
     return (
         f"{many(prefixes['pairs'], 'pair')} of {many(prefixes['openings'], 'opening')} came in, {origin}, in the "
-        f"format {prefixes['shape']}; {many(several, 'opening')} {'has' if several == 1 else 'have'} several contexts."
+        f"format {shape}; {many(several, 'opening')} {'has' if several == 1 else 'have'} several contexts."
     )
 
 
@@ -108,13 +109,13 @@ def crowded(meta: Mapping[str, Any], half: float, cosines: np.ndarray | None) ->
     parts.append(f"{shared:,} ({shared / count:.1%}) share their vector with another")
     if meta["mean_pair_cosine"] is not None:
         parts.append(f"the mean pair cosine is {meta['mean_pair_cosine']:.3f}")
-    return _sentence("; ".join(parts))
+    return sentence("; ".join(parts))
 
 
 def temperature(meta: Mapping[str, Any]) -> str:
     """Say what T and ESS are, and what stopped T."""
     return (
-        f"{_sentence(temperature_line(meta))[:-1]}; the effective sample size is {meta['effective_sample_size']:,.0f} "
+        f"{sentence(temperature_line(meta))[:-1]}; the effective sample size is {meta['effective_sample_size']:,.0f} "
         f"of {many(meta['n_items'], 'opening')} ({meta['effective_sample_share']:.1%})."
     )
 
@@ -193,9 +194,3 @@ def _tables(
         facts_table("Main figures: shares", "percent", shares, "share"),
         facts_table("Main figures: numbers", "number", numbers),
     ]
-
-
-def _sentence(text: str) -> str:
-    """A text with a capital and a full stop."""
-    ended = text if text.endswith((".", "!", "?")) else f"{text}."
-    return ended[:1].upper() + ended[1:]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kat.reports.blocks import Block, Chart, Column, Mark, Series, Table, Text, Value
-from kat.reports.sections.parts import clipped, columns
+from kat.reports.sections.parts import bin_name, clipped, columns, many, sentence
 
 
 def tried_blocks(facts: Mapping[str, Any]) -> list[Block]:
@@ -42,7 +42,7 @@ def _chart(facts: Mapping[str, Any], parts: Mapping[str, str]) -> Chart:
         x, y = np.asarray([(n, gain["difference"]) for n, gain in own], np.float64).reshape(-1, 2).T
         series.append(Series(title, x, y, low, high))
     helping = [one["name"] for one in rows if one["helps"]]
-    told = f"{len(rows)} weightings, of which {', '.join(helping) if helping else 'none'} helps. {facts['sentence']}."
+    told = f"{many(len(rows), 'weighting')}; helping: {', '.join(helping) or 'none'}. {sentence(facts['sentence'])}"
     categories = [clipped(one["name"], 60) + (" *" if one["helps"] else "") for one in rows]
     return Chart(
         "tried",
@@ -80,5 +80,8 @@ def _gains(facts: Mapping[str, Any], parts: Mapping[str, str]) -> Table:
 
 def _uniform(facts: Mapping[str, Any]) -> Table:
     head = columns({"uniform weights, on": "text", "pairs": "count", "accuracy": "percent", "log-loss": "number"})
-    rows = [(name, one["pairs"], one["accuracy"], one["log_loss"]) for name, one in facts["uniform"].items()]
+    rows = [
+        (bin_name(name.removeprefix("bin ")), one["pairs"], one["accuracy"], one["log_loss"])
+        for name, one in facts["uniform"].items()
+    ]
     return Table(f"Uniform weights: linear heads on {facts['model']}'s features", head, rows)

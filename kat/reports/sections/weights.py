@@ -18,7 +18,7 @@ from kat.pair_weights.storage import PairWeights
 from kat.reports.blocks import Block, Chart, Mark, Note, Section, Series, Table, Text
 from kat.reports.console.density import temperature_line
 from kat.reports.console.text import printable
-from kat.reports.sections.parts import bin_name, clipped, columns, ends, histogram, known, many, points_chart
+from kat.reports.sections.parts import bin_name, clipped, columns, ends, histogram, known, many, points_chart, sentence
 
 SHOWN = 20
 _CURVE = 41
@@ -171,7 +171,7 @@ def _ess(meta: Mapping[str, Any], openings: OpeningFacts, options: DensityOption
     at = np.union1d(np.linspace(0, most, _CURVE), [chosen])
     share = ess_curve(openings.log_density, options.cap, at)
     marks = [Mark("y", options.ess, "floor asked for"), Mark("x", chosen, "T chosen")]
-    told = f"{temperature_line(meta)}."
+    told = sentence(temperature_line(meta))
     if not math.isfinite(noise):
         told += " The noise was not measured, so it sets no bound."
     elif noise <= most:
@@ -179,7 +179,6 @@ def _ess(meta: Mapping[str, Any], openings: OpeningFacts, options: DensityOption
         told += f" Noise alone would bound T at {noise:.3g}."
     else:
         told += f" The noise bound, T = {noise:.3g}, lies beyond what is drawn."
-    told = f"{told[:1].upper()}{told[1:]}"
     series = [Series("ESS", at, share)]
     chart = Chart(
         "ess",

@@ -43,7 +43,10 @@ def test_what_was_tried():
     assert column(rows, "log-loss, rarest") == [-0.03, -0.0]
     assert column(rows, "rank among permuted") == [1, None]
     assert column(rows, "of") == [21, None]
-    assert column(table(section, "Uniform weights"), "accuracy") == [0.6] * 3
+    uniform = table(section, "Uniform weights")
+    assert column(uniform, "accuracy") == [0.6] * 3
+    assert column(uniform, "uniform weights, on") == ["every pair", "bin 0, rarest", "bin 4, most crowded"]
+    assert drawn.told == "2 weightings; helping: density. Use it."
     assert "kat try-weights: use it." in prose(section)
 
 
@@ -164,6 +167,20 @@ def test_a_training_measures_itself_until_it_is_evaluated():
     control = reward_model("rm.uniform", validation=evaluations(1, seed=1)[0]["evaluations"][0])
     section = models(Trained(reward_models=[rm, control], evaluations=[Evaluated("rm", facts)]))
     assert [s.name for s in chart(section, "accuracy").series] == ["rm", "rm.uniform"]
+
+
+def test_a_comparison_names_the_models_by_their_folders():
+    facts, *_ = evaluations(2)
+    facts["files"] = ["rm/validation_scores.jsonl", "other.jsonl"]
+    rm = reward_model(validation=evaluations(1, seed=1)[0]["evaluations"][0])
+    section = models(Trained(reward_models=[rm], evaluations=[Evaluated("both", facts)]))
+    drawn = chart(section, "accuracy")
+    assert [s.name for s in drawn.series] == ["rm", "other.jsonl"]
+    accuracy = facts["evaluations"][0]["all"]["unweighted"]["accuracy"]["value"]
+    assert drawn.series[0].y[0] == accuracy
+    section = models(Trained(reward_models=[rm], evaluations=[Evaluated("both", facts | {"split": "train"})]))
+    names = [s.name for s in chart(section, "accuracy").series]
+    assert names == ["rm", "rm (train pairs)", "other.jsonl (train pairs)"]
 
 
 def policy(steps=(0, 50), name="grpo"):

@@ -43,9 +43,10 @@ def test_half_of_all_density(seed):
 
 def test_the_sentences():
     stats = pair_stats(pair_table(), exact_duplicates=2)
-    section = of(metadata([1.5, 0.5]), prefix_stats(bad_rows=1, dropped={"x": 7}), stats)
+    section = of(metadata([1.5, 0.5]), prefix_stats(bad_rows=1, dropped={"x": 7}, inside_text=["ChatML read"]), stats)
     came, left, crowd, t, do = prose(section)
     assert came.startswith("40 pairs of 30 openings came in, of one source, demo")
+    assert came.endswith("in the format kat; ChatML read; 4 openings have several contexts.")
     assert left == (
         "Of what was read, 1 bad row set aside; 7 dropped: x. "
         "2 exact duplicates kept; --duplicates drop leaves them out."
