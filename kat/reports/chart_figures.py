@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kat.reports.blocks import Chart, Format, Series
+from kat.reports.blocks import Chart, Format, Points, Series
 from kat.reports.console.text import printable
 
 if TYPE_CHECKING:
@@ -46,6 +46,38 @@ def draw_chart(chart: Chart, folder: Path) -> list[Path]:
             figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
         figure.savefig(png, dpi=150, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return [png, svg]
+
+
+def draw_map(points: Points, folder: Path) -> list[Path]:
+    """Write the map, coloured by its first number, to FOLDER/map.png and FOLDER/map.svg, and return both.
+
+    The points of the SVG file are one picture inside it: a hundred thousand shapes would open nowhere.
+    """
+    from matplotlib import patheffects, rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    png, svg = (folder / f"map.{kind}" for kind in ("png", "svg"))
+    name, values = next(iter(points.numbers.items()))
+    order = np.argsort(-values, kind="stable")  # the rare on top
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 6.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        low, high = np.nanquantile(values, [0.02, 0.98])
+        size = float(np.clip(4e4 / max(len(points), 1), 1.0, 16.0))
+        x, y = points.xy[order].T
+        drawn = axes.scatter(x, y, s=size, c=values[order], vmin=low, vmax=high, linewidths=0, rasterized=True)
+        figure.colorbar(drawn, label=name, shrink=0.6)
+        halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+        for left, bottom, words in points.labels:
+            axes.annotate(printable(words, 40), (left, bottom), fontsize=8, ha="center", va="bottom", path_effects=halo)
+        axes.set_aspect("equal", "datalim")
+        axes.set_axis_off()
+        figure.savefig(png, dpi=150, metadata={"Software": None})
+        figure.savefig(svg, dpi=150, metadata={"Date": None, "Creator": None})
     return [png, svg]
 
 

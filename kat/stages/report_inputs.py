@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from kat.artifacts import check_vouched
-from kat.config import DensityOptions
+from kat.config import DensityOptions, recorded_as
 from kat.data.columns import line_limit_of, reading_of
 from kat.data.contradictions import ContradictionFinder, Contradictions
 from kat.data.headings import headings
@@ -25,6 +25,8 @@ from kat.digests import read_file
 from kat.errors import InputError, MismatchError
 from kat.inputs import input_files, input_hash
 from kat.neighbors.storage import load_neighbors
+from kat.pair_config import PairOptions
+from kat.pair_weights.specs import flags_of
 from kat.pair_weights.storage import PairWeights, read_pair_weights
 from kat.records import Embeddings, Neighbors
 from kat.reports.sections.models import Evaluated, Trained, Training
@@ -213,6 +215,7 @@ class ReportInputs:
         return Done(
             pair_weights=self._pair_weights,
             tried=self.trained.tried,
+            flags=self._flags(),
             reward_models=models,
             evaluated=evaluated,
             exported=any(stage.startswith("export-weights") for stage, _, _ in stages),
@@ -257,6 +260,15 @@ class ReportInputs:
     def _pair_weights(self) -> Path | None:
         return _if_file(self.run.pair_weights())
 
+    def _flags(self) -> str | None:
+        """The options that the pair weights were made with, as they are typed."""
+        path = self._pair_weights
+        if path is None or (kept := self.run.manifest(path)) is None:
+            return None
+        names = {one.name for one in fields(PairOptions)}
+        told = {name: value for name, value in kept["options"].items() if name in names}
+        return flags_of(recorded_as(PairOptions, told, path), PairOptions())
+
     def _names(self, stage: str) -> list[str]:
         return [output.name for output in self.outputs if output.manifest["stage"] == stage]
 
@@ -284,7 +296,9 @@ class ReportInputs:
 
 def read_pair_facts(reader: Callable[..., PairReader], labels: Sequence[str]) -> PairFacts:
     """Read pairs once for what they tell, and again up to the last row of which an example is shown."""
-    finder, source, topic, pairs = ContradictionFinder(), {}, {}, Counter[str]()
+    finder, pairs = ContradictionFinder(), Counter[str]()
+    source: dict[str, str] = {}
+    topic: dict[str, str] = {}
     for pair in with_progress(finder.watch(reader(labels=tuple(labels))), "pairs"):
         one = pair.prefix.id
         pairs[one] += 1

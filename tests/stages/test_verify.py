@@ -188,6 +188,13 @@ def test_pair_weights_of_which_the_manifest_alone_is_left(kat_cli, weighed_run):
     assert "pair_weights.parquet is not there" in kat_cli("verify", weighed_run).failed(1)
 
 
+def test_pair_weights_without_their_manifest(kat_cli, weighed_run):
+    (weighed_run / f"pair_weights.parquet.{MANIFEST}").unlink()
+    said = kat_cli("verify", weighed_run).failed(1)
+    assert "pair_weights.parquet has no manifest: the run that wrote it did not finish" in said
+    assert f"kat weigh-pairs {weighed_run} --overwrite" in said
+
+
 @pytest.mark.parametrize("name", ["prefixes_all.jsonl", "embeddings", "density", "pair_weights.parquet"])
 def test_a_manifest_of_a_run_that_names_another_stage(kat_cli, weighed_run, name):
     """Its files hash to what it says, and still nobody may take it for what the run should hold."""
@@ -195,8 +202,11 @@ def test_a_manifest_of_a_run_that_names_another_stage(kat_cli, weighed_run, name
     assert "kat sample" in kat_cli("verify", weighed_run).failed(1)
 
 
-def test_weights_of_other_embeddings_than_the_run_s(kat_cli, weighed_run):
-    """Each folder alone is what it says; together they are no run."""
+@pytest.mark.parametrize("told", [True, False])
+def test_weights_of_other_embeddings_than_the_run_s(kat_cli, weighed_run, told):
+    """Each folder alone is what it says; together they are no run, also where an older manifest names no places."""
+    if not told:
+        vouch(weighed_run / "density", inputs_at={})
     vectors = np.load(weighed_run / "embeddings" / "embeddings.npy")[:, ::-1]
     shutil.copytree(weighed_run / "embeddings", weighed_run / "new")
     (weighed_run / "new" / "embeddings.npy").unlink()
