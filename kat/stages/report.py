@@ -59,12 +59,13 @@ def make_report(folder: Path, out: Path | None, options: ReportOptions, *, overw
 
 
 def _pairs(run: RunFolder) -> HashedInput | None:
-    """The pairs of a run, if they are there: their hash says whether they are those that it was made from."""
+    """The pairs that a run was made from, if they are there and what they were."""
     try:
-        pairs, _ = run.pairs()
+        pairs, manifest = run.pairs()
     except InputError:
         return None
-    return HashedInput(pairs, input_hash(pairs))
+    digest = input_hash(pairs)
+    return HashedInput(pairs, digest) if digest == manifest["inputs"].get("pairs") else None
 
 
 def _is_own(out: Path) -> bool:
@@ -165,8 +166,15 @@ def _sections(contents: ReportInputs, points: Points) -> list[Section]:
             remedy=remedy,
         ),
         models(trained),
-        provenance(contents.outputs, log=read_log(run.root), versions=_versions()),
+        provenance(
+            contents.outputs, log=[e for e in read_log(run.root) if e.get("stage") != "report"], versions=_versions()
+        ),
     ]
+
+
+def _log(run: RunFolder) -> list[dict[str, Any]]:
+    """What the run's stages took, but not its reports: one that is made again is to be the same."""
+    return [entry for entry in read_log(run.root) if entry.get("stage") != "report"]
 
 
 def _versions() -> Mapping[str, str | None]:

@@ -1,0 +1,287 @@
+"""`kat report`: the page's figures are those of the files, the map's rows those of the weights, and nothing is lost."""
+
+import importlib.util
+import json
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from making import jsonl, pair, write
+
+import kat
+from kat.stages import run as run_stage
+
+HOSTILE = [
+    '</script><script>alert(1)</script> what is "this" & that?',
+    "<img src=x onerror=alert(2)> and 'quotes' {{ 7 * 7 }} {% raw %}",
+    "مرحبا \u202e reversed \u2066 isolated 🧑‍🚀 x\u0301\u0301\u0301",
+    "control \x00\x01\x1b[2J\x7f characters",
+    "long " * 80_000,
+]
+
+
+class Tables(HTMLParser):
+    """Collects the raw values of a page's tables: {title: [[cell, …], …]}, where cells are data-value or text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tables, self._title, self._rows, self._cell, self._heading = {}, "", None, None, None
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        told = dict(attrs)
+        if tag in ("h3", "caption"):
+            self._heading = ""
+        elif tag == "tr" and self._title:
+            self.tables.setdefault(self._title, []).append([])
+        elif tag in ("td", "th") and self._title in self.tables:
+            self._cell = [told.get("data-value"), ""]
+
+    def handle_data(self, data):
+        self.text += data
+        if self._heading is not None:
+            self._heading += data
+        if self._cell is not None:
+            self._cell[1] += data
+
+    def handle_endtag(self, tag):
+        if tag in ("h3", "caption"):
+            self._title, self._heading = self._heading.strip(), None
+        elif tag in ("td", "th") and self._cell is not None:
+            raw, text = self._cell
+            self.tables[self._title][-1].append(text.strip() if raw is None else float(raw))
+            self._cell = None
+
+    def named(self, title):
+        """A table of two columns as a dict."""
+        return {row[0]: row[1] for row in self.tables[title] if len(row) == 2}
+
+
+@pytest.fixture
+def run(demo_run, tmp_path, kat_cli):
+    """A run with pair weights, and no report yet."""
+    shutil.copytree(
+        demo_run, tmp_path / "demo", ignore=lambda _, names: {n for n in names if "report" in n or "map." in n}
+    )
+    folder = tmp_path / "demo" / "run"
+    assert kat_cli("weigh-pairs", folder).rc == 0
+    return folder
+
+
+def page_of(run):
+    return Tables((run / "report.html").read_text(encoding="utf-8"))
+
+
+def read(path):
+    return json.loads(path.read_bytes())
+
+
+def test_the_figures_are_those_of_the_files(run, kat_cli):
+    assert kat_cli("report", run).rc == 0
+    page = page_of(run)
+    meta, weighed = read(run / "density" / "embeddings_metadata.json"), read(run / "pair_weights.stats.json")
+    prefixes = read(run / "prefixes_all.stats.json")
+    counts, shares, numbers = (page.named(f"Main figures: {kind}") for kind in ("counts", "shares", "numbers"))
+    assert counts["pairs"] == prefixes["pairs"] == 600
+    assert counts["openings"] == meta["n_items"] == prefixes["openings"]
+    assert counts["pairs that train"] == weighed["split"]["train"]["pairs"]
+    assert counts["neighbours, k"] == meta["k"]
+    assert shares["effective sample size, of openings"] == meta["effective_sample_share"]
+    assert shares["effective sample size, of pairs that train"] == weighed["weights"]["ess_pairs_share"]
+    assert numbers["temperature, T"] == meta["temperature"]
+    assert numbers["largest weight"] == meta["weight"]["max"]
+    assert numbers["mean pair cosine"] == meta["mean_pair_cosine"]
+    [paying] = [
+        rows for title, rows in page.tables.items() if title.startswith("Who pays and who gains, by density bin")
+    ]
+    by_bin = {row[0].split(",")[0]: row for row in paying[1:]}
+    for one in weighed["bins"]:
+        _, pairs, of_pairs, of_weight, mean = by_bin[f"bin {one['bin']}"]
+        assert (pairs, of_pairs, of_weight) == pytest.approx(
+            (one["pairs"], one["share_of_pairs"], one["share_of_weight"])
+        )
+        assert mean == pytest.approx(one["mean_v"])
+    assert by_bin["bin 0"][4] > 1 > by_bin["bin 4"][4]  # rare weighs more
+
+
+def test_the_heaviest_and_lightest_are_those_of_the_weights(run, kat_cli):
+    assert kat_cli("report", run).rc == 0
+    mapping = kat.load_density_mapping(run / "prefixes_all.jsonl", run / "density" / "density_weights.npy")
+    tables = page_of(run).tables
+    for title, sign in (("heaviest", -1), ("lightest", 1)):
+        [rows] = [rows for name, rows in tables.items() if title in name.lower() and "opening" in name.lower()]
+        weights = [value for row in rows[1:] for value in row if isinstance(value, float)]
+        expected = sorted(mapping.values(), key=lambda w: sign * w)[:20]
+        assert np.isin(np.float32(expected), np.float32(weights)).all(), title
+
+
+def test_the_map_has_a_row_an_opening(run, kat_cli):
+    assert kat_cli("report", run, "--topic", "topic").rc == 0
+    table = pq.read_table(run / "map.parquet").to_pydict()
+    mapping = kat.load_density_mapping(run / "prefixes_all.jsonl", run / "density" / "density_weights.npy")
+    assert dict(zip(table["id"], table["weight"], strict=True)) == pytest.approx(mapping)
+    assert np.isfinite(np.asarray([table["projection_x"], table["projection_y"]])).all()
+    prompts = kat.open_prefixes(run / "prefixes_all.jsonl")
+    topics = {}
+    for line in (run.parent / "pairs.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        topics.setdefault(kat.opening_id(opening_of(row)), set()).add(row["topic"])
+    for one, text, topic in zip(table["id"], table["text"], table["topic"], strict=True):
+        assert text == prompts[one].opening
+        assert {topic} == topics[one] or (topic == "several" and len(topics[one]) > 1)
+    bins = kat.read_pair_weights(run / "pair_weights.parquet")
+    of = dict(zip(bins.opening_id.tolist(), bins.bin.tolist(), strict=True))
+    assert all(name.startswith(f"bin {of[one]}") for one, name in zip(table["id"], table["density_bin"], strict=True))
+
+
+def opening_of(row):
+    prefix = row.get("prefix") or row["prompt"]
+    messages = prefix["messages"] if isinstance(prefix, dict) else prefix
+    return next(m["content"] for m in messages if m["role"] == "user")
+
+
+def test_it_is_made_once_and_again_when_something_new_is_there(run, kat_cli):
+    assert kat_cli("report", run).rc == 0
+    before, rows = (run / "report.html").read_bytes(), pq.read_table(run / "map.parquet")
+    assert "skipped" in kat_cli("report", run).stdout
+    (run / "report.html").unlink()
+    (run / "report.html.manifest.json").unlink()
+    assert kat_cli("report", run, "--overwrite").rc == 0
+    assert (run / "report.html").read_bytes() == before
+    assert pq.read_table(run / "map.parquet") == rows
+    assert kat_cli("weigh-pairs", run, "--control", "permuted").rc == 0
+    assert kat_cli("weigh-pairs", run, "--blend", "1", "--overwrite").rc == 0
+    ran = kat_cli("report", run)  # without --overwrite: a report of kat's, which nobody changed
+    assert ran.rc == 0
+    assert "skipped" not in ran.stdout
+    assert (run / "report.html").read_bytes() != before
+    assert kat_cli("verify", run).rc == 0
+
+
+@pytest.mark.parametrize("name", ["report.html", "map.parquet"])
+def test_what_somebody_changed_is_not_replaced(run, kat_cli, name):
+    assert kat_cli("report", run).rc == 0
+    (run / name).write_bytes((run / name).read_bytes() + b"\n<!-- mine -->")
+    assert kat_cli("weigh-pairs", run, "--blend", "1", "--overwrite").rc == 0
+    kept = (run / name).read_bytes()
+    assert "--overwrite" in kat_cli("report", run).failed()
+    assert (run / name).read_bytes() == kept
+    assert kat_cli("report", run, "--overwrite").rc == 0
+
+
+def test_a_strangers_file_is_left_alone(run, kat_cli):
+    write(run / "map.parquet", b"mine")
+    assert "nothing says that kat wrote it" in kat_cli("report", run).failed()
+    assert (run / "map.parquet").read_bytes() == b"mine"
+    assert not (run / "report.html").exists()
+    assert kat_cli("report", run, "--out", run / "other.html").rc == 0
+    assert (run / "other.map.parquet").is_file()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["density/density_weights.npy", "density/neighbors/distances.npy", "prefixes_all.jsonl", "pair_weights.parquet"],
+)
+def test_a_damaged_file_is_refused(run, kat_cli, name):
+    data = bytearray((run / name).read_bytes())
+    data[-3] ^= 1
+    (run / name).unlink()
+    (run / name).write_bytes(data)
+    said = kat_cli("report", run).failed()
+    assert name.split("/")[-1] in said
+    assert not (run / "report.html").exists()
+
+
+def test_a_run_ends_with_a_report(kat_cli, tmp_path):
+    pairs = write(tmp_path / "pairs.jsonl", jsonl(*(pair(f"question {i}") for i in range(12))))
+    told = ("run", pairs, "--device", "cpu", "--processes", 1, "--out")
+    ran = kat_cli(*told, tmp_path / "run")
+    assert ran.rc == 0
+    assert f"open {tmp_path / 'run' / 'report.html'} in a browser" in ran.stdout
+    assert (tmp_path / "run" / "map.parquet").is_file()
+    assert kat_cli("verify", tmp_path / "run").rc == 0
+    without = kat_cli(*told, tmp_path / "other", "--no_report")
+    assert without.rc == 0
+    assert "in a browser" not in without.stdout
+    assert not (tmp_path / "other" / "report.html").exists()
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), kat.KatError("no room"), MemoryError(), OSError(28, "full")])
+def test_a_report_that_fails_is_a_note(kat_cli, tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(run_stage, "make_report", fail)
+    pairs = write(tmp_path / "pairs.jsonl", jsonl(*(pair(f"question {i}") for i in range(12))))
+    ran = kat_cli("run", pairs, "--device", "cpu", "--processes", 1, "--out", tmp_path / "run")
+    assert ran.rc == 0
+    assert "note: no report" in ran.stderr
+    assert f"kat report {tmp_path / 'run'}" in ran.stderr
+    assert "in a browser" not in ran.stdout
+    assert kat_cli("verify", tmp_path / "run").rc == 0
+
+
+@pytest.mark.parametrize("how", ["gone", "changed"])
+def test_without_the_pairs_the_rest_is_told(run, kat_cli, how):
+    (run.parent / "pairs.jsonl").unlink()
+    if how == "changed":
+        write(run.parent / "pairs.jsonl", jsonl(pair("another")))
+    ran = kat_cli("report", run)
+    assert ran.rc == 0
+    assert "what the pairs themselves tell is left out" in ran.stdout
+    assert ("changed since" in ran.stdout) == (how == "changed")
+    assert "Contradictory preferences are not known" in page_of(run).text
+
+
+def test_weights_alone_have_a_report(demo_run, kat_cli, tmp_path):
+    shutil.copytree(demo_run / "run" / "embeddings", tmp_path / "e")
+    assert kat_cli("density", tmp_path / "e", "--out", tmp_path / "d", "--device", "cpu").rc == 0
+    ran = kat_cli("report", tmp_path / "d")
+    assert ran.rc == 0, ran.stderr
+    assert (tmp_path / "d" / "report.html").is_file()
+    assert "there are no pair weights yet" in page_of(tmp_path / "d").text
+
+
+def test_a_topic_that_no_column_has(run, kat_cli):
+    said = kat_cli("report", run, "--topic", "nowhere").failed()
+    assert "nowhere" in said
+    assert not (run / "report.html").exists()
+
+
+def test_without_umap_the_map_says_so(run, kat_cli, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "umap" else real(name, *a))
+    assert kat_cli("report", run).rc == 0
+    assert "principal components" in page_of(run).text
+    assert "pip install" in page_of(run).text
+
+
+def test_hostile_texts_are_shown_as_text(kat_cli, tmp_path):
+    rows = [pair(text, f"{text[:99]} yes", "no") for text in HOSTILE] + [pair(f"question {i}") for i in range(9)]
+    rows.append({"prompt": 7, "chosen": HOSTILE[0], "rejected": HOSTILE[1]})
+    pairs = write(tmp_path / "pairs.jsonl", jsonl(*rows))
+    ran = kat_cli("run", pairs, "--device", "cpu", "--processes", 1, "--out", tmp_path / "run", "--max_bad_rows", 1)
+    assert ran.rc == 0, ran.stderr
+    content = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert len(content) < 2_000_000
+    for harm in ("<script>alert", "<img src=x", "\x00", "\x1b"):
+        assert harm not in content
+    page = Tables(content)
+    cells = [cell for rows in page.tables.values() for row in rows for cell in row if isinstance(cell, str)]
+    assert any("<img src=x onerror=alert(2)>" in cell for cell in cells)
+
+
+def test_figures_are_files(run, kat_cli, tmp_path):
+    ran = kat_cli("report", run, "--figures", tmp_path / "figures")
+    assert ran.rc == 0, ran.stderr
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"map.png", "map.svg", "weights.png", "weights.svg", "ess.png", "pays_bin.svg"} <= names
+    first = {name: (tmp_path / "figures" / name).read_bytes() for name in names}
+    assert first["map.png"].startswith(b"\x89PNG")
+    assert b"<svg" in first["map.svg"][:1000]
+    assert "skipped" in kat_cli("report", run, "--figures", tmp_path / "figures").stdout
+    assert kat_cli("report", run, "--figures", tmp_path / "figures", "--overwrite").rc == 0
+    assert {name: (tmp_path / "figures" / name).read_bytes() for name in names} == first
