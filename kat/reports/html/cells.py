@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Callable
 
 from kat.reports.blocks import Format, Value
 from kat.terminal import escaped
@@ -102,7 +103,7 @@ def _seconds(value: float) -> str:
     return f"{minutes:,} min {seconds} s" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
-_FORMATS = {
+_FORMATS: dict[str, Callable[[float], str]] = {
     "text": _number,
     "id": str,
     "count": lambda value: f"{value:,.0f}",
