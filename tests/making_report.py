@@ -86,7 +86,7 @@ def points(count, texts=None, seed=0):
             "topic": [TOPICS[i] for i in topic],
             "truncated": [["no", "yes"][int(i < 0.1)] for i in rng.random(count)],
         },
-        labels=[(*centres[i], f"{name} · {name.split()[0]}s") for i, name in enumerate(TOPICS)],
+        labels=[(*centres[i], name) for i, name in enumerate(TOPICS)],
         projection="UMAP of the 15 nearest neighbours that the density was measured with (seed 0).",
     )
 
