@@ -1,6 +1,7 @@
 """Reports for tests: every kind of block, and points in clusters with invented texts."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -85,9 +86,17 @@ def points(count, texts=None, seed=0):
             "topic": [TOPICS[i] for i in topic],
             "truncated": [["no", "yes"][int(i < 0.1)] for i in rng.random(count)],
         },
-        labels=[(*centres[i], f"{name} · {name.split()[0]}s") for i, name in enumerate(TOPICS)],
+        labels=[(*centres[i], name) for i, name in enumerate(TOPICS)],
         projection="UMAP of the 15 nearest neighbours that the density was measured with (seed 0).",
     )
+
+
+def named(given, texts):
+    """The same points with texts in every name that a map shows."""
+    kinds = {**{f"{i} {text[:50]}": texts for i, text in enumerate(texts)}, **given.kinds}
+    numbers = {**{f"{i} {text[:50]}": np.arange(len(texts), dtype=float) for i, text in enumerate(texts)}}
+    labels = [(float(x), float(y), text) for (x, y), text in zip(given.xy, texts, strict=True)]
+    return replace(given, kinds=kinds, numbers={**given.numbers, **numbers}, labels=labels, projection=texts[0])
 
 
 def charts():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Callable
 
 from kat.reports.blocks import Format, Value
 from kat.terminal import escaped
@@ -31,10 +32,14 @@ def _line(text: str) -> str:
     return text if plain else escaped(text)
 
 
+def fits(text: str, most: int) -> bool:
+    """Return whether text, once it is visible, has at most so many characters."""
+    return len(_start(text, most)) <= most
+
+
 def clipped(text: str, most: int) -> str:
     """Return visible text of at most so many characters; what is left out is marked by … and splits no character."""
-    # Some characters become ten when they are escaped, none fewer than one, except a line break of two.
-    seen = visible(text[: 2 * most + 2])
+    seen = _start(text, most)
     if len(seen) <= most:
         return seen
     if most <= 1:
@@ -44,6 +49,11 @@ def clipped(text: str, most: int) -> str:
         cut for cut in range(last, max(last - _MOST_BACK, -1), -1) if not cut or not _joined(seen[cut - 1], seen[cut])
     )
     return f"{seen[: next(cuts, last)]}…"
+
+
+def _start(text: str, most: int) -> str:
+    # A character that is escaped becomes several, but a line break of two one: of twice as many some are always left.
+    return visible(text[: 2 * most + 2])
 
 
 def _joined(before: str, after: str) -> bool:
@@ -102,7 +112,7 @@ def _seconds(value: float) -> str:
     return f"{minutes:,} min {seconds} s" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
-_FORMATS = {
+_FORMATS: dict[str, Callable[[float], str]] = {
     "text": _number,
     "id": str,
     "count": lambda value: f"{value:,.0f}",

@@ -18,7 +18,7 @@ import numpy as np
 
 from kat.errors import InputError
 from kat.reports.blocks import Points
-from kat.reports.html.cells import clipped, visible
+from kat.reports.html.cells import clipped, fits, visible
 
 MOST_POINTS = 100_000
 MOST_LETTERS = 300
@@ -93,7 +93,7 @@ def with_texts(packed: Packed, texts: Sequence[str], room: int) -> Packed:
         if len(column) <= room or letters == 0:
             break
         letters = min(letters - 1, int(letters * room / len(column)))
-    many = sum(clipped(text, letters) != visible(text[: letters + 1]) for text in texts)
+    many = sum(not fits(text, letters) for text in texts)
     facts = {**packed.facts, "letters": letters}
     return replace(packed, facts=facts, columns={**packed.columns, "texts": column}, letters=letters, clipped=many)
 

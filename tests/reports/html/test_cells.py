@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from kat.reports.html.cells import clipped, raw, shown, visible
+from kat.reports.html.cells import clipped, fits, raw, shown, visible
 from kat.terminal import escaped
 
 
@@ -68,6 +68,11 @@ def test_clipped_texts_are_beginnings_marked():
     assert [clipped("abc", n) for n in (0, 1, 2)] == ["", "…", "a…"]
     assert clipped("\0" * 100, 10) == r"\x00\x00\…"
     assert len(clipped("x" * 400_000, 300)) == 300
+
+
+def test_what_fits_is_what_is_not_clipped():
+    for text in ("", "abc", "\r\n" * 6, "\0\0", "abcdefg", "\r\n" * 7, "e\u0301" * 3, "e\u0301" * 4):
+        assert fits(text, 6) == (not clipped(text, 6).endswith("…")) == (len(visible(text)) <= 6), text
 
 
 @pytest.mark.parametrize("whole", ["e\u0301\u0323", "👩🏽‍💻", "🇩🇪", "क्षि"])

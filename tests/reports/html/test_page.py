@@ -4,11 +4,12 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from making_report import HOSTILE, noise, points, report
+from making_report import HOSTILE, named, noise, points, report
 
 from kat.reports.blocks import Column, Report, Section, Table, Text
 from kat.reports.html.cells import clipped, visible
@@ -56,7 +57,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def hostile():
     words = [*HOSTILE, "` onmouseover=alert(6) x=`"]
-    given = report(len(words), words, words, title=HOSTILE[0] + HOSTILE[1])
+    given = report(words=words, title=HOSTILE[0] + HOSTILE[1])
+    given = replace(given, points=named(points(len(words), words), words))
     data = render(given)
     return given, data, Page(data)
 
@@ -64,7 +66,9 @@ def hostile():
 def test_hostile_texts_make_no_element(hostile):
     given, _, page = hostile
     plain = ["a"] * len(given.points)
-    harmless = Page(render(report(len(plain), [*plain[1:], "x" * 400], plain)))
+    harmless = report(words=plain)
+    harmless = replace(harmless, points=named(points(len(plain), [*plain[1:], "x" * 400]), plain))
+    harmless = Page(render(harmless))
     assert {tag for tag, _, _ in page.elements} <= {tag for tag, _, _ in harmless.elements}
     assert len(page.elements) == len(harmless.elements)
     for tag, attrs, _ in page.elements:
@@ -143,10 +147,19 @@ def test_facts_of_the_map_are_json(hostile):
     given, _, page = hostile
     facts = json.loads(page.all("script", id="map-facts")[0][1])
     assert facts["points"] == len(given.points)
+    assert facts["numbers"] == [visible(name) for name in given.points.numbers]
+    assert [words for _, _, words in facts["labels"]] == [clipped(words, 60) for _, _, words in given.points.labels]
     packed = [attrs["id"] for attrs, _ in page.all("script", type="text/plain")]
     assert packed == [
         f"map-column-{name}"
-        for name in ["x", "y", "ids", *(f"number-{i}" for i in range(5)), *(f"kind-{i}" for i in range(3)), "texts"]
+        for name in [
+            "x",
+            "y",
+            "ids",
+            *(f"number-{i}" for i in range(len(given.points.numbers))),
+            *(f"kind-{i}" for i in range(len(given.points.kinds))),
+            "texts",
+        ]
     ]
 
 
