@@ -120,7 +120,8 @@ def _drawn(points: Points) -> np.ndarray:
     if len(rows) > MOST_POINTS:
         rows = np.sort(np.random.default_rng(0).choice(len(rows), MOST_POINTS, replace=False))
     named = {name.lower(): np.asarray(values, dtype=np.float64) for name, values in points.numbers.items()}
-    order = -named["density"] if "density" in named else named.get("weight")
+    density = named.get("log density", named.get("density"))
+    order = named.get("weight") if density is None else -density
     if order is None:
         return rows
     order = np.nan_to_num(order[rows], nan=-np.inf)

@@ -20,7 +20,7 @@ class Table {
 
   /** Weight and density stand first. */
   numberColumns() {
-    const rank = ({ name }) => ["weight", "density"].indexOf(name.toLowerCase());
+    const rank = ({ name }) => ["weight", "log density", "density"].indexOf(name.toLowerCase());
     const numbers = this.points.numbers.filter((number) => rank(number) >= 0).sort((a, b) => rank(a) - rank(b));
     numbers.push(...this.points.numbers.filter((number) => rank(number) < 0));
     return numbers.map(({ name, values }) => ({ title: name, text: (i) => told(values[i]), values, name: "figure" }));
