@@ -20,6 +20,7 @@ import orjson
 
 import kat
 from kat.atomic import atomic_file
+from kat.digests import read_file
 from kat.run_folder import RUN_LOG, relative
 from kat.terminal import command_line, note
 
@@ -41,12 +42,11 @@ def begin_log(run: Path) -> None:
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log, oldest first; none if it has none, or another file has its name.
 
-    A line that was cut when a process was killed is left out: nothing rests on it.
+    A line that was cut when a process was killed is left out: nothing rests on it. Raises InputError for a log that
+    cannot be read.
     """
-    try:
-        first, *lines = (run / RUN_LOG).read_bytes().splitlines()
-    except (OSError, ValueError):
-        return []
+    path = run / RUN_LOG
+    first, *lines = [*(read_file(path).splitlines() if os.path.lexists(path) else ()), b""]
     entries = []
     for line in lines if first + b"\n" == _FIRST else []:
         with contextlib.suppress(orjson.JSONDecodeError):

@@ -7,6 +7,7 @@ import pytest
 from making import jsonl, pair, write
 
 from kat import run_log
+from kat.errors import InputError
 from kat.run_log import Clock, begin_log, peak_memory, read_log
 from kat.terminal import command_line
 
@@ -86,6 +87,12 @@ def test_one_that_cannot_be_written_is_said(run, kat_cli, monkeypatch):
     assert ran.rc == 0
     assert "No space left on device): no times are kept of what is complete" in ran.stderr
     assert (run / "pair_weights.parquet").is_file()
+
+
+def test_one_that_cannot_be_read_is_an_error(tmp_path):
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"log.jsonl is a folder"):
+        read_log(tmp_path)
 
 
 def test_memory_counts_from_the_clock_on():
