@@ -49,7 +49,7 @@ def make_report(folder: Path, out: Path | None, options: ReportOptions, *, overw
             from kat.reports.html.page import render
 
             points = openings_map(contents, options.seed)
-            page = render(Report(f"kat: {run.root.resolve().name}", _sections(contents, points), points))
+            page = render(Report(run.root.resolve().name, _sections(contents, points), points))
             job.file.write(page)
             _write_map(contents, points, job.beside("map"))
             job.say(f"{len(points):,} openings, {len(page) / 1e6:.1f} MB", [f"  {note}" for note in contents.notes])
