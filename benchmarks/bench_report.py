@@ -136,25 +136,27 @@ class Took:
 
 def _kat(place: Path, took: Took) -> None:
     """The parts of `kat report`, one after the other, and then the command itself."""
-    import kat.stages.report as report
+    from kat.projection.map_file import write_map
     from kat.reports.blocks import Report
     from kat.reports.html.page import render
     from kat.run_folder import RunFolder
+    from kat.stages.report_contents import ReportContents
     from kat.stages.report_inputs import ReportInputs
 
-    contents = ReportInputs(RunFolder(place / "run"))
+    held = ReportInputs(RunFolder(place / "run"))
+    contents = ReportContents(held, 0)
     with took.part("reading"):
-        assert contents.texts
-        assert contents.neighbors
+        assert held.texts
+        assert held.neighbors
     with took.part("map"):
-        points = report.openings_map(contents, 0)
+        points = contents.points
     with took.part("sections"):
-        sections = report._sections(contents, points)
+        sections = contents.sections
     with took.part("page"):
         page = render(Report("benchmark", sections, points))
     took.bytes["page"] = len(page)
     with took.part("map.parquet"), open(place / "map.parquet", "wb") as file:
-        report._write_map(contents, points, file)
+        write_map(file, points.ids, points.texts, points.xy, neighbors=held.neighbors, columns=contents.columns)
     took.bytes["map.parquet"] = os.path.getsize(place / "map.parquet")
     np.save(place / "xy.npy", points.xy)
     command = [sys.executable, "-m", "kat.cli", "report", str(place / "run"), "--overwrite"]

@@ -91,7 +91,7 @@ class Clock:
             "peak_memory_bytes": peak_memory(),
             "kat_version": kat.__version__,
             "python": platform.python_version(),
-            **{name: str(sys.modules[name].__version__) for name in _VERSIONS if name in sys.modules},
+            **{name: version for name in _VERSIONS if (version := getattr(sys.modules.get(name), "__version__", None))},
         }
 
 

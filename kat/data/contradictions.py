@@ -81,7 +81,7 @@ class ContradictionFinder:
             mixed_pairs=int((is_chosen | is_rejected).sum()),
             identical=len(chosen) - len(differ),
             reversed_examples=self._rows(_once(turned, examples)),
-            mixed_examples=self._rows(sorted(sides, key=max)[:examples]),
+            mixed_examples=self._rows(sorted(sides, key=lambda side: (max(side), side))[:examples]),
         )
 
     def _rows(self, places: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

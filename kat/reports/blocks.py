@@ -122,7 +122,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Points:
-    """The openings as the map draws them, [N] each, heaviest or not in any order.
+    """The openings as the map draws them, [N] each, in any order.
 
     `xy` [N, 2] are the coordinates. `numbers` are what can be told by a scale of colours, NaN where it is not known,
     `kinds` what is told by one colour each, "" where it is not known: both by the name that is shown, in the order of

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
-from kat.artifacts import check_vouched
+from kat.artifacts import check_vouched, json_bytes
 from kat.config import DensityOptions, recorded_as
 from kat.data.columns import line_limit_of, reading_of
-from kat.data.contradictions import ContradictionFinder, Contradictions
-from kat.data.headings import headings
 from kat.data.pairs import PairReader
 from kat.data.prompt_texts import inside_of
-from kat.data.prompts import read_prompts
+from kat.data.prompts import PromptFile
 from kat.density.stability import AtK, at_other_ks
 from kat.digests import read_file
 from kat.errors import InputError, MismatchError
-from kat.inputs import input_files, input_hash
+from kat.inputs import HashedInput, Inputs, input_files, input_hash
 from kat.neighbors.storage import load_neighbors
 from kat.pair_config import PairOptions
 from kat.pair_weights.specs import flags_of
@@ -51,30 +51,15 @@ from kat.run_folder import (
     rejected_path,
     stats_path,
 )
+from kat.run_log import read_log
 from kat.stages.density import density_options
-from kat.stages.stage import with_progress
+from kat.stages.report_pairs import PairFacts, read_pair_facts, texts_of
 from kat.stages.verify import outputs_in
 
-LETTERS = 4_000
-"""Of a text that are held: a map shows 300, and names its regions from these."""
 _OPENINGS = (WEIGHTS, LOG_DENSITY, IDS, METADATA, LENGTHS, VECTORS)
 _TRAINED = {"train-rm": (TRAINING, TRAINING_LOG, VALIDATION_SCORES), "train-grpo": (TRAINING, TRAINING_LOG, ANSWERS)}
 _REJECTED = 10_000
 """Bad rows of which the reasons are counted."""
-
-
-@dataclass(frozen=True)
-class PairFacts:
-    """What the pairs themselves tell: contradictions, and what sources and topics each opening has, "" for several.
-
-    `examples` are opening, chosen and rejected of some rows.
-    """
-
-    contradictions: Contradictions
-    source: Mapping[str, str]
-    topic: Mapping[str, str]
-    pairs: Mapping[str, int]
-    examples: Mapping[int, tuple[str, str, str]]
 
 
 @dataclass
@@ -101,7 +86,21 @@ class ReportInputs:
             paths += [folder / name for name in _TRAINED.get(stage, ())]
             paths += [folder / EVALUATION] if stage == "evaluate-rm" else []
             paths += [folder / TRIED] if stage == "try-weights" else []
-        return {self._name(path): path for path in paths if path.is_file()}
+        return {self.name_of(path): path for path in paths if path.is_file()}
+
+    def stage_inputs(self, versions: Mapping[str, str | None]) -> dict[str, Any]:
+        """What a report is made from: the files, the pairs if they are what they were, and what else it shows.
+
+        The hash "told" is that of other outputs' manifests, of times and of `versions`.
+        """
+        told = [[(output.name, output.manifest) for output in self.outputs], self.log, dict(versions)]
+        inputs: dict[str, Any] = {**self.files, "told": hashlib.sha256(json_bytes(told)).hexdigest()}
+        return inputs if self._same_pairs is None else inputs | {"pairs": HashedInput(*self._same_pairs)}
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """What the run's stages took, but not its reports: one that is made again is to be the same."""
+        return [entry for entry in read_log(self.run.root) if entry.get("stage") != "report"]
 
     @cached_property
     def outputs(self) -> list[Output]:
@@ -110,7 +109,7 @@ class ReportInputs:
         first = [root / PREFIXES, self.run.embeddings, self.run.neighbors, self.run.density, root / CONTEXTS]
         rest = [*outputs_in(root)] if self.run.is_run else []
         paths = list(dict.fromkeys(p for p in [*first, *rest] if self.run.manifest(p)))
-        manifests = [(self._name(path), self.run.manifest(path) or {}) for path in paths]
+        manifests = [(self.name_of(path), self.run.manifest(path) or {}) for path in paths]
         return [Output(name, manifest) for name, manifest in manifests if manifest.get("stage") != "report"]
 
     @cached_property
@@ -157,17 +156,14 @@ class ReportInputs:
         for file in input_files(prefixes):
             check_vouched(file.path)
         manifest = self.run.manifest(self.run.density) or {}
-        read = read_prompts(prefixes, "all", inside=inside_of(manifest), max_line_bytes=line_limit_of(manifest))
-        told = {
-            one: f"{heading.opening} … {heading.later}" if heading.later else heading.opening
-            for one, heading in headings(read.prefixes).items()
-        }
+        limit = line_limit_of(manifest)
+        told = texts_of(PromptFile(prefixes, "all", inside=inside_of(manifest), max_line_bytes=limit))
         if missing := [one for one in self.embeddings.ids if one not in told]:
             raise MismatchError(
                 f"{prefixes} has no prompt with the id {missing[0]!r}, which {self.run.density} has. "
                 "Name the folder of the run that these weights belong to."
             )
-        return [told[one][:LETTERS] for one in self.embeddings.ids]
+        return [told[one] for one in self.embeddings.ids]
 
     @cached_property
     def prefixes(self) -> dict[str, Any] | None:
@@ -192,33 +188,25 @@ class ReportInputs:
     @cached_property
     def trained(self) -> Trained:
         """What was tried, trained and evaluated."""
-        by_stage = {
-            stage: [o for o in self.outputs if o.manifest["stage"] == stage] for stage in (*_TRAINED, "try-weights")
-        }
-        tried = [self._json(self.run.root / o.name / TRIED) for o in by_stage["try-weights"]]
-        models = [self._training(o.name) for o in by_stage["train-rm"]]
-        policies = [self._training(o.name) for o in by_stage["train-grpo"]]
-        evaluated = [
-            Evaluated(o.name, self._json(self.run.root / o.name / EVALUATION))
-            for o in self.outputs
-            if o.manifest["stage"] == "evaluate-rm"
-        ]
-        return Trained(tried[0] if tried else None, models, policies, evaluated)
+        root, tried = self.run.root, self._names("try-weights")
+        if len(tried) > 1:
+            self.notes.append(f"of what was tried, {tried[0]} is shown, and not {', '.join(tried[1:])}")
+        evaluated = [self._evaluated(name) for name in self._names("evaluate-rm")]
+        models, policies = (list(map(self._training, self._names(stage))) for stage in _TRAINED)
+        return Trained(self._json(root / tried[0] / TRIED) if tried else None, models, policies, evaluated)
 
     @cached_property
     def done(self) -> Done:
         """What was done with the run, for what is still to be done."""
-        stages = [(o.manifest["stage"], self.run.root / o.name, o.manifest) for o in self.outputs]
-        read = {where for stage, _, m in stages if stage == "evaluate-rm" for where in _named_by(m)}
-        models = [path for stage, path, _ in stages if stage == "train-rm"]
-        evaluated = [model for model in models if any(model.name in Path(where).parts for where in read)]
+        models = [self.run.root / name for name in self._names("train-rm")]
+        read = {path for name in self._names("evaluate-rm") for path in self._scores(name)}
         return Done(
             pair_weights=self._pair_weights,
             tried=self.trained.tried,
             flags=self._flags(),
             reward_models=models,
-            evaluated=evaluated,
-            exported=any(stage.startswith("export-weights") for stage, _, _ in stages),
+            evaluated=[model for model in models if (model / VALIDATION_SCORES).resolve() in read],
+            exported=bool(self._names("export-weights")),
             validates=self.table is None or bool((self.table.split == "validation").any()),
         )
 
@@ -237,16 +225,29 @@ class ReportInputs:
     @cached_property
     def pairs(self) -> PairFacts | None:
         """What the pairs tell; None where they are not there, or are others now."""
-        try:
-            pairs, manifest = self.run.pairs()
-            if input_hash(pairs) != manifest["inputs"].get("pairs"):
-                raise InputError(f"the pairs changed since {self.run.path} was made")
-        except InputError as error:
-            self.notes.append(f"what the pairs themselves tell is left out: {error}")
+        if self._same_pairs is None:
             return None
+        _, manifest = self.run.pairs()
         reading = replace(reading_of(manifest), unit=self.run.unit)
         labels = () if self.topic is None else (self.topic,)
-        return read_pair_facts(partial(PairReader, pairs, "all", options=reading), labels)
+        facts = read_pair_facts(partial(PairReader, self._same_pairs[0], "all", options=reading), labels)
+        known = (self.prefixes or {}).get("bad_rows", facts.bad_rows)
+        if facts.bad_rows > known:
+            more = facts.bad_rows - known
+            self.notes.append(f"{more:,} pairs whose {self.topic} is no single value are left out of what pairs tell")
+        return facts
+
+    @cached_property
+    def _same_pairs(self) -> tuple[Inputs, str] | None:
+        """The pairs that the run was made from and their hash, if they are there and what they were."""
+        try:
+            pairs, manifest = self.run.pairs()
+            if (digest := input_hash(pairs)) != manifest["inputs"].get("pairs"):
+                raise InputError(f"the pairs changed since {self.run.path} was made")
+        except InputError as error:
+            self.notes.append(f"what the pairs themselves tell is left out: {str(error).rstrip('.')}")
+            return None
+        return pairs, digest
 
     @property
     def _stats(self) -> Path | None:
@@ -272,6 +273,24 @@ class ReportInputs:
     def _names(self, stage: str) -> list[str]:
         return [output.name for output in self.outputs if output.manifest["stage"] == stage]
 
+    def _scores(self, evaluation: str) -> list[Path]:
+        """The files of rewards that an evaluation was made from, in order."""
+        folder = self.run.root / evaluation
+        told = (self.run.manifest(folder) or {}).get("inputs_at") or {}
+        names = [told[name] for name in ("scores_1", "scores_2") if isinstance(told.get(name), str)]
+        return [(folder / name).resolve() for name in names]
+
+    def _evaluated(self, name: str) -> Evaluated:
+        """An evaluation, each file of rewards under the name of the run's model that wrote it, else its own."""
+        facts, root = self._json(self.run.root / name / EVALUATION), self.run.root.resolve()
+        files = [
+            path.parent.relative_to(root).as_posix()
+            if path.name == VALIDATION_SCORES and root in path.parents
+            else told
+            for told, path in zip(facts["files"], self._scores(name), strict=False)
+        ]
+        return Evaluated(name, facts | {"files": files or facts["files"]})
+
     def _training(self, name: str) -> Training:
         folder = self.run.root / name
         log, answers = (list(_lines(p)) if p.is_file() else [] for p in (folder / TRAINING_LOG, folder / ANSWERS))
@@ -287,50 +306,33 @@ class ReportInputs:
             raise MismatchError(f"{path} holds no object.")
         return value
 
-    def _name(self, path: Path) -> str:
+    def name_of(self, path: Path) -> str:
+        """Return what a file of the run is called among the inputs of a report."""
         try:
             return path.relative_to(self.run.root).as_posix()
         except ValueError:  # prefixes that stand elsewhere
             return path.name
 
 
-def read_pair_facts(reader: Callable[..., PairReader], labels: Sequence[str]) -> PairFacts:
-    """Read pairs once for what they tell, and again up to the last row of which an example is shown."""
-    finder, pairs = ContradictionFinder(), Counter[str]()
-    source: dict[str, str] = {}
-    topic: dict[str, str] = {}
-    for pair in with_progress(finder.watch(reader(labels=tuple(labels))), "pairs"):
-        one = pair.prefix.id
-        pairs[one] += 1
-        for told, value in ((source, pair.src), *((topic, pair.labels[name]) for name in labels)):
-            if told.setdefault(one, value) != value:
-                told[one] = ""
-    contradictions = finder.result()
-    rows = {row for both in contradictions.reversed_examples for row in both}
-    examples = {}
-    for pair in reader() if rows else ():
-        if pair.row in rows:
-            examples[pair.row] = (pair.prefix.opening, pair.chosen, pair.rejected)
-            if len(examples) == len(rows):
-                break
-    return PairFacts(contradictions, source, topic, pairs, examples)
-
-
 def _lines(path: Path, most: int | None = None) -> Iterator[dict[str, Any]]:
     check_vouched(path)
-    for number, line in enumerate(read_file(path).splitlines(), 1):
-        if most is not None and number > most:
-            return
-        try:
-            yield orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise MismatchError(f"{path}:{number} cannot be read: {error}.") from error
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(islice(file, most), 1):
+                yield _line(path, number, line)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise MismatchError(f"{path}:{number} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise MismatchError(f"{path}:{number} holds no object.")
+    return value
 
 
 def _if_file(path: Path) -> Path | None:
     return path if path.is_file() else None
-
-
-def _named_by(manifest: Mapping[str, Any]) -> list[str]:
-    told = manifest.get("inputs_at") or {}
-    return [where for value in told.values() for where in (value if isinstance(value, list) else [value])]

@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,6 +15,7 @@ from making import jsonl, pair, write
 
 import kat
 from kat.stages import run as run_stage
+from kat.terminal import shell_word
 
 HOSTILE = [
     '</script><script>alert(1)</script> what is "this" & that?',
@@ -285,3 +289,133 @@ def test_figures_are_files(run, kat_cli, tmp_path):
     assert "skipped" in kat_cli("report", run, "--figures", tmp_path / "figures").stdout
     assert kat_cli("report", run, "--figures", tmp_path / "figures", "--overwrite").rc == 0
     assert {name: (tmp_path / "figures" / name).read_bytes() for name in names} == first
+
+
+def test_a_model_that_was_evaluated_is_shown_once_and_needs_no_other(run, kat_cli, monkeypatch):
+    told = ("--model", "minilm", "--train", "head", "--max_steps", "2", "--device", "cpu")
+    assert kat_cli("train-rm", run, *told).rc == 0
+    assert kat_cli("train-rm", run, *told, "--pair_weights", "uniform").rc == 0
+    assert kat_cli("report", run).rc == 0
+    advice = f"kat evaluate-rm {run / 'rm' / 'validation_scores.jsonl'}"
+    assert advice in page_of(run).text
+    assert series_of(run) == {"rm", "rm.uniform"}
+    scores = run / "rm" / "validation_scores.jsonl"
+    weights = ("--pair_weights", run / "pair_weights.parquet", "--replicates", "50")
+    assert kat_cli("evaluate-rm", scores, *weights).rc == 0
+    assert kat_cli("report", run).rc == 0
+    assert series_of(run) == {"rm", "rm.uniform"}
+    assert advice not in page_of(run).text
+    both = (scores, run / "rm.uniform" / "validation_scores.jsonl")
+    assert kat_cli("evaluate-rm", *both, *weights, "--out", run / "compared").rc == 0
+    assert kat_cli("report", run).rc == 0
+    assert series_of(run) == {"rm", "rm.uniform"}
+    page = page_of(run)
+    evaluation = read(run / "compared" / "evaluation.json")["evaluations"][0]
+    [rows] = [rows for rows in page.tables.values() if rows and rows[0][:2] == ["model", "pairs that count"]]
+    shown = {(row[0], row[1]): row[4] for row in rows[1:]}
+    assert shown["rm", "every pair"] == evaluation["all"]["unweighted"]["accuracy"]["value"]
+    for b, part in evaluation["bins"].items():
+        [value] = [v for (model, name), v in shown.items() if model == "rm" and name.startswith(f"bin {b}")]
+        assert value == part["balanced"]["accuracy"]["value"]
+    table = pq.read_table(run / "map.parquet").to_pydict()
+    known = {one: m for one, m in zip(table["id"], table["reward_margin_of_rm"], strict=True) if m is not None}
+    margins = {}
+    for line in scores.read_text().splitlines():
+        row = json.loads(line)
+        margins.setdefault(row["opening_id"], []).append(row["chosen"] - row["rejected"])
+    assert known == pytest.approx({one: np.mean(values) for one, values in margins.items()}, abs=1e-6)
+
+
+def series_of(run):
+    """The models of the table of accuracies."""
+    [rows] = [rows for rows in page_of(run).tables.values() if rows and rows[0][:2] == ["model", "pairs that count"]]
+    return {row[0] for row in rows[1:]}
+
+
+@pytest.mark.parametrize("new", ["export", "control", "log"])
+def test_whatever_is_new_makes_another_report(run, kat_cli, new):
+    assert kat_cli("report", run).rc == 0
+    before = page_of(run).text
+    advice = f"kat export-weights {run / 'pair_weights.parquet'} --to trl"
+    assert advice in before
+    if new == "export":
+        assert kat_cli("export-weights", run, "--to", "jsonl", "--out", run / "trl").rc == 0
+    elif new == "control":
+        assert kat_cli("weigh-pairs", run, "--control", "permuted").rc == 0
+    else:
+        (run / "log.jsonl").unlink()
+    ran = kat_cli("report", run)
+    assert (ran.rc, "skipped" in ran.stdout) == (0, False)
+    after = page_of(run).text
+    assert before != after
+    assert (advice in after) == (new != "export")
+    assert "skipped" in kat_cli("report", run).stdout
+
+
+def test_another_runs_report_is_not_replaced(run, kat_cli):
+    shutil.copytree(run, run.parent / "other")
+    assert kat_cli("report", run).rc == 0
+    kept = (run / "report.html").read_bytes()
+    said = kat_cli("report", run.parent / "other", "--out", run / "report.html").failed()
+    assert "--overwrite" in said
+    assert (run / "report.html").read_bytes() == kept
+
+
+@pytest.mark.parametrize("name", ["verify1", "a b", "$x'"])
+def test_commands_of_a_run_of_any_name(run, kat_cli, name):
+    named = run.rename(run.with_name(name))
+    assert kat_cli("report", named).rc == 0
+    text = page_of(named).text
+    assert text.count(f"kat train-rm {shell_word(str(named))}") == 2  # what to do next, and under models
+
+
+def test_the_same_bytes_whatever_python_hashes(kat_cli, tmp_path):
+    """Python salts its hashes, and what is shown of reversed preferences goes by hashes."""
+    rows = [pair(f"question {i}", "yes", "no") for i in range(12)]
+    rows += [pair(f"question {i}", "no", "yes") for i in range(6)]
+    pairs = write(tmp_path / "pairs.jsonl", jsonl(*rows))
+    assert kat_cli("run", pairs, "--device", "cpu", "--processes", 1, "--out", tmp_path / "run", "--no_report").rc == 0
+    written = set()
+    for seed in ("1", "2", "3"):
+        command = [sys.executable, "-m", "kat.cli", "report", str(tmp_path / "run"), "--overwrite"]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True)
+        written.add((tmp_path / "run" / "report.html").read_bytes() + (tmp_path / "run" / "map.parquet").read_bytes())
+    assert len(written) == 1
+    assert "12 pairs of 18 are reversed by another pair" in page_of(tmp_path / "run").text
+
+
+@pytest.mark.parametrize("options", [("--unit", "context"), ("--temperature", "2"), ("--metric", "euclidean")])
+def test_runs_of_every_kind_have_a_report(kat_cli, tmp_path, options):
+    rows = [pair(f"question {i // 3}", f"answer {i}", "no") for i in range(30)]
+    pairs = write(tmp_path / "pairs.jsonl", jsonl(*rows))
+    ran = kat_cli("run", pairs, "--device", "cpu", "--processes", 1, "--out", tmp_path / "run", *options)
+    assert ran.rc == 0
+    assert "no report" not in ran.stderr, ran.stderr
+    text = page_of(tmp_path / "run").text
+    assert ("floor asked for" in text) == (options[0] != "--temperature")
+    assert ("T given" in text) == (options[0] == "--temperature")
+
+
+def test_a_single_opening_has_a_report(kat_cli, tmp_path):
+    pairs = write(tmp_path / "pairs.jsonl", jsonl(pair("question")))
+    ran = kat_cli("run", pairs, "--device", "cpu", "--processes", 1, "--out", tmp_path / "run")
+    if ran.rc == 0:  # one opening has no neighbours; where that is no error, its report is none either
+        assert "no report" not in ran.stderr, ran.stderr
+
+
+@pytest.mark.parametrize("column", ["weight", "id", "text", "region", "source", "neighbors", "漢字", "a b"])
+def test_a_topic_may_have_any_name(kat_cli, tmp_path, column):
+    rows = [pair(f"question {i // 2}") | ({column: "left"} if i % 4 else {}) for i in range(40)]
+    rows = [row | ({column: "right"} if i % 4 == 1 else {}) for i, row in enumerate(rows)]
+    pairs = write(tmp_path / "pairs.jsonl", jsonl(*rows))
+    ran = kat_cli("run", pairs, "--device", "cpu", "--processes", 1, "--out", tmp_path / "run")
+    if ran.rc:  # a column of another meaning to who reads pairs
+        return
+    ran = kat_cli("report", tmp_path / "run", "--topic", column)
+    assert ran.rc == 0, ran.stderr
+    table = pq.read_table(tmp_path / "run" / "map.parquet").to_pydict()
+    weights = np.load(tmp_path / "run" / "density" / "density_weights.npy")
+    assert table["weight"] == pytest.approx(weights.tolist())
+    topics = [values for values in table.values() if "(several)" in values]  # a column "source" is the source too
+    assert len(topics) == 1 + (column == "source")
+    assert all(set(values) <= {"(several)", "left", "right", "", None} for values in topics)

@@ -61,8 +61,9 @@ def _told(evaluation: Mapping[str, Any]) -> str:
     told = f"{_share(evaluation['all']['unweighted'])} of every pair"
     bins = evaluation["bins"]
     if len(bins) > 1:
-        first, last = (bins[b]["balanced"] for b in (min(bins, key=int), max(bins, key=int)))
-        told += f", {_share(first)} in the rarest bin and {_share(last)} in the most crowded"
+        first, last = min(bins, key=int), max(bins, key=int)
+        told += f", {_share(bins[first]['balanced'])} in {bin_name(first)} and {_share(bins[last]['balanced'])} in "
+        told += bin_name(last)
     return told
 
 

@@ -66,7 +66,8 @@ def _rows(prefixes: Mapping[str, Any] | None, rejected: Sequence[Mapping[str, An
     if skipped:
         blocks.append(_counts("Rows skipped, by reason", "reason", skipped, REASONS))
     if (unknown := prefixes["bad_rows"] - len(rejected)) > 0:
-        blocks.append(Note(f"Of {many(unknown, 'bad row')} the reason is not known: the file of bad rows is not read."))
+        reason = "the file of bad rows is not there" if not rejected else f"the first {len(rejected):,} are counted"
+        blocks.append(Note(f"Of {many(unknown, 'bad row')} the reason is not told: {reason}."))
     if rejected:
         first = {str(one["reason"]): one for one in reversed(rejected)}
         shown = [first[reason] for reason, _ in reasons.most_common(EXAMPLES)]

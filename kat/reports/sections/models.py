@@ -13,7 +13,6 @@ from kat.reports.console.evaluate_rm import SOURCES
 from kat.reports.sections.accuracy import accuracy_chart, difference_tables, evaluation_table
 from kat.reports.sections.parts import QUOTE, bin_name, clipped, columns
 from kat.reports.sections.tried import tried_blocks
-from kat.run_folder import VALIDATION_SCORES
 
 SAMPLES = 6
 """Fixed prompts of which the completions before and after are shown."""
@@ -41,7 +40,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation (evaluation.json) under a name; of one model, its name, so that it is shown once."""
+    """An evaluation (evaluation.json) under a name. Its `files` are named by the models whose rewards they hold, where
+    these are known: a model that was trained and evaluated is shown once."""
 
     name: str
     facts: Mapping[str, Any]
@@ -145,10 +145,9 @@ def _accuracy(trained: Trained) -> list[Block]:
     by_name = {one.name: one.report["validation"] for one in trained.reward_models if one.report.get("validation")}
     blocks: list[Block] = []
     for one in trained.evaluations:
-        files = one.facts["files"]
         split = one.facts.get("split")
         of = "" if split in (None, "validation") else f" ({split} pairs)"
-        named = [f"{model_name(name)}{of}" for name in (files if len(files) > 1 else [one.name])]
+        named = [f"{name}{of}" for name in one.facts["files"]]
         # An evaluation says more than the training's own: it takes the place of one of the same name.
         by_name |= dict(zip(named, one.facts["evaluations"], strict=True))
     if by_name:
@@ -161,11 +160,6 @@ def _accuracy(trained: Trained) -> list[Block]:
     for one in trained.evaluations:
         blocks += difference_tables(one.name, one.facts)
     return blocks
-
-
-def model_name(file: str) -> str:
-    """Return what the model is called whose rewards are in a file: the folder that `kat train-rm` wrote them to."""
-    return file.removesuffix(f"/{VALIDATION_SCORES}")
 
 
 def _policy(policy: Training, stem: str) -> list[Block]:

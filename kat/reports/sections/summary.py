@@ -26,6 +26,7 @@ def summary(
     pair_weights: Mapping[str, Any] | None,
     log_density: np.ndarray,
     nearest: np.ndarray | None = None,
+    vectors_left_out: int = 0,
     commands: Sequence[Block] = (),
 ) -> Section:
     """Say in five sentences and a table what a run is, then what to do next.
@@ -35,14 +36,15 @@ def summary(
         prefixes: prefixes_all.stats.json, if the run has prefixes.
         pair_weights: pair_weights.stats.json, if there are pair weights.
         log_density: of the openings, [N].
-        nearest: the distance of each opening's nearest other, [N].
+        nearest: the distance of each opening's nearest other, [N], between the vectors themselves, not centred.
+        vectors_left_out: vectors that cannot be weighed, such as zeros.
         commands: what `kat.reports.sections.next_steps` returns.
     """
     cosines = nearest_cosines(meta, nearest)
     half = half_share(log_density)
     sentences = [
         came_in(meta, prefixes),
-        left_out(prefixes, pair_weights),
+        left_out(prefixes, pair_weights, vectors_left_out),
         crowded(meta, half, cosines),
         temperature(meta),
         weights_do(meta, pair_weights),
@@ -83,16 +85,17 @@ def came_in(meta: Mapping[str, Any], prefixes: Mapping[str, Any] | None) -> str:
     )
 
 
-def left_out(prefixes: Mapping[str, Any] | None, pair_weights: Mapping[str, Any] | None) -> str:
+def left_out(prefixes: Mapping[str, Any] | None, pair_weights: Mapping[str, Any] | None, vectors: int = 0) -> str:
     """Say what was left out, and why."""
-    parts = []
+    parts = [f"{many(vectors, 'vector')} left out that could not be weighed"] if vectors else []
     if prefixes is not None:
         if prefixes["bad_rows"]:
             parts.append(f"{many(prefixes['bad_rows'], 'bad row')} set aside")
         parts += [f"{n:,} dropped: {printable(name, 80)}" for name, n in prefixes.get("dropped", {}).items()]
     if pair_weights is not None:
         parts += [f"{n:,} left out: {reason}" for reason, n in pair_weights["left_out"].items()]
-    told = f"Of what was read, {'; '.join(parts)}." if parts else "Nothing was left out."
+    nothing = "Nothing was left out." if prefixes is not None else "Of the pairs, what was left out is not known here."
+    told = f"Of what was read, {'; '.join(parts)}." if parts else nothing
     if pair_weights is not None and pair_weights["exact_duplicates"] and not pair_weights["left_out"]:
         count = many(pair_weights["exact_duplicates"], "exact duplicate")
         told += f" {count} kept; --duplicates drop leaves them out."

@@ -21,13 +21,13 @@ def tried_blocks(facts: Mapping[str, Any]) -> list[Block]:
 
 
 def shown_parts(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return titles by the part of the pairs: every pair, the rarest fifth, the densest fifth that is known."""
+    """Return titles by the part of the pairs: every pair, the rarest bin, the most crowded one that is known."""
     bins = [name for name in facts["uniform"] if name != "every pair"]
     titles = {"every pair": "every pair"}
     if facts["rare"] in facts["uniform"]:
-        titles[facts["rare"]] = "rarest fifth"
+        titles[facts["rare"]] = bin_name(facts["rare"].removeprefix("bin "))
     if bins and bins[-1] != facts["rare"]:
-        titles[bins[-1]] = "densest fifth"
+        titles[bins[-1]] = bin_name(bins[-1].removeprefix("bin "))
     return titles
 
 

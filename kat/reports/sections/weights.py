@@ -22,7 +22,7 @@ from kat.reports.sections.parts import bin_name, clipped, columns, ends, histogr
 
 SHOWN = 20
 _CURVE = 41
-_COLUMNS = {"source": "source", "bin": "density bin", "region": "region of the map"}
+_COLUMNS = {"source": "source", "bin": "density bin", "cluster": "cluster", "region": "region of the map"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ def _histogram(w: np.ndarray) -> Chart:
 
 
 def _paying(openings: OpeningFacts, table: PairWeights | None, remedy: str) -> list[Block]:
-    """Who pays and who gains, by source, bin and region."""
+    """Who pays and who gains, by source, bin, cluster and region."""
     if table is None:
         told = (
             "Who pays for the weights, and how many pairs an opening has, is not known: there are no pair weights yet."
@@ -110,6 +110,8 @@ def _paying(openings: OpeningFacts, table: PairWeights | None, remedy: str) -> l
         return [Note(f"{told} Make them: {remedy}")]
     trains = np.flatnonzero(table.split == "train")
     labels = {"source": table.src[trains], "bin": np.asarray([bin_name(b) for b in table.bin[trains].tolist()])}
+    if table.cluster is not None:
+        labels["cluster"] = np.asarray([f"cluster {c}" if c >= 0 else "none" for c in table.cluster[trains].tolist()])
     if openings.region is not None and any(openings.region):
         regions = dict(zip(openings.ids, openings.region, strict=True))
         labels["region"] = np.asarray([regions.get(i, "") or "no region" for i in table.opening_id[trains].tolist()])
@@ -170,7 +172,9 @@ def _ess(meta: Mapping[str, Any], openings: OpeningFacts, options: DensityOption
     most = max(min(most, options.max_temperature), chosen)
     at = np.union1d(np.linspace(0, most, _CURVE), [chosen])
     share = ess_curve(openings.log_density, options.cap, at)
-    marks = [Mark("y", options.ess, "floor asked for"), Mark("x", chosen, "T chosen")]
+    given = meta["temperature_bound"] == "given"  # no floor applied
+    marks = [Mark("x", chosen, "T given" if given else "T chosen")]
+    marks += [] if given else [Mark("y", options.ess, "floor asked for")]
     told = sentence(temperature_line(meta))
     if not math.isfinite(noise):
         told += " The noise was not measured, so it sets no bound."

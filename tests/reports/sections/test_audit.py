@@ -40,7 +40,7 @@ def test_rows_read_and_skipped():
     assert "50 rows read: 40 are pairs, 10 were skipped." in prose(section)
     assert cells(section, "by reason") == {"not JSON": 2, HOSTILE: 1, "scores against the order": 6}
     assert quotes(section) == [("a.jsonl:3: not JSON", HOSTILE), (f"a.jsonl:5: {HOSTILE}", "second")]
-    assert any(text.startswith("Of 1 bad row the reason is not known") for text in prose(section))
+    assert any(text.startswith("Of 1 bad row the reason is not told") for text in prose(section))
     assert cells(section, "Kept") == {"holds NUL": 2}
     assert table(section, "not read").rows == [(HOSTILE, 40), ("b", 1)]
 

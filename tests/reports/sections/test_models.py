@@ -33,13 +33,13 @@ def test_what_was_tried():
     section = models(Trained(tried=tried()))
     drawn = chart(section, "tried")
     assert drawn.categories == ["density *", HOSTILE]
-    assert [s.name for s in drawn.series] == ["every pair", "rarest fifth", "densest fifth"]
+    assert [s.name for s in drawn.series] == ["every pair", "bin 0, rarest", "bin 4, most crowded"]
     assert [s.y.tolist() for s in drawn.series] == [[0.01, 0.0], [0.03, 0.0], [-0.02, 0.0]]
     assert np.isnan(drawn.series[1].low[1])
     assert drawn.series[0].low.tolist() == [0.0, 0.0]
     assert drawn.format == "points"
     rows = table(section, "Differences from uniform")
-    assert column(rows, "rarest fifth: difference") == [0.03, 0.0]
+    assert column(rows, "bin 0, rarest: difference") == [0.03, 0.0]
     assert column(rows, "log-loss, rarest") == [-0.03, -0.0]
     assert column(rows, "rank among permuted") == [1, None]
     assert column(rows, "of") == [21, None]
@@ -165,13 +165,13 @@ def test_a_training_measures_itself_until_it_is_evaluated():
     section = models(Trained(reward_models=[rm]))
     assert [s.name for s in chart(section, "accuracy").series] == ["rm"]
     control = reward_model("rm.uniform", validation=evaluations(1, seed=1)[0]["evaluations"][0])
-    section = models(Trained(reward_models=[rm, control], evaluations=[Evaluated("rm", facts)]))
+    section = models(Trained(reward_models=[rm, control], evaluations=[Evaluated("e", facts | {"files": ["rm"]})]))
     assert [s.name for s in chart(section, "accuracy").series] == ["rm", "rm.uniform"]
 
 
 def test_a_comparison_names_the_models_by_their_folders():
     facts, *_ = evaluations(2)
-    facts["files"] = ["rm/validation_scores.jsonl", "other.jsonl"]
+    facts["files"] = ["rm", "other.jsonl"]
     rm = reward_model(validation=evaluations(1, seed=1)[0]["evaluations"][0])
     section = models(Trained(reward_models=[rm], evaluations=[Evaluated("both", facts)]))
     drawn = chart(section, "accuracy")

@@ -82,11 +82,18 @@ def test_equal_weights_let_nobody_pay():
     assert "nobody pays" in prose(of(pair_weights=stats))[-1]
 
 
+def test_vectors_that_cannot_be_weighed():
+    assert prose(of(metadata([1.0]), prefix_stats(), vectors_left_out=2))[1].startswith(
+        "Of what was read, 2 vectors left out that could not be weighed"
+    )
+    assert prose(of(metadata([1.0]), prefix_stats()))[1] == "Nothing was left out."
+
+
 def test_without_prefixes_and_pair_weights():
     section = of(metadata([1.0], mean_pair_cosine=None, split_half_correlation=None, temperature_bound="uniform"))
     came, left, crowd, t, do = prose(section)
     assert came.startswith("1 text came in as embeddings")
-    assert left == "Nothing was left out."
+    assert left == "Of the pairs, what was left out is not known here."
     assert crowd.startswith("The most crowded 100.0% of the openings")
     assert t.startswith("All densities are equal, so all weights are 1; the effective sample size is 1 of 1 opening ")
     assert "openings carry" in do

@@ -76,7 +76,7 @@ def test_a_noise_bound_that_cannot_be_drawn_is_said(noise, says):
     openings, meta = facts()
     one = chart(section(openings, meta | {"noise_variance": noise}), "ess")
     assert says in one.told
-    assert [mark.label for mark in one.marks] == ["floor asked for", "T chosen"]
+    assert [mark.label for mark in one.marks] == ["T chosen", "floor asked for"]
 
 
 def shares(one, labels):

@@ -1,0 +1,167 @@
+"""What a report shows, made of what a run holds: the openings on a map, and every section of the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from kat.reports.blocks import Note, Points, Section
+from kat.run_folder import LENGTHS, LOG_DENSITY, WEIGHTS, weigh_again
+from kat.stages.report_inputs import ReportInputs
+from kat.statistics import density_bins
+
+_PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "umap-learn", "scikit-learn")
+
+
+def installed_versions() -> Mapping[str, str | None]:
+    """Return the versions of what a report rests on, as they are here; None for what is not installed."""
+    import platform
+    from importlib import metadata
+
+    def version(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    return {"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+@dataclass
+class ReportContents:
+    """The map and the sections of a report, each made when it is first asked for."""
+
+    held: ReportInputs
+    seed: int
+
+    @cached_property
+    def points(self) -> Points:
+        """The openings with their places and everything that can colour them."""
+        from kat.projection.coordinates import project
+        from kat.projection.regions import find_regions
+
+        held = self.held
+        texts, ids = held.texts, list(held.embeddings.ids)
+        placed = project(held.embeddings.vectors, held.neighbors, self.seed, center=held.options.center)
+        regions = find_regions(placed.xy, texts, seed=self.seed)
+        names = [" ".join(region.words) for region in regions.labels]
+        kinds: dict[str, Sequence[str]] = {"density bin": self._bins()}
+        if (pairs := held.pairs) is not None:
+            kinds["source"] = [pairs.source.get(one, "") for one in ids]
+        lost = held.array(LENGTHS)[:, 1]
+        if (lost >= 0).any():
+            kinds["truncation"] = np.where(lost > 0, "cut", "read in full").tolist()
+        kinds["region"] = [names[one] if one >= 0 else "" for one in regions.of.tolist()]
+        numbers = self._numbers(ids)
+        if pairs is not None and held.topic is not None:
+            taken = {"id", "text", "projection_x", "projection_y", "neighbors", *map(column_name, (*numbers, *kinds))}
+            name = f"{held.topic} of the pairs" if column_name(held.topic) in taken else held.topic
+            kinds = {name: [pairs.topic.get(one, "") for one in ids], **kinds}
+        labels = [(region.x, region.y, name) for region, name in zip(regions.labels, names, strict=True) if name]
+        return Points(ids, placed.xy, texts, numbers, kinds=kinds, labels=labels, projection=placed.told)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The colours of the map as columns of a table; what is not known is None or NaN."""
+        points = self.points
+        columns: dict[str, Any] = {column_name(name): values for name, values in points.numbers.items()}
+        return columns | {column_name(name): [v or None for v in values] for name, values in points.kinds.items()}
+
+    @cached_property
+    def sections(self) -> list[Section]:
+        """Every section of the page."""
+        from kat.reports.sections.provenance import provenance
+
+        points = self.points  # first: reading the texts may leave a note
+        parts = [self._weights(points), self._audit(points), self._models()]
+        last = provenance(self.held.outputs, log=self.held.log, versions=installed_versions())
+        return [self._summary(), *parts, last]
+
+    def _numbers(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        held = self.held
+        tokens = held.array(LENGTHS)[:, 0].astype(np.float64)
+        numbers = {
+            "log density": held.array(LOG_DENSITY),
+            "weight": held.array(WEIGHTS),
+            "tokens": np.where(tokens >= 0, tokens, np.nan),
+        }
+        if (pairs := held.pairs) is not None:
+            numbers["pairs"] = np.asarray([pairs.pairs.get(one, 0) for one in ids], np.float64)
+        if (margins := held.margins()) is not None:
+            name, values = margins
+            numbers[f"reward margin of {name}"] = np.asarray([values.get(one, np.nan) for one in ids])
+        return {name: values for name, values in numbers.items() if np.isfinite(values).any()}
+
+    def _bins(self) -> list[str]:
+        """The density bin of every opening: that of its pairs, or a fifth of all where there are no pair weights."""
+        from kat.reports.sections.parts import bin_name
+
+        log_density = self.held.array(LOG_DENSITY)
+        if (table := self.held.table) is None:
+            return [bin_name(b) for b in density_bins(log_density, np.ones(len(log_density), bool)).tolist()]
+        of = dict(zip(table.opening_id.tolist(), table.bin.tolist(), strict=True))
+        return [bin_name(of[one]) if of.get(one, -1) >= 0 else "" for one in self.held.embeddings.ids]
+
+    def _summary(self) -> Section:
+        from kat.reports.sections.next_steps import next_steps
+        from kat.reports.sections.summary import summary
+
+        held = self.held
+        section = summary(
+            held.meta,
+            prefixes=held.prefixes,
+            pair_weights=held.pair_stats,
+            log_density=held.array(LOG_DENSITY),
+            nearest=held.neighbors.distances[:, 0] if held.neighbors.k and not held.options.center else None,
+            vectors_left_out=len((held.run.manifest(held.run.density) or {}).get("left_out") or ()),
+            commands=next_steps(held.run.root, held.done) if held.run.is_run else [],
+        )
+        return replace(
+            section, blocks=[*section.blocks, *(Note(f"{note[:1].upper()}{note[1:]}.") for note in held.notes)]
+        )
+
+    def _weights(self, points: Points) -> Section:
+        from kat.reports.sections.weights import OpeningFacts, weights
+
+        held = self.held
+        log_density, w, lengths = (held.array(name) for name in (LOG_DENSITY, WEIGHTS, LENGTHS))
+        region = list(points.kinds["region"])
+        facts = OpeningFacts(points.ids, points.texts, w, log_density, tokens=lengths[:, 0], region=region)
+        remedy = weigh_again(held.run.pair_weights())
+        return weights(held.meta, facts, held.options, table=held.table, remedy=remedy, stability=held.stability)
+
+    def _audit(self, points: Points) -> Section:
+        from kat.reports.sections.audit import audit
+
+        held, pairs = self.held, self.held.pairs
+        return audit(
+            held.meta,
+            dict(zip(points.ids, points.texts, strict=True)),
+            prefixes=held.prefixes,
+            rejected=held.rejected,
+            lengths=held.array(LENGTHS),
+            table=held.table,
+            pair_weights=held.pair_stats,
+            contradictions=None if pairs is None else pairs.contradictions,
+            examples=(lambda row: None) if pairs is None else pairs.examples.get,
+            remedy=weigh_again(held.run.pair_weights()),
+        )
+
+    def _models(self) -> Section:
+        from kat.reports.sections.models import models
+        from kat.reports.sections.next_steps import commands
+
+        trained, run = self.held.trained, self.held.run
+        if run.is_run and not (trained.reward_models or trained.policies):
+            trained = replace(trained, todo=commands(run.root, self.held.done)[:-1])  # the last one verifies
+        return models(trained)
+
+
+def column_name(name: str) -> str:
+    """Return a name as that of a table's column: its letters, digits and underscores."""
+    return re.sub(r"\W+", "_", name).strip("_") or "topic"
