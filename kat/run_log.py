@@ -46,7 +46,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     cannot be read.
     """
     path = run / RUN_LOG
-    first, *lines = [*(read_file(path).splitlines() if os.path.lexists(path) else ()), b""]
+    first, *lines = [*read_file(path).splitlines(), b""] if os.path.lexists(path) else [b""]
     entries = []
     for line in lines if first + b"\n" == _FIRST else []:
         with contextlib.suppress(orjson.JSONDecodeError):

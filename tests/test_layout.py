@@ -63,7 +63,15 @@ HEAVY |= {"matplotlib", "trl", "datasets", "pandas"}
 LIGHT = ("kat.cli", "kat.config", "kat.records", "kat.errors", "kat.artifacts", "kat.data", "kat.stages")
 LIGHT = (*LIGHT, "kat.run_folder", "kat.plugins", *kat._HOMES.values())
 """What must load no torch, nor anything else that is slow, by being imported."""
-PARTS_OF_STAGES = {"contexts", "neighbors", "report_contents", "report_inputs", "report_pairs", "reward_report"}
+PARTS_OF_STAGES = {
+    "contexts",
+    "neighbors",
+    "report_contents",
+    "report_files",
+    "report_inputs",
+    "report_pairs",
+    "reward_report",
+}
 """Parts of a stage, with manifests and names of their own but no command."""
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ _NEAREST = 15
 
 
 def write_map(
-    file: BinaryIO,
+    file: IO[bytes],
     ids: Sequence[str],
     texts: Sequence[str],
     xy: np.ndarray,

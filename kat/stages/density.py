@@ -39,6 +39,7 @@ from kat.run_folder import (
     WEIGHTS,
     RunFolder,
     load_ids,
+    named_inputs,
     named_items,
     relatives,
 )
@@ -97,6 +98,9 @@ def weigh_openings(
         job.facts["items_sha256"] = inputs.get("items")
         if inside := inside_of(origin):
             job.facts["inside_text"] = list(inside)
+        if prompts is None and (where := origin.get("items_path")):
+            gone = input_text(named_inputs(source, where)) if source.is_dir() else where
+            say("density", f"{gone} is not there: the heaviest openings have no text")
         if (unit := origin.get("unit") or unit_of(prompts)) != "opening":
             job.facts["unit"] = unit
         job.say(f"{len(weights):,} weights from {meta['k']} neighbours", weight_lines(meta))

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
-from kat.artifacts import check_vouched, json_bytes
+from kat.artifacts import check_vouched, is_kept, json_bytes
 from kat.config import DensityOptions, recorded_as
 from kat.data.columns import line_limit_of, reading_of
 from kat.data.pairs import PairReader
 from kat.data.prompt_texts import inside_of
 from kat.data.prompts import PromptFile
 from kat.density.stability import AtK, at_other_ks
-from kat.digests import read_file
 from kat.errors import InputError, MismatchError
 from kat.inputs import HashedInput, Inputs, input_files, input_hash
 from kat.neighbors.storage import load_neighbors
@@ -41,6 +38,7 @@ from kat.run_folder import (
     LOG_DENSITY,
     METADATA,
     PREFIXES,
+    REPORT,
     TRAINING,
     TRAINING_LOG,
     TRIED,
@@ -48,13 +46,15 @@ from kat.run_folder import (
     VECTORS,
     WEIGHTS,
     RunFolder,
+    map_path,
     rejected_path,
     stats_path,
 )
 from kat.run_log import read_log
 from kat.stages.density import density_options
+from kat.stages.report_files import read_lines, read_object
 from kat.stages.report_pairs import PairFacts, read_pair_facts, texts_of
-from kat.stages.verify import outputs_in
+from kat.stages.verify import not_covered, outputs_in
 
 _OPENINGS = (WEIGHTS, LOG_DENSITY, IDS, METADATA, LENGTHS, VECTORS)
 _TRAINED = {"train-rm": (TRAINING, TRAINING_LOG, VALIDATION_SCORES), "train-grpo": (TRAINING, TRAINING_LOG, ANSWERS)}
@@ -106,16 +106,23 @@ class ReportInputs:
     def outputs(self) -> list[Output]:
         """What was made in the run, in the order of the pipeline, its reports left out."""
         root = self.run.root
+        if self.run.is_run:
+            needed = [root / PREFIXES, self.run.embeddings, self.run.density, self._pair_weights]
+            for output in (one for one in needed if one is not None and self.run.manifest(one) is None):
+                raise MismatchError(f"{output} has no manifest: the run that wrote it did not finish. Run it again.")
         first = [root / PREFIXES, self.run.embeddings, self.run.neighbors, self.run.density, root / CONTEXTS]
         rest = [*outputs_in(root)] if self.run.is_run else []
         paths = list(dict.fromkeys(p for p in [*first, *rest] if self.run.manifest(p)))
         manifests = [(self.name_of(path), self.run.manifest(path) or {}) for path in paths]
+        if self.run.is_run:
+            own = {root / REPORT, map_path(root / REPORT)}  # are about to be made
+            self.notes += not_covered(root, own | set(paths))
         return [Output(name, manifest) for name, manifest in manifests if manifest.get("stage") != "report"]
 
     @cached_property
     def meta(self) -> dict[str, Any]:
         """The report of the weights."""
-        return self._json(self.run.density / METADATA)
+        return read_object(self.run.density / METADATA)
 
     @cached_property
     def embeddings(self) -> Embeddings:
@@ -168,12 +175,12 @@ class ReportInputs:
     @cached_property
     def prefixes(self) -> dict[str, Any] | None:
         """The counts of the prefixes."""
-        return None if self._stats is None else self._json(self._stats)
+        return None if self._stats is None else read_object(self._stats, self.run.root / PREFIXES)
 
     @cached_property
     def rejected(self) -> list[dict[str, Any]]:
         """Bad rows, the first of them."""
-        return [] if self._rejected is None else list(_lines(self._rejected, _REJECTED))
+        return [] if self._rejected is None else list(read_lines(self._rejected, _REJECTED))
 
     @cached_property
     def table(self) -> PairWeights | None:
@@ -183,7 +190,9 @@ class ReportInputs:
     @cached_property
     def pair_stats(self) -> dict[str, Any] | None:
         """The report of the pair weights."""
-        return None if self._pair_weights is None else self._json(stats_path(self._pair_weights))
+        path = self._pair_weights
+        stats = None if path is None else self._beside(path, stats_path)
+        return None if stats is None else read_object(stats, path)
 
     @cached_property
     def trained(self) -> Trained:
@@ -193,7 +202,7 @@ class ReportInputs:
             self.notes.append(f"of what was tried, {tried[0]} is shown, and not {', '.join(tried[1:])}")
         evaluated = [self._evaluated(name) for name in self._names("evaluate-rm")]
         models, policies = (list(map(self._training, self._names(stage))) for stage in _TRAINED)
-        return Trained(self._json(root / tried[0] / TRIED) if tried else None, models, policies, evaluated)
+        return Trained(read_object(root / tried[0] / TRIED) if tried else None, models, policies, evaluated)
 
     @cached_property
     def done(self) -> Done:
@@ -214,9 +223,9 @@ class ReportInputs:
         """Return the mean reward margin of openings that validate, by id, with the name of the reward model."""
         for name in self._names("train-rm"):
             path = self.run.root / name / VALIDATION_SCORES
-            if path.is_file():
+            if is_kept(path, path.parent):
                 total, count = Counter[str](), Counter[str]()
-                for row in _lines(path):
+                for row in read_lines(path):
                     total[row["opening_id"]] += row["chosen"] - row["rejected"]
                     count[row["opening_id"]] += 1
                 return name, {one: total[one] / count[one] for one in count}
@@ -240,26 +249,37 @@ class ReportInputs:
     @cached_property
     def _same_pairs(self) -> tuple[Inputs, str] | None:
         """The pairs that the run was made from and their hash, if they are there and what they were."""
+        why = f"the pairs changed since {self.run.path} was made"
         try:
             pairs, manifest = self.run.pairs()
-            if (digest := input_hash(pairs)) != manifest["inputs"].get("pairs"):
-                raise InputError(f"the pairs changed since {self.run.path} was made")
         except InputError as error:
-            self.notes.append(f"what the pairs themselves tell is left out: {str(error).rstrip('.')}")
-            return None
-        return pairs, digest
+            why = str(error).rstrip(".")
+        else:
+            if (digest := input_hash(pairs)) == manifest["inputs"].get("pairs"):
+                return pairs, digest
+        self.notes.append(f"what the pairs themselves tell is left out: {why}")
+        return None
 
     @property
     def _stats(self) -> Path | None:
-        return _if_file(stats_path(self.run.root / PREFIXES)) if self.run.is_run else None
+        return self._beside(self.run.root / PREFIXES, stats_path) if self.run.is_run else None
 
     @property
     def _rejected(self) -> Path | None:
-        return _if_file(rejected_path(self.run.root / PREFIXES)) if self.run.is_run else None
+        path = rejected_path(self.run.root / PREFIXES)
+        return path if self.run.is_run and path.is_file() else None
 
     @property
     def _pair_weights(self) -> Path | None:
-        return _if_file(self.run.pair_weights())
+        path = self.run.pair_weights()
+        return path if path.is_file() else None
+
+    def _beside(self, output: Path, place: Callable[[Path], Path]) -> Path | None:
+        """What stands beside an output, if it is there. Raises MismatchError if it is missed by the manifest."""
+        path = place(output)
+        if not path.is_file() and path.name in ((self.run.manifest(output) or {}).get("outputs") or {}):
+            raise MismatchError(f"{path} is missing, which kat wrote. Make {output} again with --overwrite.")
+        return path if path.is_file() else None
 
     def _flags(self) -> str | None:
         """The options that the pair weights were made with, as they are typed."""
@@ -282,7 +302,7 @@ class ReportInputs:
 
     def _evaluated(self, name: str) -> Evaluated:
         """An evaluation, each file of rewards under the name of the run's model that wrote it, else its own."""
-        facts, root = self._json(self.run.root / name / EVALUATION), self.run.root.resolve()
+        facts, root = read_object(self.run.root / name / EVALUATION), self.run.root.resolve()
         files = [
             path.parent.relative_to(root).as_posix()
             if path.name == VALIDATION_SCORES and root in path.parents
@@ -293,18 +313,10 @@ class ReportInputs:
 
     def _training(self, name: str) -> Training:
         folder = self.run.root / name
-        log, answers = (list(_lines(p)) if p.is_file() else [] for p in (folder / TRAINING_LOG, folder / ANSWERS))
-        return Training(name, self._json(folder / TRAINING), log, answers)
-
-    def _json(self, path: Path) -> dict[str, Any]:
-        check_vouched(path)
-        try:
-            value = orjson.loads(read_file(path))
-        except orjson.JSONDecodeError as error:
-            raise MismatchError(f"{path} cannot be read: {error}.") from error
-        if not isinstance(value, dict):
-            raise MismatchError(f"{path} holds no object.")
-        return value
+        log, answers = (
+            list(read_lines(folder / p)) if is_kept(folder / p, folder) else [] for p in (TRAINING_LOG, ANSWERS)
+        )
+        return Training(name, read_object(folder / TRAINING), log, answers)
 
     def name_of(self, path: Path) -> str:
         """Return what a file of the run is called among the inputs of a report."""
@@ -312,27 +324,3 @@ class ReportInputs:
             return path.relative_to(self.run.root).as_posix()
         except ValueError:  # prefixes that stand elsewhere
             return path.name
-
-
-def _lines(path: Path, most: int | None = None) -> Iterator[dict[str, Any]]:
-    check_vouched(path)
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(islice(file, most), 1):
-                yield _line(path, number, line)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise MismatchError(f"{path}:{number} cannot be read: {error}.") from error
-    if not isinstance(value, dict):
-        raise MismatchError(f"{path}:{number} holds no object.")
-    return value
-
-
-def _if_file(path: Path) -> Path | None:
-    return path if path.is_file() else None

@@ -74,7 +74,7 @@ def _verify_run(run: RunFolder) -> list[str]:
         if output not in proved:
             lines += _verify_output(output, run, None)
             proved.add(output)
-    return lines + _not_covered(run.root, proved)
+    return lines + not_covered(run.root, proved)
 
 
 def _check_pair_weights(path: Path, run: RunFolder) -> None:
@@ -103,7 +103,7 @@ def outputs_in(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
                 yield from outputs_in(path, depth - 1)
 
 
-def _not_covered(root: Path, proved: set[Path]) -> list[str]:
+def not_covered(root: Path, proved: set[Path]) -> list[str]:
     """Say which names in a run's folder belong to nothing that has a manifest."""
     covered = {root / FEATURES, root / RUN_LOG}  # can be deleted; features are checked where they are read
     for output in proved:

@@ -125,8 +125,9 @@ def _next_stage(world: World, case: Damage, folder: Path) -> str:
     ran = forks.run(world.command(case.stage, "fresh"), folder)
     if ran.rc == 2 and "Traceback" not in ran.stderr:
         return ""
-    if ran.rc == 0 and case.harm == "deleted" and "has no manifest: it is taken as it is" in ran.stdout:
-        return ""  # as what comes from elsewhere, which has none
+    said = "has no manifest: it is taken as it is" in ran.stdout or _is_said(case.file, ran.stdout)
+    if ran.rc == 0 and case.harm == "deleted" and said:
+        return ""  # as what comes from elsewhere, which has no manifest and names no prompts
     if ran.rc != 0:
         return f"exit status {ran.rc}: {ran.stderr.strip()[-300:]}"
     expected, left = world.expected(case.stage, "fresh"), contents(folder)

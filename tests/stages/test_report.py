@@ -14,6 +14,7 @@ import pytest
 from making import jsonl, pair, write
 
 import kat
+import kat.errors
 from kat.stages import run as run_stage
 from kat.terminal import shell_word
 
@@ -419,3 +420,47 @@ def test_a_topic_may_have_any_name(kat_cli, tmp_path, column):
     topics = [values for values in table.values() if "(several)" in values]  # a column "source" is the source too
     assert len(topics) == 1 + (column == "source")
     assert all(set(values) <= {"(several)", "left", "right", "", None} for values in topics)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("prefixes_all.stats.json", "prefixes_all.stats.json is missing, which kat wrote"),
+        ("pair_weights.stats.json", "pair_weights.stats.json is missing, which kat wrote"),
+        ("prefixes_all.jsonl.manifest.json", "prefixes_all.jsonl has no manifest"),
+        ("pair_weights.parquet.manifest.json", "pair_weights.parquet has no manifest"),
+        ("embeddings/manifest.json", "embeddings has no manifest"),
+    ],
+)
+def test_what_is_missing_is_missed(run, kat_cli, name, said):
+    (run / name).unlink()
+    assert said in kat_cli("report", run).failed()
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["prefixes_all.stats.json", "pair_weights.stats.json"])
+def test_counts_that_were_changed_are_refused(run, kat_cli, name):
+    counts = read(run / name)
+    counts["pairs"] += 1
+    (run / name).unlink()
+    (run / name).write_text(json.dumps(counts, indent=2))
+    assert f"{name} is not what kat" in kat_cli("report", run).failed()
+
+
+def test_what_no_manifest_speaks_of_is_told(run, kat_cli):
+    write(run / "notes.txt", b"mine")
+    ran = kat_cli("report", run)
+    assert ran.rc == 0
+    assert "no manifest speaks of notes.txt" in ran.stdout
+    assert "no manifest speaks of notes.txt" in page_of(run).text
+
+
+def test_pairs_that_cannot_be_read_are_an_error(run, kat_cli, monkeypatch):
+    """Gone is told; a disk that fails is not taken for that."""
+    import kat.stages.report_inputs as inputs
+
+    def failing(_):
+        raise kat.errors.InputError("pairs.jsonl cannot be read: Input/output error.")
+
+    monkeypatch.setattr(inputs, "input_hash", failing)
+    assert "Input/output error" in kat_cli("report", run).failed()

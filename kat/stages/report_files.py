@@ -1,0 +1,53 @@
+"""JSON files of a run as a report reads them: compared with their manifests, and objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from kat.artifacts import check_vouched
+from kat.digests import read_file
+from kat.errors import InputError, MismatchError
+
+
+def read_object(path: Path, by: Path | None = None) -> dict[str, Any]:
+    """Return the object that a JSON file holds, for which the manifest of the output `by` vouches, or its own.
+
+    Raises InputError for a file that cannot be read, MismatchError for one of another content.
+    """
+    check_vouched(path, by)
+    try:
+        value = orjson.loads(read_file(path))
+    except orjson.JSONDecodeError as error:
+        raise MismatchError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise MismatchError(f"{path} holds no object.")
+    return value
+
+
+def read_lines(path: Path, most: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines, of the first `most`.
+
+    Raises InputError for a file that cannot be read, MismatchError for one of another content.
+    """
+    check_vouched(path)
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(islice(file, most), 1):
+                yield _line(path, number, line)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise MismatchError(f"{path}:{number} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise MismatchError(f"{path}:{number} holds no object.")
+    return value
