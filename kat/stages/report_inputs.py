@@ -19,6 +19,7 @@ from kat.data.pairs import PairReader
 from kat.data.prompt_texts import inside_of
 from kat.data.prompts import PromptFile
 from kat.density.stability import AtK, at_other_ks
+from kat.digests import sha256_read
 from kat.errors import InputError, MismatchError
 from kat.inputs import HashedInput, Inputs, input_files, input_hash
 from kat.neighbors.storage import load_neighbors
@@ -54,10 +55,11 @@ from kat.run_log import read_log
 from kat.stages.density import density_options
 from kat.stages.report_files import read_lines, read_object
 from kat.stages.report_pairs import PairFacts, read_pair_facts, texts_of
-from kat.stages.verify import not_covered, outputs_in
+from kat.stages.verify import check_weights_file, not_covered, outputs_in
 
 _OPENINGS = (WEIGHTS, LOG_DENSITY, IDS, METADATA, LENGTHS, VECTORS)
 _TRAINED = {"train-rm": (TRAINING, TRAINING_LOG, VALIDATION_SCORES), "train-grpo": (TRAINING, TRAINING_LOG, ANSWERS)}
+_BAD_ROW = {"file", "line", "reason"}
 _REJECTED = 10_000
 """Bad rows of which the reasons are counted."""
 
@@ -107,8 +109,10 @@ class ReportInputs:
         """What was made in the run, in the order of the pipeline, its reports left out."""
         root = self.run.root
         if self.run.is_run:
-            needed = [root / PREFIXES, self.run.embeddings, self.run.density, self._pair_weights]
-            for output in (one for one in needed if one is not None and self.run.manifest(one) is None):
+            for path in self.run.all_pair_weights():
+                check_weights_file(path, self.run)
+            needed = [root / PREFIXES, self.run.embeddings, self.run.density]
+            for output in (one for one in needed if self.run.manifest(one) is None):
                 raise MismatchError(f"{output} has no manifest: the run that wrote it did not finish. Run it again.")
         first = [root / PREFIXES, self.run.embeddings, self.run.neighbors, self.run.density, root / CONTEXTS]
         rest = [*outputs_in(root)] if self.run.is_run else []
@@ -158,7 +162,11 @@ class ReportInputs:
         """The openings, in the order of the weights; of contexts with their last message. Empty where not known."""
         prefixes = self.run.prefixes
         if prefixes is None:
-            self.notes.append("the texts of these openings are not known: the file that was embedded is not named")
+            where = (self.run.manifest(self.run.density) or {}).get("items_path")
+            gone = (
+                "no file that was embedded is named" if where is None else f"{where}, which was embedded, is not there"
+            )
+            self.notes.append(f"the texts of the openings are not known: {gone}")
             return [""] * len(self.embeddings)
         for file in input_files(prefixes):
             check_vouched(file.path)
@@ -179,8 +187,17 @@ class ReportInputs:
 
     @cached_property
     def rejected(self) -> list[dict[str, Any]]:
-        """Bad rows, the first of them."""
-        return [] if self._rejected is None else list(read_lines(self._rejected, _REJECTED))
+        """Bad rows, the first of them. Raises MismatchError for a file of them that is not what was set aside."""
+        path = self._rejected
+        if path is None:
+            return []
+        told = (self.run.prefixes_manifest.get("beside") or {}).get(path.name)
+        if told not in (None, sha256_read(path)):
+            raise MismatchError(f"{path} does not hash to what the manifest of {self.run.prefixes} says. Remove it.")
+        rows = list(read_lines(path, _REJECTED))
+        if odd := [number for number, row in enumerate(rows, 1) if not row.keys() >= _BAD_ROW]:
+            raise MismatchError(f"{path}:{odd[0]} is no row that kat set aside. Remove the file.")
+        return rows
 
     @cached_property
     def table(self) -> PairWeights | None:

@@ -68,7 +68,7 @@ def _verify_run(run: RunFolder) -> list[str]:
     if sha256_file(embeddings / VECTORS) not in (run.manifest(density) or {})["inputs"].values():
         raise MismatchError(f"{density} was not made from {embeddings / VECTORS} as it is now. Run it again.")
     for path in run.all_pair_weights():
-        _check_pair_weights(path, run)
+        check_weights_file(path, run)
     proved = {prefixes, embeddings, density, density / NEIGHBORS}
     for output in outputs_in(run.root):
         if output not in proved:
@@ -77,7 +77,7 @@ def _verify_run(run: RunFolder) -> list[str]:
     return lines + not_covered(run.root, proved)
 
 
-def _check_pair_weights(path: Path, run: RunFolder) -> None:
+def check_weights_file(path: Path, run: RunFolder) -> None:
     """Raise MismatchError for pair weights without a manifest, the other way round, or by another stage."""
     lacking = "is not there, and its manifest is" if not path.is_file() else ""
     if not lacking and run.manifest(path) is None:

@@ -430,6 +430,7 @@ def test_a_topic_may_have_any_name(kat_cli, tmp_path, column):
         ("prefixes_all.jsonl.manifest.json", "prefixes_all.jsonl has no manifest"),
         ("pair_weights.parquet.manifest.json", "pair_weights.parquet has no manifest"),
         ("embeddings/manifest.json", "embeddings has no manifest"),
+        ("pair_weights.parquet", "pair_weights.parquet is not there, and its manifest is"),
     ],
 )
 def test_what_is_missing_is_missed(run, kat_cli, name, said):
@@ -445,6 +446,30 @@ def test_counts_that_were_changed_are_refused(run, kat_cli, name):
     (run / name).unlink()
     (run / name).write_text(json.dumps(counts, indent=2))
     assert f"{name} is not what kat" in kat_cli("report", run).failed()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda b: b.replace(b"}", b"] ", 1), lambda b: b.replace(b"line", b"lime"), lambda b: b[:-9]]
+)
+def test_bad_rows_that_were_changed_are_refused(kat_cli, tmp_path, change):
+    rows = [pair(f"question {i}") for i in range(9)] + [{"prompt": 7}, {"prompt": 8}]
+    pairs = write(tmp_path / "pairs.jsonl", jsonl(*rows))
+    told = ("run", pairs, "--device", "cpu", "--processes", 1, "--max_bad_rows", 2, "--out", tmp_path / "run")
+    assert kat_cli(*told).rc == 0
+    assert "2 bad rows set aside" in page_of(tmp_path / "run").text
+    path = tmp_path / "run" / "prefixes_all.jsonl.rejected.jsonl"
+    path.write_bytes(change(path.read_bytes()))
+    assert path.name in kat_cli("report", tmp_path / "run").failed()
+    path.unlink()  # they may be deleted
+    assert kat_cli("report", tmp_path / "run").rc == 0
+    assert "the file of bad rows is not there" in page_of(tmp_path / "run").text
+
+
+def test_without_the_prefixes_the_texts_are_told_to_be_missing(run, kat_cli):
+    (run / "prefixes_all.jsonl").unlink()
+    ran = kat_cli("report", run)
+    assert ran.rc == 0
+    assert "prefixes_all.jsonl, which was embedded, is not there" in ran.stdout
 
 
 def test_what_no_manifest_speaks_of_is_told(run, kat_cli):

@@ -71,7 +71,10 @@ def _rows(prefixes: Mapping[str, Any] | None, rejected: Sequence[Mapping[str, An
     if rejected:
         first = {str(one["reason"]): one for one in reversed(rejected)}
         shown = [first[reason] for reason, _ in reasons.most_common(EXAMPLES)]
-        quotes = [(f"{one['file']}:{one['line']}: {one['reason']}", clipped(str(one["raw"]), QUOTE)) for one in shown]
+        quotes = [
+            (f"{one['file']}:{one['line']}: {one['reason']}", clipped(str(one.get("raw", "(not kept)")), QUOTE))
+            for one in shown
+        ]
         blocks.append(Quotes("Skipped rows, the first of each reason", quotes))
     if kept:
         blocks.append(_counts("Kept, but odd", "what", list(kept.items()), REASONS))
