@@ -190,6 +190,9 @@ class ReportInputs:
         """Bad rows, the first of them. Raises MismatchError for a file of them that is not what was set aside."""
         path = self._rejected
         if path is None:
+            if bad := (self.prefixes or {}).get("bad_rows"):
+                name = rejected_path(self.run.root / PREFIXES).name
+                self.notes.append(f"{name} is not there: why {bad:,} bad rows are bad is not told")
             return []
         told = (self.run.prefixes_manifest.get("beside") or {}).get(path.name)
         if told not in (None, sha256_read(path)):
