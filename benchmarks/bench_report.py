@@ -12,6 +12,8 @@ have to travel: of one file, or of a folder, without compression by a server.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -19,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,8 @@ def _rows(told: argparse.Namespace, place: Path) -> list[tuple]:
 
 
 def make_run(run: Path, n: int, dim: int, texts: Path | None) -> None:
-    """Write a folder as `kat run` does, from vectors that are drawn."""
-    if (run / "density" / "manifest.json").is_file():
+    """Write a folder of weights as `kat density` does, from vectors that are drawn, beside their texts."""
+    if (run / "manifest.json").is_file():
         return
     from kat.cli.main import main as kat
 
@@ -85,16 +86,17 @@ def make_run(run: Path, n: int, dim: int, texts: Path | None) -> None:
     vectors = centres[topic] + rng.normal(size=(n, dim)) * rng.uniform(0.2, 0.9, 300)[topic, None]
     words = [[f"{a}{b}{i % 7}" for a in "bdfklm" for b in ("aro", "ine", "ost")] for i in range(300)]
     lines = [" ".join(rng.choice(words[t], 40)) for t in topic.tolist()] if texts is None else _openings(texts, n)
-    (run / "embeddings").mkdir(parents=True, exist_ok=True)
+    embeddings, prefixes = run.with_name("embeddings"), run.with_name("prefixes.jsonl")
+    embeddings.mkdir(parents=True, exist_ok=True)
     ids = [f"{i:016x}" for i in range(n)]
-    with open(run / "prefixes_all.jsonl", "wb") as file:
+    with open(prefixes, "wb") as file:
         for one, text in zip(ids, lines, strict=True):
             file.write(orjson.dumps({"id": one, "prefix": {"messages": [{"role": "user", "content": text}]}}) + b"\n")
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    np.save(run / "embeddings" / "embeddings.npy", vectors.astype(np.float32))
-    (run / "embeddings" / "ids.json").write_bytes(orjson.dumps(ids))
-    kat(["density", str(run / "embeddings"), "--out", str(run / "density"), "--prompts_path",
-         str(run / "prefixes_all.jsonl")])  # fmt: skip
+    np.save(embeddings / "embeddings.npy", vectors.astype(np.float32))
+    (embeddings / "ids.json").write_bytes(orjson.dumps(ids))
+    with contextlib.redirect_stdout(io.StringIO()):
+        kat(["density", str(embeddings), "--out", str(run), "--prompts_path", str(prefixes)])
 
 
 def _shares(topics: int) -> np.ndarray:
@@ -124,7 +126,7 @@ class Took:
         self.memory: dict[str, int] = {}
         self.bytes: dict[str, int] = {}
 
-    @contextmanager
+    @contextlib.contextmanager
     def part(self, name: str):
         from kat.run_log import Clock, peak_memory
 
@@ -198,7 +200,7 @@ def _datamapplot(place: Path, took: Took) -> None:
     import datamapplot
 
     xy, texts, _ = _points(place)
-    labels = np.full(len(xy), "Unlabelled", object)
+    labels = np.where(xy[:, 0] > np.median(xy[:, 0]), "right", "left").astype(object)
     for name, more in (("page, from a CDN", {}), ("page, offline", {"inline_data": True, "offline_mode": True})):
         with took.part(name):
             figure = datamapplot.create_interactive_plot(xy, labels, hover_text=texts, enable_search=True, **more)

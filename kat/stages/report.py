@@ -8,7 +8,6 @@ from typing import Any
 
 from kat.artifacts import first_damage, read_manifest
 from kat.config import recorded
-from kat.folders import entries
 from kat.report_config import ReportOptions
 from kat.reports.blocks import Chart, Report
 from kat.run_folder import REPORT, WEIGHTS, RunFolder, map_path
@@ -34,7 +33,6 @@ def make_report(folder: Path, out: Path | None, options: ReportOptions, *, overw
         inputs=inputs,
         options=told,
         beside={"map": map_path},
-        reads=[path for path in entries(run.density) if path.is_file()],
         apart=run.read_apart,
         overwrite=overwrite or _is_own(out, run),
     ) as job:

@@ -247,6 +247,8 @@ def test_weights_alone_have_a_report(demo_run, kat_cli, tmp_path):
     ran = kat_cli("report", tmp_path / "d")
     assert ran.rc == 0, ran.stderr
     assert (tmp_path / "d" / "report.html").is_file()
+    assert "skipped" in kat_cli("report", tmp_path / "d").stdout
+    assert kat_cli("report", tmp_path / "d", "--overwrite").rc == 0
     assert "there are no pair weights yet" in page_of(tmp_path / "d").text
 
 
