@@ -137,7 +137,7 @@ class View {
     for (const { u, v, words } of this.points.labels) {
       const half = pen.measureText(words).width / 2 + 5;
       const x = u * this.scale + this.left;
-      const y = v * this.scale + this.top;
+      const y = Math.max(v * this.scale + this.top - 16, 9); // above what it names, which it would hide
       if (x < -half || y < -9 || x > this.width + half || y > this.height + 9) continue;
       const at = this.width > 2 * half ? inside(x, half, this.width - half) : x;
       if (taken.some(([a, b, c]) => Math.abs(a - at) < c + half && Math.abs(b - y) < 19)) continue;
