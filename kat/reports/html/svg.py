@@ -156,11 +156,16 @@ def _draw_series(chart: Chart, x: Scale, y: Scale) -> Markup:
 def _marks(chart: Chart, x: Scale, y: Scale) -> Markup:
     parts = []
     top = min(y.start, y.end)
+    upright = sorted(float(x.at(m.at)) for m in chart.marks if m.axis == "x" or chart.kind == "intervals")
     for mark in chart.marks:
         label = clipped(mark.label, 48)
         if mark.axis == "x" or chart.kind == "intervals":
             at = float(x.at(mark.at))
             anchor = "start" if at < x.start + 0.2 * (x.end - x.start) else "end" if at > x.end - 90 else "middle"
+            if any(0 < other - at < 100 for other in upright):  # its label goes to its left, the other's to its right
+                anchor = "end"
+            elif any(0 < at - other < 100 for other in upright):
+                anchor = "start"
             parts += [_line(at, y.start, at, y.end, "mark"), _text(at, top - 5, label, "tick", anchor)]
         else:
             at = float(y.at(mark.at))

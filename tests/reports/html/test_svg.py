@@ -179,3 +179,18 @@ def test_a_scale_puts_values_in_proportion():
     assert high < 200
     assert middle == pytest.approx((low + high) / 2) == 150
     assert scale_over(np.array([3.0, 4.0]), 0, 1, zero=True).low == 0
+
+
+@pytest.mark.parametrize("places", [(4.8, 5.5), (5.5, 4.8), (1.0, 9.0)])
+def test_labels_of_marks_beside_each_other_do_not_meet(places):
+    marks = [Mark("x", places[0], "T chosen"), Mark("x", places[1], "noise bound")]
+    x = np.linspace(0, 10, 11)
+    svg = parsed(Chart("ess", "ESS", "lines", "T", "ESS", [Series("ESS", x, 1 - x / 20)], "told", marks=marks))
+    spans = []
+    for text in svg.iter(f"{NAME}text"):
+        if text.text in ("T chosen", "noise bound"):
+            wide, at = 6.5 * len(text.text), float(text.get("x"))
+            left = {"start": at, "middle": at - wide / 2, "end": at - wide}[text.get("text-anchor")]
+            spans.append((left, left + wide))
+    (_, end), (start, _) = sorted(spans)
+    assert end <= start
