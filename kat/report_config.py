@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from kat.config import NOT_RECORDED, integer, option
+from kat.errors import OptionError
 from kat.parameters import whole_number
 
 
@@ -25,3 +26,5 @@ class ReportOptions:
 
     def __post_init__(self) -> None:
         whole_number("seed", self.seed, 0)
+        if self.topic is not None and not self.topic.strip():
+            raise OptionError("topic is empty; expected the name of a column of the pairs.")

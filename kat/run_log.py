@@ -30,13 +30,24 @@ _UP = 3
 _VERSIONS = ("torch", "transformers", "numpy")
 
 
-def begin_log(run: Path) -> None:
-    """Begin the log of a run, if it has none. One that cannot be written is said, and nothing else happens."""
+@contextlib.contextmanager
+def logged(run: Path) -> Iterator[None]:
+    """Begin the log of a run, if it has none; one in which nothing was logged goes if the block fails.
+
+    One that cannot be written is said, and nothing else happens.
+    """
     path = run / RUN_LOG
-    if os.path.lexists(path):
-        return
-    with _said(path), atomic_file(path) as file:
-        file.write(_FIRST)
+    is_new = not os.path.lexists(path)
+    if is_new:
+        with _said(path), atomic_file(path) as file:
+            file.write(_FIRST)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if is_new and path.read_bytes() == _FIRST:
+                path.unlink()
+        raise
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

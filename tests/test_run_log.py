@@ -8,7 +8,7 @@ from making import jsonl, pair, write
 
 from kat import run_log
 from kat.errors import InputError
-from kat.run_log import Clock, begin_log, peak_memory, read_log
+from kat.run_log import Clock, logged, peak_memory, read_log
 from kat.terminal import command_line
 
 FIRST = b'{"kat_log":1}\n'
@@ -63,7 +63,8 @@ def test_another_file_of_the_name_is_left_alone(run, kat_cli):
     for content in (b"mine\n", b"", b'{"kat_log":1}', b'{"kat_log":2}\n{"a":1}\n', bytes(range(256))):
         (run / "log.jsonl").write_bytes(content)
         assert kat_cli("weigh-pairs", run, *SPLIT, "--overwrite", "--seed", len(content)).rc == 0
-        begin_log(run)
+        with logged(run):
+            pass
         assert (run / "log.jsonl").read_bytes() == content
         assert read_log(run) == []
 
@@ -109,3 +110,21 @@ def test_what_is_written_is_one_object_a_line(run):
     first, *lines = (run / "log.jsonl").read_bytes().splitlines()
     assert first + b"\n" == FIRST
     assert [json.loads(line) for line in lines] == read_log(run)
+
+
+def fail(run, *, done):
+    with logged(run):
+        assert (run / "log.jsonl").read_bytes().startswith(FIRST)
+        if done:
+            Clock().log("prefixes", run / "out")
+        raise ValueError("failed")
+
+
+def test_a_log_of_nothing_goes_with_what_failed(tmp_path):
+    for done in (False, True):
+        with pytest.raises(ValueError, match="failed"):
+            fail(tmp_path, done=done)
+        assert (tmp_path / "log.jsonl").exists() == done
+    with pytest.raises(ValueError, match="failed"):
+        fail(tmp_path, done=False)
+    assert [one["stage"] for one in read_log(tmp_path)] == ["prefixes"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from kat.artifacts import first_damage, read_manifest
 from kat.config import recorded
+from kat.errors import MismatchError, OutputError, translated
 from kat.report_config import ReportOptions
 from kat.reports.blocks import Chart, Report
 from kat.run_folder import REPORT, WEIGHTS, RunFolder, map_path
@@ -33,6 +34,7 @@ def make_report(folder: Path, out: Path | None, options: ReportOptions, *, overw
         inputs=inputs,
         options=told,
         beside={"map": map_path},
+        suffix=".html",
         apart=run.read_apart,
         overwrite=overwrite or _is_own(out, run),
     ) as job:
@@ -41,7 +43,9 @@ def make_report(folder: Path, out: Path | None, options: ReportOptions, *, overw
             from kat.reports.html.page import render
 
             points = contents.points
-            page = render(Report(run.root.resolve().name, contents.sections, points))
+            remedy = "Make what it belongs to again, with --overwrite."
+            with translated(MismatchError, f"{run.path} holds a file of another form than this version writes", remedy):
+                page = render(Report(run.root.resolve().name, contents.sections, points))
             job.file.write(page)
             places = points.ids, points.texts, points.xy
             write_map(job.beside("map"), *places, neighbors=held.neighbors, columns=contents.columns)
@@ -52,10 +56,15 @@ def make_report(folder: Path, out: Path | None, options: ReportOptions, *, overw
 
 
 def _is_own(out: Path, run: RunFolder) -> bool:
-    """Whether there is a report of this run that nobody changed: it tells nothing that is not in the run."""
+    """Whether there is a report of this run: it tells nothing that is not in the run.
+
+    Raises OutputError for one that somebody changed.
+    """
     manifest = read_manifest(out)
-    if manifest is None or manifest["stage"] != "report" or first_damage(out, manifest) is not None:
+    if manifest is None or manifest["stage"] != "report":
         return False
+    if (damage := first_damage(out, manifest)) is not None:
+        raise OutputError(f"{out}: {damage}. Add --overwrite to replace it, or name another output.")
     weights = run.density / WEIGHTS
     where = (manifest.get("inputs_at") or {}).get(ReportInputs(run).name_of(weights))
     folder = out if out.is_dir() else out.parent

@@ -46,12 +46,13 @@ class ReportContents:
         from kat.projection.regions import find_regions
 
         held = self.held
+        pairs = held.pairs  # first: a topic that no column names is known soon
         texts, ids = held.texts, list(held.embeddings.ids)
         placed = project(held.embeddings.vectors, held.neighbors, self.seed, center=held.options.center)
         regions = find_regions(placed.xy, texts, seed=self.seed)
         names = [" ".join(region.words) for region in regions.labels]
         kinds: dict[str, Sequence[str]] = {"density bin": self._bins()}
-        if (pairs := held.pairs) is not None:
+        if pairs is not None:
             kinds["source"] = [pairs.source.get(one, "") for one in ids]
         lost = held.array(LENGTHS)[:, 1]
         if (lost >= 0).any():

@@ -273,7 +273,7 @@ class ReportInputs:
         try:
             pairs, manifest = self.run.pairs()
         except InputError as error:
-            why = str(error).rstrip(".")
+            why = str(error).partition(";")[0].rstrip(".")  # what follows names an option that others have
         else:
             if (digest := input_hash(pairs)) == manifest["inputs"].get("pairs"):
                 return pairs, digest

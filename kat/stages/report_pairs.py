@@ -10,6 +10,7 @@ from kat.data.contradictions import ContradictionFinder, Contradictions
 from kat.data.headings import headings
 from kat.data.openings import opening_id
 from kat.data.pairs import PairReader
+from kat.errors import InputError
 from kat.records import Prefix
 from kat.stages.stage import with_progress
 
@@ -40,12 +41,17 @@ def read_pair_facts(reader: Callable[..., PairReader], labels: Sequence[str]) ->
     source: dict[str, str] = {}
     topic: dict[str, str] = {}
     read = reader(labels=tuple(labels))
-    for pair in with_progress(finder.watch(read), "pairs"):
-        one = pair.prefix.id
-        pairs[one] += 1
-        for told, value in ((source, pair.src), *((topic, pair.labels[name]) for name in labels)):
-            if told.setdefault(one, value) != value:
-                told[one] = SEVERAL
+    try:
+        for pair in with_progress(finder.watch(read), "pairs"):
+            one = pair.prefix.id
+            pairs[one] += 1
+            for told, value in ((source, pair.src), *((topic, pair.labels[name]) for name in labels)):
+                if told.setdefault(one, value) != value:
+                    told[one] = SEVERAL
+    except InputError as error:  # bad rows, or none that is good
+        if not labels:
+            raise
+        raise InputError(f"{labels[0]}, which --topic names, is no column of single values: {error}") from error
     contradictions = finder.result()
     rows = {row for both in contradictions.reversed_examples for row in both}
     examples = {}

@@ -12,7 +12,7 @@ from kat.inputs import Inputs
 from kat.locks import locked
 from kat.report_config import ReportOptions
 from kat.run_folder import DENSITY, EMBEDDINGS, PREFIXES
-from kat.run_log import begin_log
+from kat.run_log import logged
 from kat.stages.contexts import measure_contexts
 from kat.stages.density import weigh_openings
 from kat.stages.embed import embed_folder
@@ -40,8 +40,7 @@ def run(
     # Bad rows are those of the pairs: a prefixes file of kat's own has none, nor a line that is too long.
     most = max(run_options.max_line_bytes, MAX_LINE_BYTES)
     own = replace(run_options, max_bad_rows=RunOptions.max_bad_rows, max_line_bytes=most)
-    with new_folder(out), locked(out):  # one run at a time, from its first part to its last
-        begin_log(out)
+    with new_folder(out), locked(out), logged(out):  # one run at a time, from its first part to its last
         make_prefixes(pairs, out / PREFIXES, run_options, reading=reading)
         embed_folder(out / PREFIXES, out / EMBEDDINGS, embed, own)
         density_options = replace(run_options, max_line_bytes=most)

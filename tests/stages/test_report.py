@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from making import jsonl, pair, write
+from making import jsonl, pair, vouch, write
 
 import kat
 import kat.errors
@@ -491,3 +491,37 @@ def test_pairs_that_cannot_be_read_are_an_error(run, kat_cli, monkeypatch):
 
     monkeypatch.setattr(inputs, "input_hash", failing)
     assert "Input/output error" in kat_cli("report", run).failed()
+
+
+@pytest.mark.parametrize("change", [{"evaluations": []}, {"files": 3}, {"evaluations": [{"all": None}]}, {"split": {}}])
+def test_a_vouched_file_of_another_form_is_an_error_of_kats(run, kat_cli, change):
+    scores = run / "scores.jsonl"
+    ids = kat.read_pair_weights(run / "pair_weights.parquet").pair_id.tolist()
+    write(scores, jsonl(*({"pair_id": one, "chosen": 1.0, "rejected": float(i % 2)} for i, one in enumerate(ids))))
+    told = ("--pair_weights", run / "pair_weights.parquet", "--split", "all", "--replicates", "20", "--out", run / "v")
+    assert kat_cli("evaluate-rm", scores, *told).rc == 0
+    path = run / "v" / "evaluation.json"
+    path.write_text(json.dumps(read(path) | change))
+    vouch(run / "v")
+    ran = kat_cli("report", run)
+    assert "Traceback" not in ran.stderr
+    if ran.rc:
+        assert "this version" in ran.failed()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--topic", ""), "topic is empty"),
+        (("--topic", "prefix"), "prefix, which --topic names, is no column of single values"),
+        (("--out", "r.txt"), "give it a name that ends in .html"),
+    ],
+)
+def test_options_that_cannot_be(run, kat_cli, options, said, tmp_path):
+    options = [tmp_path / one if one == "r.txt" else one for one in options]
+    assert said in kat_cli("report", run, *options).failed()
+
+
+def test_nothing_is_advised_that_is_no_option(run, kat_cli):
+    (run.parent / "pairs.jsonl").unlink()
+    assert "--pairs_path" not in kat_cli("report", run).stdout
