@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def logged(run: Path) -> Iterator[None]:
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log, oldest first; none if it has none, or another file has its name.
 
-    A line that was cut when a process was killed is left out: nothing rests on it. Raises InputError for a log that
+    A line that was cut when a process was killed, or changed, is left out: nothing rests on it. Raises InputError for a log that
     cannot be read.
     """
     path = run / RUN_LOG
@@ -61,9 +61,17 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     entries = []
     for line in lines if first + b"\n" == _FIRST else []:
         with contextlib.suppress(orjson.JSONDecodeError):
-            if isinstance(entry := orjson.loads(line), dict):
+            if isinstance(entry := orjson.loads(line), dict) and _is_entry(entry):
                 entries.append(entry)
     return entries
+
+
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    """Whether what a line says is of the types that it is written in."""
+    texts = ("stage", "out", "command", "began", "kat_version", "python", *_VERSIONS)
+    numbers = ("seconds", "peak_memory_bytes")
+    kinds = {name: str for name in texts} | {name: int | float for name in numbers}
+    return all(entry.get(name) is None or isinstance(entry[name], kind) for name, kind in kinds.items())
 
 
 class Clock:

@@ -128,3 +128,11 @@ def test_a_log_of_nothing_goes_with_what_failed(tmp_path):
     with pytest.raises(ValueError, match="failed"):
         fail(tmp_path, done=False)
     assert [one["stage"] for one in read_log(tmp_path)] == ["prefixes"]
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"stage":7}', b'{"out":[1]}', b'{"seconds":"x"}', b'{"torch":{}}', b"7", b"{", b"\xff"]
+)
+def test_a_line_that_was_changed_is_left_out(tmp_path, line):
+    (tmp_path / "log.jsonl").write_bytes(FIRST + line + b'\n{"stage":"embed","seconds":1.5}\n')
+    assert read_log(tmp_path) == [{"stage": "embed", "seconds": 1.5}]
