@@ -70,7 +70,7 @@ def _is_entry(entry: Mapping[str, Any]) -> bool:
     """Whether what a line says is of the types that it is written in."""
     texts = ("stage", "out", "command", "began", "kat_version", "python", *_VERSIONS)
     numbers = ("seconds", "peak_memory_bytes")
-    kinds = {name: str for name in texts} | {name: int | float for name in numbers}
+    kinds = dict.fromkeys(texts, str) | dict.fromkeys(numbers, int | float)
     return all(entry.get(name) is None or isinstance(entry[name], kind) for name, kind in kinds.items())
 
 
