@@ -53,8 +53,8 @@ def logged(run: Path) -> Iterator[None]:
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log, oldest first; none if it has none, or another file has its name.
 
-    A line that was cut when a process was killed, or changed, is left out: nothing rests on it. Raises InputError for a log that
-    cannot be read.
+    A line that was cut when a process was killed, or changed, is left out: nothing rests on it. Raises InputError for a
+    log that cannot be read.
     """
     path = run / RUN_LOG
     first, *lines = [*read_file(path).splitlines(), b""] if os.path.lexists(path) else [b""]
