@@ -28,7 +28,7 @@ def _only_here(host: object) -> None:
         raise OSError("tests have no network")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _loopback(_no_network: None) -> Iterator[None]:
     """Let the driver be spoken to, which is a server on this machine; nothing beyond it."""
 
