@@ -54,6 +54,25 @@ def _cpu_multiplies_bfloat16(root: Path = _ROOT) -> bool:
     return any("avx512_bf16" in line.split() for line in lines if line.startswith("flags"))
 
 
+def arithmetic(device: str) -> dict[str, str]:
+    """Return what the rounding of a computation on a device depends on: the device, its instructions, torch's build.
+
+    Two machines that say the same give the same bytes, at equal numbers of threads.
+    """
+    import torch
+
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        instructions = torch.cuda.get_device_name(int(index) if index else None)
+    else:
+        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_amx_fp16_supported", "_is_vnni_supported")
+        has = [
+            name.removeprefix("_is_").removesuffix("_supported") for name in names if getattr(torch.cpu, name, bool)()
+        ]
+        instructions = " ".join([torch.backends.cpu.get_cpu_capability(), *has]) if kind == "cpu" else kind
+    return {"device": kind, "instructions": instructions, "torch": torch.__version__}
+
+
 def cpu_cores() -> int:
     """Count the processor cores that this process may use: its affinity, and its container's share of time.
 

@@ -76,7 +76,9 @@ class MissingExtraError(ModelError):
 
 
 class WorkerError(KatError, RuntimeError):
-    """A process that worked for this one and ended before its work was done."""
+    """A process that worked for this one and ended before its work was done; `task` is the number of its task."""
+
+    task: int | None = None
 
 
 @contextlib.contextmanager

@@ -165,7 +165,7 @@ def small_pod(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("parameters", "processes", "threads"), [(22_700_000, 1, 2), (5_000_000, 2, 1)])
 def test_workers_fit_the_pod(small_pod, parameters, processes, threads):
     """A quarter of 2 GiB holds one MiniLM (4 bytes a parameter and 200 MB of Python), two of a smaller one."""
-    from kat.embedding.encoder import worker_devices
+    from kat.embedding.workers import worker_devices
 
     engine = types.SimpleNamespace(
         device=torch.device("cpu"), loaded=types.SimpleNamespace(meta={"parameters": parameters})
@@ -197,7 +197,7 @@ def test_this_process_keeps_to_the_pod(small_pod):
 def test_the_search_and_the_encoder_keep_to_the_pod(small_pod, monkeypatch):
     import numpy as np
 
-    from kat.embedding import encoder
+    from kat.embedding import encoder, workers
     from kat.neighbors import exact
 
     rows = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
@@ -205,7 +205,7 @@ def test_the_search_and_the_encoder_keep_to_the_pod(small_pod, monkeypatch):
     engine = types.SimpleNamespace(multiplied=1, vectors=lambda tokens: seen.append(torch.get_num_threads()))
     own = encoder.Encoder("minilm")
     own._engine = engine
-    monkeypatch.setattr(encoder, "worker_devices", lambda *_: (["cpu"], 2))
+    monkeypatch.setattr(workers, "worker_devices", lambda *_: (["cpu"], 2))
     with torch_set_to(8):
         assert exact.prepare(rows, 3).threads == 2
         assert exact.prepare(rows, 3, threads=5).threads == 5

@@ -24,6 +24,8 @@ from kat.config import (
     SelftestOptions,
 )
 from kat.errors import MismatchError, OptionError
+from kat.executor_config import ExecutorOptions
+from kat.executors.launch import launching
 from kat.pair_config import PairOptions, TryOptions
 from kat.report_config import ReportOptions
 from kat.run_folder import next_to
@@ -55,13 +57,14 @@ def run(
     density: DensityOptions = DensityOptions(),
     reading: ReadOptions = ReadOptions(),
     no_report: Annotated[bool, Parameter(help="Leave out RUN/report.html, which shows it all.", negative="")] = False,
+    executor: ExecutorOptions = ExecutorOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
     """Pairs to weights: prefixes, embed and density, each skipped where it is already done; and a report of them."""
     from kat.run_folder import REPORT
     from kat.stages.run import run as run_stages
 
-    if run_stages(pairs, out, embed, density, run_options, reading=reading, report=not no_report):
+    if run_stages(pairs, out, embed, density, run_options, reading=reading, report=not no_report, executor=executor):
         _next(f"open {quoted(out / REPORT)} in a browser")
     _next(f"prove that it is whole: kat verify {quoted(out)}")
 
@@ -90,12 +93,14 @@ def embed(
     *,
     out: Annotated[Path, Parameter(help="A folder to write, or one file NAME.pt.")],
     embed: EmbedOptions = EmbedOptions(),
+    executor: ExecutorOptions = ExecutorOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
     """Prefixes or prompts to unit vectors."""
     from kat.stages.embed import embed as embed_texts
 
-    embed_texts(data[0] if len(data) == 1 else data, out, embed, run_options)
+    with launching(executor, run_options.device) as launcher:
+        embed_texts(data[0] if len(data) == 1 else data, out, embed, run_options, launcher)
     _next(f"kat density {quoted(out)} --out {quoted(next_to(out, 'embeddings', 'density'))}")
 
 
@@ -109,6 +114,7 @@ def density(
     explain: Annotated[str | None, Parameter(help="Say why the opening of this id weighs what it weighs.")] = None,
     prompts_path: PromptsPath = None,
     density: DensityOptions = DensityOptions(),
+    executor: ExecutorOptions = ExecutorOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
     """Vectors to k-NN density and weights: rare weighs more."""
@@ -117,7 +123,8 @@ def density(
     if out is None and explain is None:
         raise OptionError("kat density needs --out DIR for the weights it makes, or --explain ID for those it reads.")
     if out is not None:
-        stage.weigh_openings(embeddings, out, density, run_options, prompts_path)
+        with launching(executor, run_options.device) as launcher:
+            stage.weigh_openings(embeddings, out, density, run_options, prompts_path, launcher=launcher)
     if explain is not None:
         show(*stage.explain(out or embeddings, explain))
     elif out is not None:

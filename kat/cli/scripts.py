@@ -22,6 +22,8 @@ from kat.config import (
     data_path,
 )
 from kat.errors import OptionError
+from kat.executor_config import ExecutorOptions
+from kat.executors.launch import launching
 from kat.grpo_config import GrpoOptions
 from kat.parameters import integer, option
 from kat.training_config import OriginOptions, RewardOptions
@@ -94,13 +96,15 @@ def kat_embed(
     data: Annotated[Path, Parameter(help="JSON lines with an id and either a prefix or a prompt.")],
     out: Annotated[Path, Parameter(help="The .pt file to write.")],
     embed: _SftOptions = _SftOptions(),
+    executor: ExecutorOptions = ExecutorOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
     """Items to one .pt file: {"ids": [str], "emb": float32 [N, D]}."""
     from kat.stages.embed import embed_file
     from kat.stages.stage import say_next
 
-    embed_file(data, out, embed, run_options)
+    with launching(executor, run_options.device) as launcher:
+        embed_file(data, out, embed, run_options, launcher)
     say_next(f'torch.load("{out}", weights_only=True), or: kat density {quoted(out)} --out DIR')
 
 
@@ -110,6 +114,7 @@ def kat_compute_embeddings_offline(
     output_dir: Annotated[Path | None, _path("Folder to write.", "embeddings_offline")] = None,
     embed: _BaseOptions = _BaseOptions(),
     density: DensityOptions = DensityOptions(),
+    executor: ExecutorOptions = ExecutorOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
     """Items to embeddings.npy, density_weights.npy, ids.json and embeddings_metadata.json in one folder."""
@@ -118,7 +123,8 @@ def kat_compute_embeddings_offline(
 
     prompts_path = prompts_path or data_path("prefixes_all.jsonl")
     output_dir = output_dir or data_path("embeddings_offline")
-    compute_offline(prompts_path, output_dir, embed, density, run_options)
+    with launching(executor, run_options.device) as launcher:
+        compute_offline(prompts_path, output_dir, embed, density, run_options, launcher=launcher)
     say_next(f"prove that it is whole: kat verify {quoted(output_dir)}")
 
 

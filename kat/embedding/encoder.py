@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kat.config import EmbedOptions
-from kat.devices import cpu_cores, memory_bytes, torch_threads
+from kat.devices import torch_threads
 from kat.embedding.pieces import TextPieces, cut_into_pieces
 from kat.embedding.progress import Progress
 from kat.embedding.tokenize import BulkTokenizer, render
 from kat.embedding.unread import UnreadTexts
-from kat.errors import InputError, ModelError, OptionError
+from kat.errors import InputError, ModelError, OptionError, WorkerError
+from kat.executors.base import IDENTITY
 from kat.models.sources import resolve
 from kat.packing.budget import packs, windows
 from kat.records import Embeddings, Prefix
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from kat.embedding.boilerplate import WithoutBoilerplate
     from kat.embedding.checkpoint import EmbeddingCheckpoint
     from kat.embedding.engine import Engine
-    from kat.executors.base import Executor
+    from kat.executors.base import Executor, Facts, Launcher
 
 WORTHWHILE = 2e12
 """Floating point operations from which starting worker processes pays: seconds of work (MiniLM: 94,000 tokens)."""
@@ -62,9 +64,23 @@ def cached_encoder(options: EmbedOptions, device: str) -> Encoder:
     key = (options, device, _stamp(options))
     if key not in _cached:
         close_cached()  # one at a time: a model is most of a machine's memory
-        fields = {name: value for name, value in vars(options).items() if name != "model"}
-        _cached[key] = Encoder(options.model, device=device, **fields)
+        _cached[key] = _new_encoder(options, device)
     return _cached[key]
+
+
+@contextlib.contextmanager
+def open_encoder(options: EmbedOptions, device: str, launcher: Launcher | None = None) -> Iterator[Encoder]:
+    """Yield the cached encoder, or one whose workers are a launcher's, closed at the end."""
+    if launcher is None:
+        yield cached_encoder(options, device)
+        return
+    with _new_encoder(options, device, launcher) as encoder:
+        yield encoder
+
+
+def _new_encoder(options: EmbedOptions, device: str, launcher: Launcher | None = None) -> Encoder:
+    fields = {name: value for name, value in vars(options).items() if name != "model"}
+    return Encoder(options.model, device=device, launcher=launcher, **fields)
 
 
 def _stamp(options: EmbedOptions) -> tuple:
@@ -86,10 +102,13 @@ atexit.register(close_cached)
 class Encoder:
     """A model, and worker processes once there is enough to do, loaded from the first call to `close`.
 
-    Takes the options of `encode`, and is a context manager: `with kat.Encoder("minilm") as encoder: …`.
+    Takes the options of `encode`, and is a context manager: `with kat.Encoder("minilm") as encoder: …`. With a
+    `launcher` the workers are a cluster's.
     """
 
-    def __init__(self, model: str = EmbedOptions.model, *, device: str = "auto", **options: Any):
+    def __init__(
+        self, model: str = EmbedOptions.model, *, device: str = "auto", launcher: Launcher | None = None, **options: Any
+    ):
         self.options = replace(EmbedOptions(), model=model, **options)
         for name in ("batch_size", "processes"):
             if (value := getattr(self.options, name)) is not None and value < 1:
@@ -97,6 +116,7 @@ class Encoder:
         self.device = device
         self._engine: Engine | None = None
         self._workers: Executor | None = None
+        self._launcher = launcher
 
     def __enter__(self) -> Encoder:
         return self
@@ -124,8 +144,9 @@ class Encoder:
                 pieces = self.tokenize(texts)
                 unread.add(texts, pieces.readings)
                 pooled = np.empty((len(pieces.lengths), vectors.shape[1]), np.float32)
-                for _ in self.compute(pieces, range(len(self.packs(pieces))), pooled, meter):
-                    pass
+                with self._naming(pieces, ids[rows].__getitem__):
+                    for _ in self.compute(pieces, range(len(self.packs(pieces))), pooled, meter):
+                        pass
                 self.combine(pieces, pooled, vectors[rows], counts[rows], ids[rows].__getitem__)
         unread.finish()
         meta = self.meta() | ({"unread": facts} if (facts := unread.facts()) else {})
@@ -150,9 +171,10 @@ class Encoder:
                 unread.add(texts, pieces.readings)
                 plan = self.packs(pieces)
                 pooled, left = checkpoint.begin_window(number, plan, len(pieces.lengths))
-                for pack in self.compute(pieces, left, pooled, meter):
-                    checkpoint.pack_done(number, pack, plan[pack])
                 id_of = partial(_id, items, rows.start)
+                with self._naming(pieces, id_of):
+                    for pack in self.compute(pieces, left, pooled, meter):
+                        checkpoint.pack_done(number, pack, plan[pack])
                 self.combine(pieces, pooled, checkpoint.vectors[rows], checkpoint.lengths[rows], id_of)
                 checkpoint.complete_window(number, rows)
         unread.finish()
@@ -173,7 +195,7 @@ class Encoder:
     def engine(self) -> Engine:
         """Return the model in this process, loaded when it is first asked for."""
         if self._engine is None:
-            from kat.embedding.engine import Engine, Settings
+            from kat.embedding.engine import Engine, Settings, left_out, limit_of
 
             options = self.options
             settings = Settings(
@@ -185,18 +207,39 @@ class Encoder:
                 prompt_name=options.prompt,
             )
             self._engine = Engine(settings)
-            self._limit = _limit(self._engine, options)
-            for note in (*self._engine.loaded.notes, *_left_out(self._engine, options)):
+            self._limit = limit_of(self._engine, options)
+            for note in (*self._engine.loaded.notes, *left_out(self._engine, options)):
                 warnings.warn(note, stacklevel=2)
             if why := self._engine.unpacked:
                 name = self._engine.loaded.meta["architecture"]
                 warnings.warn(f"{name} is read in padded batches, which is slower: {why}.", stacklevel=2)
         return self._engine
 
+    @property
+    def ways(self) -> list[Facts]:
+        """Return how vectors are computed, as far as their bytes depend on it: one way, or those of mixed workers."""
+        if self._launcher is None:
+            return [self.engine.facts()]
+        ways: list[Facts] = []
+        for facts in self._crew().facts:
+            own = {name: value for name, value in facts.items() if name not in IDENTITY}
+            if own not in ways:
+                ways.append(own)
+        return ways
+
+    def _crew(self) -> Executor:
+        """The workers of the launcher, started when they are first asked for."""
+        from kat.embedding import workers
+
+        assert self._launcher is not None
+        if self._workers is None or not self._workers.count:  # an error closes them
+            self._workers = workers.start_remote(self._launcher, self.engine.settings)
+        return self._workers
+
     def meta(self) -> dict[str, Any]:
         """Return the model's facts and how the vectors are made."""
         engine, options = self.engine, self.options
-        facts = {"pooling": engine.pooling, "precision": engine.precision, "max_tokens": self._limit}
+        facts = {"pooling": engine.pooling, "precision": self.ways[0]["precision"], "max_tokens": self._limit}
         sentence = engine.loaded.sentence
         facts |= {"long_text": options.long_text, "render": options.render}
         return engine.loaded.meta | facts | (sentence.reading(options.prompt) if sentence else {})
@@ -219,8 +262,8 @@ class Encoder:
 
     def packs(self, pieces: TextPieces) -> list[np.ndarray]:
         """Return the pieces of each pack: a function of the texts and options, whoever computes them."""
-        budget, padded = self.engine.full_budget, bool(self.engine.unpacked)
-        return packs(pieces.lengths, budget, self.options.batch_size, padded=padded)
+        way = self.ways[0]
+        return packs(pieces.lengths, way["budget"], self.options.batch_size, padded=way["padded"])
 
     def compute(
         self, pieces: TextPieces, numbers: Sequence[int], pooled: np.ndarray, meter: Progress | None = None
@@ -235,6 +278,21 @@ class Encoder:
             if meter is not None:
                 meter.advance(len(vectors), int(lengths[plan[number]].sum()))
             yield number
+
+    @contextlib.contextmanager
+    def _naming(self, pieces: TextPieces, id_of: Callable[[int], str]) -> Iterator[None]:
+        """Add to the error of a pack that cost several workers whose texts it holds."""
+        try:
+            yield
+        except WorkerError as error:
+            if error.task is None:
+                raise
+            texts = pieces.texts_of(self.packs(pieces)[error.task])
+            ids = ", ".join(id_of(int(text)) for text in texts[:5])
+            raise WorkerError(
+                f"{error} It holds {len(texts):,} texts, ids {ids}{', …' if len(texts) > 5 else ''}. Look at them, or "
+                "read less at a time: --max_tokens, --batch_size."
+            ) from error
 
     def combine(
         self,
@@ -267,8 +325,14 @@ class Encoder:
         """
         from kat.embedding import workers
 
-        devices, threads = worker_devices(self.engine, self.options.processes)
-        if len(devices) < 2 or 2 * self.engine.multiplied * tokens < WORTHWHILE:
+        little = 2 * self.engine.multiplied * tokens < WORTHWHILE
+        if self._launcher is not None:
+            own, crew = self.engine.facts(), self._crew()
+            if not little or any({**own, "threads": way["threads"]} != way for way in self.ways):
+                yield from workers.pooled_packs(crew, packs)
+                return
+        devices, threads = workers.worker_devices(self.engine, self.options.processes)
+        if little or len(devices) < 2 or self._launcher is not None:
             for number, pieces in packs:
                 with torch_threads():
                     vectors = self.engine.vectors(pieces)
@@ -277,48 +341,6 @@ class Encoder:
         if self._workers is None or not self._workers.count:  # an error closes them
             self._workers = workers.start_workers(self.engine.settings, devices, threads)
         yield from workers.pooled_packs(self._workers, packs)
-
-
-def worker_devices(engine: Engine, processes: int | None) -> tuple[list[str], int]:
-    """Return a device for each worker, and the threads of each: one a GPU, else one a core while memory lasts."""
-    import torch
-
-    kind = engine.device.type
-    if kind == "cuda":
-        count = torch.cuda.device_count() if engine.settings.device in ("auto", "cuda") else 1
-        return [f"cuda:{i}" for i in range(min(processes or count, count))], 1
-    if kind != "cpu":
-        return [kind], 1
-    cores = cpu_cores()
-    if processes is None:
-        # float32 weights, and what Python and torch take themselves.
-        models = _memory() // (4 * engine.loaded.meta["parameters"] + 200_000_000)
-        processes = max(1, min(cores, int(models)))
-    return ["cpu"] * processes, max(1, cores // processes)
-
-
-def _memory() -> int:
-    """Bytes that workers' models may fill: a quarter of what this machine, or its container, has."""
-    return memory_bytes() // 4
-
-
-def _left_out(engine: Engine, options: EmbedOptions) -> list[str]:
-    """Return what to say where the model's default prompt is not applied though no option says so."""
-    sentence = engine.loaded.sentence
-    if options.render == "plain" or options.prompt_name is not None or not sentence or not sentence.prompt(None):
-        return []
-    said = f"The model's default prompt ({sentence.default_prompt}: {sentence.prompt(None)!r}) is left out"
-    return [f"{said} before a chat template. --prompt_name none says that this is meant."]
-
-
-def _limit(engine: Engine, options: EmbedOptions) -> int:
-    """Return the tokens of a text that are read. Raises OptionError for more than the model has positions for."""
-    most = engine.loaded.most
-    if options.max_tokens is None:
-        return engine.loaded.limit
-    if most and options.max_tokens > most:
-        raise OptionError(f"max_tokens is {options.max_tokens}; the model has positions for {most}.")
-    return options.max_tokens
 
 
 def _id(items: Iterable[Prefix], start: int, row: int) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from kat.devices import multiplies_bfloat16
+from kat.config import EmbedOptions
+from kat.devices import arithmetic, multiplies_bfloat16
 from kat.embedding.pooling import pool, pool_packed
 from kat.embedding.tokenize import BulkTokenizer
+from kat.errors import OptionError
 from kat.models.load import LoadedModel, read_encoder
 from kat.packing.budget import halves
 from kat.packing.layout import Layout
@@ -81,6 +83,11 @@ class Engine:
     def dimension(self) -> int:
         """Return D, the columns of a vector."""
         return self.loaded.dimension
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the bytes of the vectors depend on besides texts, weights and threads, plain JSON."""
+        own = {"precision": self.precision, "autocast": self._autocast, "budget": self.full_budget}
+        return arithmetic(str(self.device)) | own | {"padded": bool(self.unpacked)}
 
     def vectors(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
         """Return pooled vectors [B, D] float32, not yet of unit length, of texts as token ids.
@@ -164,6 +171,25 @@ class Engine:
             self.loaded = _read(self.settings)
             self.unpacked = switch_over(self.loaded.model, self.loaded.limit)
         self._autocast = True
+
+
+def left_out(engine: Engine, options: EmbedOptions) -> list[str]:
+    """Return what to say where the model's default prompt is not applied though no option says so."""
+    sentence = engine.loaded.sentence
+    if options.render == "plain" or options.prompt_name is not None or not sentence or not sentence.prompt(None):
+        return []
+    said = f"The model's default prompt ({sentence.default_prompt}: {sentence.prompt(None)!r}) is left out"
+    return [f"{said} before a chat template. --prompt_name none says that this is meant."]
+
+
+def limit_of(engine: Engine, options: EmbedOptions) -> int:
+    """Return the tokens of a text that are read. Raises OptionError for more than the model has positions for."""
+    most = engine.loaded.most
+    if options.max_tokens is None:
+        return engine.loaded.limit
+    if most and options.max_tokens > most:
+        raise OptionError(f"max_tokens is {options.max_tokens}; the model has positions for {most}.")
+    return options.max_tokens
 
 
 def prompt_length(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:

@@ -48,6 +48,11 @@ class TextPieces:
         """Return the token ids of a distinct piece."""
         return self.flat[self.bounds[number] : self.bounds[number + 1]]
 
+    def texts_of(self, pieces: np.ndarray) -> np.ndarray:
+        """Return the numbers of the texts that some pieces are of, ascending."""
+        places = np.flatnonzero(np.isin(self.place, pieces))
+        return np.unique(np.searchsorted(self.first, places, side="right") - 1)
+
     def combine(self, pooled: np.ndarray, out: np.ndarray) -> None:
         """Write unit vectors of the texts [N, D] into `out`, made of the pooled vectors of the pieces [P, D].
 

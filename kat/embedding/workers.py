@@ -1,31 +1,45 @@
-"""Packs of texts in worker processes: what goes to an executor and what comes back."""
+"""Packs of texts in worker processes, of this machine or a cluster: what goes to an executor and what comes back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import socket
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from kat.devices import cpu_cores, memory_bytes
 from kat.embedding.engine import Engine, Settings
-from kat.executors.base import Arrays, Executor
+from kat.errors import ModelError
+from kat.executors.base import Arrays, Compute, Executor, Facts, Launcher
 from kat.executors.processes import Workers
+from kat.models.digests import weights_digest
+from kat.models.sources import resolve
 
 FUNCTION = "kat.embedding.workers:make_worker"
 
 
-def make_worker(settings: dict[str, Any]) -> Callable[[Arrays], Arrays]:
-    """Load an engine and return what a worker computes: [ids end to end, lengths [B]] to [vectors [B, D]]."""
+def make_worker(settings: dict[str, Any], shared: Sequence[np.ndarray]) -> tuple[Compute, Facts]:
+    """Load an engine and return what a worker computes, and what decides its bytes.
+
+    A task is [ids end to end, lengths [B]], its result [vectors [B, D]]. Raises ModelError if the weights here are not
+    those that the settings name.
+    """
     torch.set_num_threads(settings["threads"])
     engine = Engine(Settings(**settings["engine"]))
+    if expected := settings.get("weights"):
+        model = engine.settings.model
+        own = weights_digest(resolve(model, allow_network=engine.settings.allow_network))
+        if own != expected:
+            raise ModelError(f"{socket.gethostname()} has other weights under the name {model}. Copy the same there.")
 
     def compute(arrays: Arrays) -> Arrays:
         flat, lengths = arrays
         return [engine.vectors(np.split(flat, np.cumsum(lengths)[:-1]))]
 
-    return compute
+    return compute, engine.facts() | {"threads": settings["threads"]}
 
 
 def start_workers(settings: Settings, devices: list[str], threads: int) -> Executor:
@@ -34,10 +48,19 @@ def start_workers(settings: Settings, devices: list[str], threads: int) -> Execu
     return Workers(FUNCTION, [{"engine": engine, "threads": threads} for engine in engines], threads)
 
 
+def start_remote(launcher: Launcher, settings: Settings) -> Executor:
+    """Start workers on a cluster, each with the engine and the weights that this machine has."""
+    weights = weights_digest(resolve(settings.model, allow_network=settings.allow_network))
+    device = launcher.device or settings.device
+    values = {"engine": asdict(replace(settings, device=device)), "threads": launcher.threads, "weights": weights}
+    return launcher.start(FUNCTION, values, alike=True)
+
+
 def pooled_packs(executor: Executor, packs: Iterable[tuple[int, list[np.ndarray]]]) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the number and the pooled vectors [B, D] of each numbered pack of token ids, in the order of their end.
 
-    Raises WorkerError if a worker ends, and whatever error one meets; the workers are closed then.
+    Raises WorkerError if a worker ends and its packs cannot be given out again, and whatever error one meets; the
+    workers are closed then.
     """
     for number, (vectors,) in executor.run((number, _flat(tokens)) for number, tokens in packs):
         yield number, vectors
@@ -46,3 +69,26 @@ def pooled_packs(executor: Executor, packs: Iterable[tuple[int, list[np.ndarray]
 def _flat(tokens: list[np.ndarray]) -> Arrays:
     """Two arrays instead of thousands: each costs a header on its way."""
     return [np.concatenate(tokens), np.fromiter(map(len, tokens), np.int64, len(tokens))]
+
+
+def worker_devices(engine: Engine, processes: int | None) -> tuple[list[str], int]:
+    """Return a device for each worker, and the threads of each: one a GPU, else one a core while memory lasts."""
+    import torch
+
+    kind = engine.device.type
+    if kind == "cuda":
+        count = torch.cuda.device_count() if engine.settings.device in ("auto", "cuda") else 1
+        return [f"cuda:{i}" for i in range(min(processes or count, count))], 1
+    if kind != "cpu":
+        return [kind], 1
+    cores = cpu_cores()
+    if processes is None:
+        # float32 weights, and what Python and torch take themselves.
+        models = _memory() // (4 * engine.loaded.meta["parameters"] + 200_000_000)
+        processes = max(1, min(cores, int(models)))
+    return ["cpu"] * processes, max(1, cores // processes)
+
+
+def _memory() -> int:
+    """Bytes that workers' models may fill: a quarter of what this machine, or its container, has."""
+    return memory_bytes() // 4

@@ -1,17 +1,27 @@
 """What an executor is: workers that take numbered tasks of arrays and give arrays back.
 
-`kat.executors.processes.Workers` is one, made of processes of this machine; another may stand on a cluster.
+`kat.executors.processes.Workers` is one, made of processes of this machine; `kat.executors.ray` makes others on a Ray
+cluster. What is computed and what is done with it knows neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 Arrays = list[np.ndarray]
 """What a task is made of, and its result: plain arrays, so that nothing has to be pickled on the way."""
+
+Facts = Mapping[str, Any]
+"""What a worker says of itself once it is ready, plain JSON: what its results may depend on."""
+
+IDENTITY = ("host", "pid", "kat")
+"""Of a worker's facts, those that no result depends on."""
+
+Compute = Callable[[Arrays], Arrays]
+"""What a worker does with a task."""
 
 
 @runtime_checkable
@@ -22,6 +32,10 @@ class Executor(Protocol):
     def count(self) -> int:
         """Return how many workers there are; 0 once they are closed."""
 
+    @property
+    def facts(self) -> Sequence[Facts]:
+        """Return what each worker that was ready said of itself."""
+
     def run(self, tasks: Iterable[tuple[int, Arrays]]) -> Iterator[tuple[int, Arrays]]:
         """Yield (number, result) of each numbered task, in the order in which they are done.
 
@@ -30,4 +44,33 @@ class Executor(Protocol):
         """
 
     def close(self) -> None:
-        """End the workers now and cancel what they were computing. Does nothing the second time."""
+        """End the work now and cancel what is being computed. Does nothing the second time."""
+
+
+@runtime_checkable
+class Launcher(Protocol):
+    """Where workers come from: a cluster, whose machines outlast one kind of work."""
+
+    @property
+    def device(self) -> str | None:
+        """Return the device that workers compute on, or None for the one of this machine."""
+
+    @property
+    def threads(self) -> int:
+        """Return the threads that a worker may use."""
+
+    def start(
+        self, function: str, settings: Mapping[str, Any], shared: Sequence[np.ndarray] = (), *, alike: bool = False
+    ) -> Executor:
+        """Return workers that compute one function, all with the same settings, plain JSON.
+
+        `function` names a function of kat as "kat.module:function". A worker calls it with the settings and the
+        `shared` arrays, which it must not change, and gets what answers its tasks and what it has to say of itself.
+        With `alike` workers whose results may differ are refused, unless the user allows them.
+
+        Raises WorkerError if no worker gets ready, OptionError for workers that are not alike, and whatever error the
+        function raises there.
+        """
+
+    def close(self) -> None:
+        """Let the workers go, and with them whatever this process started for them."""

@@ -15,14 +15,14 @@ from typing import IO, Any
 
 import kat.errors
 from kat.errors import WorkerError
-from kat.executors.base import Arrays
+from kat.executors.base import Arrays, Facts
 from kat.executors.wire import receive, send
 from kat.executors.worker import PARENTS_SIGNALS
 
 _AHEAD = 2
 """Tasks that a worker has at a time: one that it computes, one that waits."""
 
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 """glibc returns large blocks to the system at once, and getting them back page by page cost a quarter of the speed."""
 
 
@@ -30,7 +30,8 @@ class Workers:
     """Processes that compute the same function: an `Executor`. The end of this process ends them too, however it comes.
 
     `function` names a function of kat as "kat.module:function"; each process calls it with one of `settings`, plain
-    JSON, to get the function of arrays that answers its tasks. `threads` is what each process may use.
+    JSON, and no shared arrays, to get what answers its tasks and what it has to say of itself (see `Launcher.start`).
+    `threads` is what each process may use.
 
     Raises WorkerError if a process ends before it is ready, and whatever error the function raises there.
     """
@@ -41,8 +42,7 @@ class Workers:
             # All of them start before the first is waited for: loading takes seconds.
             for process, values in zip(self._processes, settings, strict=True):
                 _send(process, {"function": function, "settings": values})
-            for process in self._processes:
-                _receive(process)
+            self._facts = [_receive(process)[0]["facts"] for process in self._processes]
         except BaseException:
             self.close()
             raise
@@ -51,6 +51,11 @@ class Workers:
     def count(self) -> int:
         """Return how many processes there are; 0 once they are closed."""
         return len(self._processes)
+
+    @property
+    def facts(self) -> Sequence[Facts]:
+        """Return what each process said of itself when it was ready."""
+        return self._facts
 
     @property
     def pids(self) -> list[int]:
@@ -121,7 +126,7 @@ def _receive(process: subprocess.Popen) -> tuple[dict[str, Any], Arrays]:
     if message is None:
         raise _died(process)
     if "error" in message[0]:
-        raise _as_raised(message[0]["error"], message[0]["message"])
+        raise as_raised(message[0]["error"], message[0]["message"])
     return message
 
 
@@ -131,7 +136,7 @@ def _start(threads: int) -> subprocess.Popen:
     if home not in [*folders, *site.getsitepackages()]:  # kat used from a folder that only this process knows
         folders = [*folders, home]
     path = os.pathsep.join(filter(None, folders))
-    environment = os.environ | _MALLOC | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+    environment = os.environ | MALLOC | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
     # -P: a torch.py in the working directory is not what is meant.
     command = [sys.executable, "-P", "-m", "kat.executors.worker"]
     with _signals_held():
@@ -165,7 +170,7 @@ def _died(process: subprocess.Popen) -> WorkerError:
     return WorkerError(f"Worker process {process.pid} died: {how}{why}. Start again; --processes 1 needs none.")
 
 
-def _as_raised(name: str, message: str) -> Exception:
+def as_raised(name: str, message: str) -> Exception:
     """Return the error of a worker: kat's own as what it was, except BadRowsError, which needs more than a message."""
     kind = getattr(kat.errors, name, None)
     if isinstance(kind, type) and issubclass(kind, kat.errors.KatError) and kind is not kat.errors.BadRowsError:

@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import IO
 
 from kat.errors import OptionError
-from kat.executors.base import Arrays
+from kat.executors.base import Compute
 from kat.executors.wire import receive, send
 
 PARENTS_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -60,13 +60,13 @@ def _listen(pipe: IO[bytes], messages: queue.SimpleQueue) -> None:
 
 
 def _answer(messages: queue.SimpleQueue, answers: IO[bytes]) -> None:
-    compute: Callable[[Arrays], Arrays] | None = None
+    compute: Compute | None = None
     while True:
         header, arrays = messages.get()
         try:
             if compute is None:
-                compute = resolve(header["function"])(header["settings"])
-                send(answers, {"ready": True})
+                compute, facts = resolve(header["function"])(header["settings"], arrays)
+                send(answers, {"facts": facts})
                 continue
             results = compute(arrays)
         except Exception as error:  # told to the parent, which raises it there

@@ -13,17 +13,15 @@ the rounding of sums (Higham, Accuracy and Stability of Numerical Algorithms, 20
 
 import math
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kat.devices import compute_threads
-from kat.neighbors import tiles
-from kat.neighbors.tiles import Job, Progress
+from kat.executors.base import Launcher
+from kat.neighbors import blocks, tiles
+from kat.neighbors.tiles import TILE, Job, Progress, cuts, in_parts
 
-TILE = 1024  # rows of a block: an int32 tile of products stays in the cache
 CODE_SQUARES = 2**31 - 2**14  # squared code distances stay below this
 UNIT = 2.0**-24  # unit roundoff of float32
 PRODUCTS = ("auto", "int8", "float32", "topk")
@@ -41,6 +39,7 @@ def knn_self(
     threads: int | None = None,
     progress: Progress | None = None,
     checkpoint: str | os.PathLike | None = None,
+    launcher: Launcher | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the k nearest other rows of every row of x: indices int32 [N, k] and Euclidean distances float32 [N, k].
 
@@ -48,7 +47,8 @@ def knn_self(
     x: float32 [N, D], finite. rows: int64 [U] rows to search among, each once; what is returned for others is
     undefined. candidates: room of a row's list (speed and memory, not the result). products: "auto",
     "int8", "float32" or "topk" (plain torch, what other devices use). progress(done, total) is called per tile;
-    checkpoint names a file from which a stopped search goes on. Raises ValueError for a wrong x, k or option.
+    checkpoint names a file from which a stopped search goes on; with a launcher its workers fill the tiles. Raises
+    ValueError for a wrong x, k or option.
     """
     x = checked(x, "x")
     others = len(x if rows is None else rows) - 1
@@ -56,7 +56,7 @@ def knn_self(
         raise ValueError(f"k must be between 1 and the number of other rows, {others}, not {k}.")
     kind = resolve(products, device, x)
     job = prepare(x, k, rows=rows, candidates=candidates, products=kind, tile=tile, threads=threads)
-    return search(job, device=device, products=products, progress=progress, checkpoint=checkpoint)
+    return search(job, device=device, products=products, progress=progress, checkpoint=checkpoint, launcher=launcher)
 
 
 def knn_query(
@@ -71,6 +71,7 @@ def knn_query(
     threads: int | None = None,
     progress: Progress | None = None,
     checkpoint: str | os.PathLike | None = None,
+    launcher: Launcher | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the k rows of x [N, D] nearest to every query [M, D]: indices int32 [M, k], distances float32 [M, k].
 
@@ -83,7 +84,8 @@ def knn_query(
         raise ValueError(f"k must be between 1 and the number of rows, {len(x)}, not {k}.")
     kind = resolve(products, device, x)
     job = prepare(x, k, queries=queries, candidates=candidates, products=kind, tile=tile, threads=threads)
-    return search(job, device=device, products=products, progress=progress, checkpoint=checkpoint)
+    launcher = launcher if blocks.is_much(job) else None
+    return search(job, device=device, products=products, progress=progress, checkpoint=checkpoint, launcher=launcher)
 
 
 def checked(x: np.ndarray, name: str) -> np.ndarray:
@@ -163,6 +165,7 @@ def prepare(
         threads=threads,
         itself=queries is None,
         symmetric=queries is None,
+        among=len(points.order),
     )
 
 
@@ -177,12 +180,6 @@ def grid_of(x: np.ndarray, queries: np.ndarray | None, *, rounded: bool) -> Grid
 def peak(x: np.ndarray, mean: np.ndarray) -> float:
     """Return the largest |x - mean| of an array [rows, columns]."""
     return float(max((x.max(axis=0) - mean).max(), (mean - x.min(axis=0)).max()))
-
-
-def cuts(rows: int, tile: int) -> np.ndarray:
-    """Return bounds int64 [blocks + 1] of blocks of at most `tile` rows, sizes differing by one."""
-    blocks = -(-rows // tile)
-    return np.arange(blocks + 1) * rows // blocks
 
 
 def interleave(rows: int, tile: int) -> tuple[np.ndarray, np.ndarray]:
@@ -221,15 +218,14 @@ def encode(x: np.ndarray, order: np.ndarray, grid: Grid, threads: int) -> tuple[
     return codes, norms, errors
 
 
-def in_parts(work: Callable[[int, int], None], rows: int, threads: int) -> None:
-    """Call work(start, stop) for parts of `rows` in a pool of threads."""
-    bounds = cuts(rows, max(1, min(2048, -(-rows // threads))))
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, bounds[:-1].tolist(), bounds[1:].tolist()))
-
-
 def search(
-    job: Job, *, device: str, products: str, progress: Progress | None, checkpoint: str | os.PathLike | None
+    job: Job,
+    *,
+    device: str,
+    products: str,
+    progress: Progress | None,
+    checkpoint: str | os.PathLike | None,
+    launcher: Launcher | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search with suggested limits, then again, with proven ones, for the rows that stayed without a proof.
 
@@ -238,14 +234,19 @@ def search(
     """
     rows = len(job.query.x)
     indices, distances = np.empty((rows, job.k), np.int32), np.empty((rows, job.k), np.float32)
-    if device != "cpu" or products == "topk":
+    if launcher is not None:
+        blocks.fill(job, launcher, progress, checkpoint)
+    elif device != "cpu" or products == "topk":
         job = replace(job, lists=tiles.topk_lists(job, device, progress))
     else:
         tiles.run(job, progress, checkpoint)
     doubtful = decide(job, indices, distances)
     if len(doubtful):
         again = narrow(job, doubtful)
-        tiles.run(again, None, None)
+        if launcher is not None and blocks.is_much(again):
+            blocks.fill(again, launcher, None, None)
+        else:
+            tiles.run(again, None, None)
         if len(decide(again, indices, distances)):
             raise RuntimeError("Proven limits left rows without a proof: this is an error of the search.")
     return indices, distances

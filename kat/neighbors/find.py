@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from kat.arrays import check_ids
 from kat.config import DensityOptions, RunOptions
 from kat.devices import pick_device
 from kat.errors import InputError, OptionError
+from kat.executors.base import Launcher
 from kat.neighbors.approximate import knn_approximate
 from kat.neighbors.exact import knn_query, knn_self
 from kat.parameters import one_of, whole_number
@@ -36,6 +37,7 @@ def find_neighbors(
     checkpoint: str | Path | None = None,
     search: str = DensityOptions.search,
     least_recall: float = DensityOptions.least_recall,
+    launcher: Launcher | None = None,
 ) -> Neighbors:
     """Return the k nearest others of every row of `x` [N, D], nearest first; exact.
 
@@ -46,6 +48,8 @@ def find_neighbors(
 
     With `queries` [M, D] the result has their rows, and `indices` point into `x`; a row of `x` that equals a query is
     a duplicate of it like any other. `checkpoint` names a file from which a stopped search goes on.
+
+    With a `launcher` the workers of a cluster search; the result is the same.
 
     `search` "approximate" is for very many rows: FAISS, its recall measured, an error under `least_recall`.
 
@@ -69,7 +73,9 @@ def find_neighbors(
             raise OptionError("queries are searched for exactly; leave search at exact.")
         if k > len(vectors):
             warnings.warn(f"k is {len(vectors)}, not {k}: there are only {len(vectors)} rows.", stacklevel=2)
-        near = _of_queries(asked, vectors[distinct.first], distinct, min(k, len(vectors)), device=device, bar=bar)
+        near = _of_queries(
+            asked, vectors[distinct.first], distinct, min(k, len(vectors)), device=device, bar=bar, launcher=launcher
+        )
         source = queries if isinstance(queries, Embeddings) else None
         return Neighbors(ids_of(queries), *near, metric=metric, source=source, targets=ids_of(x))
     if k > len(vectors) - 1 > 0:
@@ -78,7 +84,9 @@ def find_neighbors(
     if search == "approximate" and len(distinct.first) > k + 1:
         groups, apart, recall = knn_approximate(vectors[distinct.first], k, least_recall)
     else:
-        groups, apart = _search(vectors, distinct, k, device=device, bar=bar, checkpoint=checkpoint)
+        how = {"device": device, "progress": bar, "checkpoint": checkpoint, "launcher": launcher}
+        groups, apart = _search(vectors, distinct, k, how)
+        bar.close()
     indices, distances = expand(groups, apart, distinct, min(k, len(vectors) - 1))
     return Neighbors(
         ids=ids_of(x),
@@ -87,7 +95,7 @@ def find_neighbors(
         distinct_distances=apart[distinct.group],
         multiplicity=distinct.counts[distinct.group],
         metric=metric,
-        halves=split_halves(vectors, distinct.first, mix[distinct.first], k, device),
+        halves=split_halves(vectors, distinct.first, mix[distinct.first], k, device, launcher),
         recall=recall,
         source=x if isinstance(x, Embeddings) else None,
     )
@@ -216,7 +224,9 @@ def expand(near: np.ndarray, apart: np.ndarray, distinct: Distinct, k: int) -> t
     return indices, distances
 
 
-def split_halves(vectors: np.ndarray, first: np.ndarray, mix: np.ndarray, k: int, device: str) -> Halves | None:
+def split_halves(
+    vectors: np.ndarray, first: np.ndarray, mix: np.ndarray, k: int, device: str, launcher: Launcher | None = None
+) -> Halves | None:
     """Return distances to the k/2 nearest distinct others in each of two halves; None for fewer than 20 rows a half.
 
     `first` [U] are the distinct rows and `mix` [U] their hashes. Which half a row is of, and which rows are asked,
@@ -230,7 +240,7 @@ def split_halves(vectors: np.ndarray, first: np.ndarray, mix: np.ndarray, k: int
     h = min(max(1, k // 2), *(len(side) - 1 for side in sides))
     both = []
     for half, side in zip((left, ~left), sides, strict=True):
-        distances = knn_query(vectors[first[asked]], vectors[side], h + 1, device=device)[1]
+        distances = knn_query(vectors[first[asked]], vectors[side], h + 1, device=device, launcher=launcher)[1]
         # A row finds itself, at distance 0, in its own half: distinct rows have no other zero.
         both.append(np.where(half[asked][:, None], distances[:, 1:], distances[:, :-1]))
     return Halves(first[asked], *both)
@@ -259,13 +269,20 @@ def _prepared_queries(
 
 
 def _of_queries(
-    asked: np.ndarray, vectors: np.ndarray, distinct: Distinct, k: int, *, device: str, bar: _Progress
+    asked: np.ndarray,
+    vectors: np.ndarray,
+    distinct: Distinct,
+    k: int,
+    *,
+    device: str,
+    bar: _Progress,
+    launcher: Launcher | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Neighbours of queries [M, D] among distinct vectors [U, D], as `Neighbors` has them.
 
     Returns indices and distances [M, k], distances to distinct others [M, k'] and the multiplicity [M].
     """
-    near, apart = knn_query(asked, vectors, min(k + 1, len(vectors)), device=device, progress=bar)
+    near, apart = knn_query(asked, vectors, min(k + 1, len(vectors)), device=device, progress=bar, launcher=launcher)
     bar.close()
     # Distinct rows: at most the first can equal the query. It is a duplicate, not a neighbour that measures the place.
     equal = (vectors[near[:, 0]] == asked).all(axis=1)
@@ -280,26 +297,20 @@ def _of_queries(
     return indices, distances, others, multiplicity
 
 
-def _search(
-    vectors: np.ndarray,
-    distinct: Distinct,
-    k: int,
-    *,
-    device: str,
-    bar: _Progress,
-    checkpoint: str | Path | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours among the distinct rows: groups [U, k'] and distances [U, k'], k' = min(k, U − 1)."""
+def _search(vectors: np.ndarray, distinct: Distinct, k: int, how: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours among the distinct rows: groups [U, k'] and distances [U, k'], k' = min(k, U − 1).
+
+    `how` are options of `knn_self`, which change no result.
+    """
     first = distinct.first
     k = min(k, len(first) - 1)
     if k == 0:
         return np.empty((len(first), 0), np.int64), np.empty((len(first), 0), np.float32)
     if len(first) == len(vectors):
-        near, apart = knn_self(vectors, k, device=device, progress=bar, checkpoint=checkpoint)
+        near, apart = knn_self(vectors, k, **how)
     else:  # the rows stay where they are: the distinct ones in an array of their own would double the memory
-        near, apart = knn_self(vectors, k, rows=first, device=device, progress=bar, checkpoint=checkpoint)
+        near, apart = knn_self(vectors, k, rows=first, **how)
         near, apart = distinct.group[near[first]].astype(np.int32), apart[first]
-    bar.close()
     return near, apart
 
 

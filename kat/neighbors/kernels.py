@@ -230,7 +230,11 @@ def refine(lists: Lists, p: int, search: Search, key: int, best: Best) -> int:
 
 @kernel(inline="never", **FLAGS)
 def compact(lists: Lists, p: int, search: Search, rank: int) -> None:
-    """Make room in a full list: drop what the code distances rule out; if that is little, keep the k best exactly."""
+    """Make room in a full list: drop what the code distances rule out; if that is little, keep the k best exactly.
+
+    Without vectors (x of no rows), the nearer half of the codes is kept: the limit falls below what is proven, so that
+    `finish` asks again for whatever was left out wrongly.
+    """
     k = search.k
     key, limit = rank_limit(lists, p, k, rank)
     limit = min(limit, lists.limits[p])
@@ -239,7 +243,15 @@ def compact(lists: Lists, p: int, search: Search, rank: int) -> None:
         keys[left] = keys[c]
         left += np.int32(keys[c] >> 32) <= limit
     lists.limits[p], lists.counts[p] = limit, left
-    if left > room - room // 4:
+    if left > room - room // 4 and search.query.x.shape[0] == 0:
+        key = kth_smallest(keys[:left].copy(), max(k, room // 2))
+        limit = lists.limits[p] = min(limit, np.int32(key >> 32) - 1)
+        stay = 0
+        for c in range(left):
+            keys[stay] = keys[c]
+            stay += np.int32(keys[c] >> 32) <= limit
+        left = lists.counts[p] = stay
+    elif left > room - room // 4:
         key, _ = rank_limit(lists, p, k, 0)
         best = Best(np.empty(k), np.empty(k, np.int64), np.empty(k, np.int64))
         lists.limits[p] = min(limit, refine(lists, p, search, key, best))

@@ -18,6 +18,8 @@ SPREAD = 4.0  # standard deviations allowed to the rank of a suggested limit
 NEVER = -(2**31) + 1  # a limit that nothing meets
 BLOCK = 4096  # rows of a tile on a graphics device
 
+TILE = 1024  # rows of a block: an int32 tile of products stays in the cache
+
 Progress = Callable[[int, int], None]
 
 
@@ -37,6 +39,7 @@ class Job:
     threads: int
     itself: bool  # queries are rows of x: each is left out of its own neighbours
     symmetric: bool  # queries are all points: a tile serves both sides
+    among: int  # points that are searched among in all, here or elsewhere
     strict: bool = False  # proven limits only
 
     @property
@@ -45,6 +48,19 @@ class Job:
         from kat.neighbors import kernels
 
         return kernels.Search(self.query, self.points, self.step, self.k)
+
+
+def cuts(rows: int, tile: int) -> np.ndarray:
+    """Return bounds int64 [blocks + 1] of blocks of at most `tile` rows, sizes differing by one."""
+    blocks = -(-rows // tile)
+    return np.arange(blocks + 1) * rows // blocks
+
+
+def in_parts(work: Callable[[int, int], None], rows: int, threads: int) -> None:
+    """Call work(start, stop) for parts of `rows` in a pool of threads."""
+    bounds = cuts(rows, max(1, min(2048, -(-rows // threads))))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, bounds[:-1].tolist(), bounds[1:].tolist()))
 
 
 def has_int8_products(columns: int) -> bool:
@@ -62,13 +78,24 @@ def has_int8_products(columns: int) -> bool:
         return False
 
 
+def pairs_of(job: Job) -> list[tuple[int, int]]:
+    """Return all tiles of a job, (row block, column block), so that the first ones serve every block alike."""
+    rows, columns = len(job.query_bounds) - 1, len(job.bounds) - 1
+    shifts = ((a, (a + shift) % columns) for shift in range(columns) for a in range(rows))
+    return [(a, b) for a, b in shifts if not job.symmetric or b >= a]
+
+
 class Schedule:
     """Hand out tiles (row block, column block) such that no two at work write the same lists."""
 
-    def __init__(self, job: Job, progress: Progress | None, save: Callable[[np.ndarray], None] | None) -> None:
-        rows, columns = len(job.query_bounds) - 1, len(job.bounds) - 1
-        shifts = ((a, (a + shift) % columns) for shift in range(columns) for a in range(rows))
-        tiles = [(a, b) for a, b in shifts if not job.symmetric or b >= a]
+    def __init__(
+        self,
+        job: Job,
+        progress: Progress | None,
+        save: Callable[[np.ndarray], None] | None,
+        tiles: list[tuple[int, int]] | None = None,
+    ) -> None:
+        tiles = pairs_of(job) if tiles is None else tiles
         self.symmetric, self.progress, self.save = job.symmetric, progress, save
         self.number = {tile: at for at, tile in enumerate(tiles)}
         self.pending, self.changed = tiles, threading.Condition()
@@ -120,8 +147,16 @@ class Schedule:
             self.changed.notify_all()
 
 
-def run(job: Job, progress: Progress | None, checkpoint: str | os.PathLike | None) -> None:
-    """Fill the lists of a job by all tiles, in threads with one-threaded products each."""
+def run(
+    job: Job,
+    progress: Progress | None,
+    checkpoint: str | os.PathLike | None,
+    tiles: list[tuple[int, int]] | None = None,
+) -> np.ndarray:
+    """Fill the lists of a job by all tiles, or those named, in threads with one-threaded products each.
+
+    Returns the points that each block of queries met, int64 [query blocks].
+    """
     import torch
 
     seen = np.zeros(len(job.query_bounds) - 1, np.int64)
@@ -133,7 +168,7 @@ def run(job: Job, progress: Progress | None, checkpoint: str | os.PathLike | Non
         def save(done: np.ndarray) -> None:
             write(path, name, {"keys": job.lists.keys, "done": done, **state})
 
-    schedule = Schedule(job, progress, save)
+    schedule = Schedule(job, progress, save, tiles)
     if checkpoint is not None and path.exists():
         done = np.zeros_like(schedule.done)
         if read(path, name, {"keys": job.lists.keys, "done": done, **state}):
@@ -146,6 +181,35 @@ def run(job: Job, progress: Progress | None, checkpoint: str | os.PathLike | Non
         torch.set_num_threads(before)
     if checkpoint is not None:
         path.unlink(missing_ok=True)
+    return seen
+
+
+class Products:
+    """Multiply codes tile by tile, each into the memory of the last.
+
+    Where 8-bit products are not exact, whole numbers of enough bits are: in float32 while sums stay below 2^24.
+    """
+
+    def __init__(self, job: Job) -> None:
+        import torch
+
+        side = int(np.diff(job.query_bounds).max()) * int(np.diff(job.bounds).max())
+        columns, is_int = job.codes.shape[1], job.codes.dtype == torch.int8
+        self._room = torch.empty(side, dtype=torch.int32 if is_int else torch.float32)
+        self._through = None
+        if is_int and not has_int8_products(columns):
+            self._through = torch.float32 if 127 * 127 * columns < 2**24 else torch.float64
+
+    def __call__(self, a: Any, b: Any) -> np.ndarray:
+        """Return a b^T of codes [m, D] and [n, D] as an array [m, n]."""
+        import torch
+
+        out = self._room[: len(a) * len(b)].view(len(a), len(b))
+        if self._through is not None:
+            out.copy_(torch.mm(a.to(self._through), b.to(self._through).T))
+        else:
+            (torch._int_mm if a.dtype == torch.int8 else torch.mm)(a, b.T, out=out)
+        return out.numpy()
 
 
 def work(job: Job, schedule: Schedule, seen: np.ndarray) -> None:
@@ -153,26 +217,25 @@ def work(job: Job, schedule: Schedule, seen: np.ndarray) -> None:
     import torch
 
     torch.set_num_threads(1)
-    side = int(np.diff(job.query_bounds).max()) * int(np.diff(job.bounds).max())
-    room = torch.empty(side, dtype=torch.int32 if job.codes.dtype == torch.int8 else torch.float32)
+    multiply = Products(job)
     never = np.full(int(np.diff(job.bounds).max()), NEVER, np.int32)
     try:
         while (tile := schedule.take()) is not None:
-            fill(job, tile, room, never, seen)
+            fill(job, tile, multiply, never, seen)
             schedule.give(tile)
     except BaseException:
         schedule.stop()
         raise
 
 
-def fill(job: Job, tile: tuple[int, int], room: Any, never: np.ndarray, seen: np.ndarray) -> None:
+def fill(job: Job, tile: tuple[int, int], multiply: Products, never: np.ndarray, seen: np.ndarray) -> None:
     """Multiply the codes of a tile and offer the squared distances to the lists."""
     from kat.neighbors import kernels
 
     (a, b), both = tile, job.symmetric and tile[0] != tile[1]
     first, end = job.query_bounds[a : a + 2].tolist()
     start, stop = job.bounds[b : b + 2].tolist()
-    products = multiply(job.query_codes[first:end], job.codes[start:stop], room)
+    products = multiply(job.query_codes[first:end], job.codes[start:stop])
     limits = job.lists.limits[start:stop] if both else never[: stop - start]
     seen[a] += stop - start
     if both:
@@ -191,20 +254,11 @@ def fill(job: Job, tile: tuple[int, int], room: Any, never: np.ndarray, seen: np
     )
 
 
-def multiply(a: Any, b: Any, room: Any) -> np.ndarray:
-    """Return a b^T of codes [m, D] and [n, D] as an array [m, n] in the memory of `room`."""
-    import torch
-
-    out = room[: len(a) * len(b)].view(len(a), len(b))
-    (torch._int_mm if a.dtype == torch.int8 else torch.mm)(a, b.T, out=out)
-    return out.numpy()
-
-
 def rank(job: Job, seen: int) -> int:
     """Return the rank among `seen` of N points that the k-th of all rarely exceeds (hypergeometric); 0: proven."""
     if job.strict:
         return 0
-    share = min(1.0, seen / len(job.points.order))
+    share = min(1.0, seen / job.among)
     return math.ceil(job.k * share + SPREAD * math.sqrt(job.k * share * (1 - share)) + 3)
 
 

@@ -49,11 +49,18 @@ from kat.stages.stage import say, stage
 
 if TYPE_CHECKING:
     from kat.density.weights import Weights
+    from kat.executors.base import Launcher
     from kat.records import Embeddings
 
 
 def weigh_openings(
-    source: Path, out: Path, options: DensityOptions, run_options: RunOptions, prompts: Inputs | None = None
+    source: Path,
+    out: Path,
+    options: DensityOptions,
+    run_options: RunOptions,
+    prompts: Inputs | None = None,
+    *,
+    launcher: Launcher | None = None,
 ) -> None:
     """Write the weights of embeddings (a folder or a file), and what they were made from, to a folder.
 
@@ -61,7 +68,7 @@ def weigh_openings(
     """
     _check_container(source, out)
     prompts = _checked_prompts(source, prompts, run_options)
-    find_neighbors(source, out / NEIGHBORS, options, run_options)
+    find_neighbors(source, out / NEIGHBORS, options, run_options, launcher)
     with stage(
         "density",
         out,
@@ -162,12 +169,18 @@ def explain(folder: Path, opening: str) -> list[str]:
 
 
 def compute_offline(
-    prompts: Path, out: Path, embed: EmbedOptions, density: DensityOptions, run_options: RunOptions
+    prompts: Path,
+    out: Path,
+    embed: EmbedOptions,
+    density: DensityOptions,
+    run_options: RunOptions,
+    *,
+    launcher: Launcher | None = None,
 ) -> None:
     """Write embeddings and weights to one folder, the embeddings kept apart so that other weights are cheap."""
     with new_folder(out), locked(out):
-        embed_folder(prompts, out / EMBEDDINGS, embed, run_options)
-        weigh_openings(out / EMBEDDINGS, out, density, run_options, prompts)
+        embed_folder(prompts, out / EMBEDDINGS, embed, run_options, launcher)
+        weigh_openings(out / EMBEDDINGS, out, density, run_options, prompts, launcher=launcher)
 
 
 def _write(folder: Path, source: Path | None, embeddings: Embeddings, weights: Weights, meta: dict[str, Any]) -> None:

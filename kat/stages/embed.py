@@ -25,6 +25,8 @@ from kat.stages.stage import Job, input_hash, say, stage
 if TYPE_CHECKING:
     import numpy as np
 
+    from kat.executors.base import Launcher
+
 
 @dataclass(frozen=True)
 class _Embedded:
@@ -41,32 +43,38 @@ class _Embedded:
         return self.checkpoint.lengths
 
 
-def embed(data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
-    """Write OUT: one .pt file if that is its suffix, else a folder."""
-    if out.suffix == ".pt":
-        embed_file(data, out, options, run_options)
-    else:
-        embed_folder(data, out, options, run_options)
+def embed(
+    data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions, launcher: Launcher | None = None
+) -> None:
+    """Write OUT: one .pt file if that is its suffix, else a folder. With a launcher a cluster's workers compute."""
+    write = embed_file if out.suffix == ".pt" else embed_folder
+    write(data, out, options, run_options, launcher)
 
 
-def embed_file(data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
+def embed_file(
+    data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions, launcher: Launcher | None = None
+) -> None:
     """Write one .pt file {"ids": [str], "emb": float32 [N, D]}."""
     inside = look_inside(data, run_options.max_line_bytes) if options.inside_text == "read" else InsidePrompts()
     boilerplate = _boilerplate(data, options, inside, run_options.max_line_bytes)
     with _stage(data, out, options, run_options, boilerplate, inside=inside) as job:
         if not job.done:
-            with _embedded(data, job, options, run_options, boilerplate, inside=inside) as embedded:
+            reading = (boilerplate, inside)
+            with _embedded(data, job, options, run_options, reading, launcher=launcher) as embedded:
                 _write_file(job, embedded)
     discard(job.out, job.manifest)
 
 
-def embed_folder(data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions) -> None:
+def embed_folder(
+    data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions, launcher: Launcher | None = None
+) -> None:
     """Write a folder of embeddings.npy, ids.json and lengths.npy ([N, 2]: tokens of the text, tokens lost)."""
     inside = look_inside(data, run_options.max_line_bytes) if options.inside_text == "read" else InsidePrompts()
     boilerplate = _boilerplate(data, options, inside, run_options.max_line_bytes)
     with _stage(data, out, options, run_options, boilerplate, inside=inside, files=EMBEDDING_FILES) as job:
         if not job.done:
-            with _embedded(data, job, options, run_options, boilerplate, inside=inside) as embedded:
+            reading = (boilerplate, inside)
+            with _embedded(data, job, options, run_options, reading, launcher=launcher) as embedded:
                 _write_folder(job, embedded)
                 job.facts["items_path"] = relatives(data, job.out)
                 job.facts["bad_rows"] = job.bad_rows
@@ -131,23 +139,27 @@ def _embedded(
     job: Job,
     options: EmbedOptions,
     run_options: RunOptions,
-    boilerplate: Boilerplate,
-    inside: InsidePrompts,
+    reading: tuple[Boilerplate, InsidePrompts],
+    *,
+    launcher: Launcher | None,
 ) -> Iterator[_Embedded]:
     """Compute what the checkpoint lacks; it holds the vectors and lengths of all prompts then."""
-    from kat.embedding.encoder import cached_encoder
+    from kat.embedding.encoder import open_encoder
     from kat.embedding.self_check import self_check
+
+    boilerplate, inside = reading
 
     allowed, most = run_options.max_bad_rows, run_options.max_line_bytes
     rows = PromptFile(data, allowed, job.rejected.write, inside.names, max_line_bytes=most)
     prompts = WithoutBoilerplate(rows, boilerplate)
     job.rejected.flush()  # a full disk is noticed before the long work, not after
     self_check(options)
-    encoder = cached_encoder(options, run_options.device)
-    started = checkpoint_manifest(job.manifest, f"{encoder.engine.precision} on {encoder.engine.device.type}")
-    shape = (len(prompts), encoder.engine.dimension)
     folder = checkpoint_path(job.out)
-    with EmbeddingCheckpoint(folder, started, shape, overwrite=run_options.overwrite) as checkpoint:
+    with contextlib.ExitStack() as stack:
+        encoder = stack.enter_context(open_encoder(options, run_options.device, launcher))
+        computed = "{precision} on {device}".format(**encoder.ways[0])
+        started, shape = checkpoint_manifest(job.manifest, computed), (len(prompts), encoder.engine.dimension)
+        checkpoint = stack.enter_context(EmbeddingCheckpoint(folder, started, shape, overwrite=run_options.overwrite))
         if checkpoint.resumed:
             say("embed", f"goes on with what {checkpoint.folder} holds")
         unread = encoder.encode_into(checkpoint, prompts, progress=True)
@@ -159,6 +171,8 @@ def _embedded(
         job.all_read()
         if unread:
             job.facts["unread"] = dict(unread)
+        if len(encoder.ways) > 1:
+            job.facts["workers"] = [dict(way) for way in encoder.ways]
         if (unit := unit_of(data)) != "opening":
             job.facts["unit"] = unit  # the prefixes may move; what their vectors are of stays known
         summary, *details = embed_lines(embedded.lengths, embedded.model, rows.made_ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kat.config import DensityOptions, RunOptions
 from kat.embedding.elsewhere import without_bad
@@ -13,11 +13,16 @@ from kat.records import Embeddings
 from kat.run_folder import EMBEDDINGS, NEIGHBOR_FILES, RunFolder, search_checkpoint_path
 from kat.stages.stage import stage
 
+if TYPE_CHECKING:
+    from kat.executors.base import Launcher
+
 STORED_NEIGHBORS = 50
 """Neighbours kept on disk at least, so that weights at another k need no new search."""
 
 
-def find_neighbors(source: Path, out: Path, options: DensityOptions, run_options: RunOptions) -> None:
+def find_neighbors(
+    source: Path, out: Path, options: DensityOptions, run_options: RunOptions, launcher: Launcher | None = None
+) -> None:
     """Write the neighbours of embeddings (a folder or a file) to a folder. Goes on where a stopped search was."""
     from kat.neighbors.find import find_neighbors as find
 
@@ -41,6 +46,7 @@ def find_neighbors(source: Path, out: Path, options: DensityOptions, run_options
             device=run_options.device,
             progress=True,
             checkpoint=search_checkpoint_path(out),
+            launcher=launcher,
             **settings,
         )
         save_neighbors(neighbors, job.folder)

@@ -8,6 +8,8 @@ from pathlib import Path
 from kat.atomic import new_folder
 from kat.config import MAX_LINE_BYTES, DensityOptions, EmbedOptions, ReadOptions, RunOptions
 from kat.errors import KatError
+from kat.executor_config import ExecutorOptions
+from kat.executors.launch import launching
 from kat.inputs import Inputs
 from kat.locks import locked
 from kat.report_config import ReportOptions
@@ -30,6 +32,7 @@ def run(
     *,
     reading: ReadOptions = ReadOptions(),
     report: bool = False,
+    executor: ExecutorOptions = ExecutorOptions(),
 ) -> bool:
     """Write OUT/prefixes_all.jsonl, OUT/embeddings and OUT/density, each skipped where it is already done.
 
@@ -42,9 +45,10 @@ def run(
     own = replace(run_options, max_bad_rows=RunOptions.max_bad_rows, max_line_bytes=most)
     with new_folder(out), locked(out), logged(out):  # one run at a time, from its first part to its last
         make_prefixes(pairs, out / PREFIXES, run_options, reading=reading)
-        embed_folder(out / PREFIXES, out / EMBEDDINGS, embed, own)
-        density_options = replace(run_options, max_line_bytes=most)
-        weigh_openings(out / EMBEDDINGS, out / DENSITY, density, density_options, out / PREFIXES)
+        with launching(executor, run_options.device) as launcher:
+            embed_folder(out / PREFIXES, out / EMBEDDINGS, embed, own, launcher)
+            weighing = replace(run_options, max_line_bytes=most)
+            weigh_openings(out / EMBEDDINGS, out / DENSITY, density, weighing, out / PREFIXES, launcher=launcher)
         measure_contexts(pairs, out, embed, reading, run_options)
         return report and _reported(out)
 

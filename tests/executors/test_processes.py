@@ -78,7 +78,7 @@ def test_errors_of_workers_are_raised_here(tmp_path):
         ("kat.embedding.workers", OptionError, "expected kat"),
         ("kat.nowhere:f", WorkerError, "ModuleNotFoundError: No module named 'kat.nowhere'"),
         ("kat.errors:nothing", WorkerError, "AttributeError"),
-        ("kat.errors:KatError", WorkerError, "not callable"),  # a worker, but of no arrays
+        ("kat.errors:KatError", WorkerError, "unpack"),  # a worker, but of no arrays
     ],
 )
 def test_a_worker_runs_a_function_of_kat_and_nothing_else(function, error, message):

@@ -1,0 +1,221 @@
+"""Workers that may be lost and replaced: tasks are given out again, and a task that costs three workers is an error.
+
+Where the workers are is a `Backend`'s to know. Nothing here waits for a worker that others can do without.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from kat import __version__
+from kat.errors import OptionError, WorkerError
+from kat.executors.base import IDENTITY, Arrays, Facts
+from kat.executors.processes import as_raised
+
+_AHEAD = 2
+"""Tasks that a worker has at a time: one that it computes, one that waits."""
+_LOST = 3
+"""Workers that a task may cost before it is taken for the cause."""
+PATIENCE = 120.0
+"""Seconds without any worker after which there is taken to be no room for one."""
+
+
+class Backend(Protocol):
+    """Where workers live. A worker and a reference to an answer of its are what the backend likes; both hash."""
+
+    def hire(self) -> Any:
+        """Ask for one more worker; it comes once there is room."""
+
+    def begin(self, worker: Any) -> Any:
+        """Let a worker get ready; return a reference to {"facts": …} or {"error": name, "message": …}."""
+
+    def give(self, worker: Any, arrays: Arrays) -> Any:
+        """Give a worker a task; return a reference to {"arrays": …}, {"file": name} or {"error": …, "message": …}."""
+
+    def wait(self, references: Sequence[Any], seconds: float) -> Sequence[Any]:
+        """Return references whose answers have come, or whose workers are lost; none after so many seconds."""
+
+    def answer(self, reference: Any) -> dict[str, Any] | None:
+        """Return an answer that has come; None if its worker, or the machine that held it, is lost."""
+
+    def arrays(self, answer: dict[str, Any]) -> Arrays:
+        """Return the arrays of an answer."""
+
+    def end(self, worker: Any) -> None:
+        """End a worker, whatever it is doing. Does nothing to one that is lost."""
+
+    def take_back(self, workers: Sequence[Any]) -> None:
+        """Keep workers that have nothing to do for the next work."""
+
+    def no_room(self) -> str:
+        """Say why no worker may have come."""
+
+
+class Crew:
+    """Workers of a backend that compute one function: an `Executor`.
+
+    With `alike` workers whose facts differ are refused. Raises WorkerError if no worker gets ready, OptionError for
+    another version of kat or workers that are not alike, and whatever error a worker meets as it gets ready.
+    """
+
+    def __init__(self, backend: Backend, workers: Sequence[Any], *, alike: bool):
+        self._backend, self._alike = backend, alike
+        self._facts: list[Facts] = []
+        self._starting: dict[Any, Any] = {}  # {reference of what it says: worker}
+        self._ready: list[Any] = []
+        self._at_work: dict[Any, tuple[Any, int, Arrays]] = {}  # {reference of the answer: (worker, number, task)}
+        self._failed = 0  # workers that were lost before they were ready, one after the other
+        try:
+            for worker in workers:
+                self._starting[backend.begin(worker)] = worker
+            self._await()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def count(self) -> int:
+        """Return how many workers are ready; 0 once they are closed."""
+        return len(self._ready)
+
+    @property
+    def facts(self) -> Sequence[Facts]:
+        """Return what each worker that was ready said of itself."""
+        return self._facts
+
+    def run(self, tasks: Iterable[tuple[int, Arrays]]) -> Iterator[tuple[int, Arrays]]:
+        """Yield (number, result) of each numbered task: see `Executor`. Lost workers' tasks are given out again."""
+        waiting, again = iter(tasks), deque[tuple[int, Arrays]]()
+        lost: Counter[int] = Counter()
+        try:
+            self._hand_out(again, waiting)
+            while self._at_work or again:
+                for reference in self._answers():
+                    if reference in self._starting:
+                        self._take_in(reference)
+                    elif reference in self._at_work:  # else its worker was lost a moment ago
+                        worker, number, _ = self._at_work[reference]
+                        answer = self._backend.answer(reference)
+                        if answer is None:
+                            blamed = self._lose(worker, again)
+                            lost[blamed] += 1
+                            if lost[blamed] >= _LOST:
+                                raise _deadly(blamed)
+                            continue
+                        del self._at_work[reference]
+                        if "error" in answer:
+                            raise as_raised(answer["error"], answer["message"])
+                        # Before the result is used: no worker waits for that.
+                        self._hand_out(again, waiting)
+                        yield number, self._backend.arrays(answer)
+                self._hand_out(again, waiting)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the work. Workers that are idle go back to the backend; what the others compute is lost."""
+        busy = {worker for worker, _, _ in self._at_work.values()}
+        for worker in [*self._starting.values(), *busy]:
+            self._backend.end(worker)
+        self._backend.take_back([worker for worker in self._ready if worker not in busy])
+        self._starting, self._ready, self._at_work = {}, [], {}
+
+    def _await(self) -> None:
+        """Wait until all workers are ready, or some of them and no other comes: they may be at other work."""
+        end = time.monotonic() + PATIENCE / 2
+        while self._starting and not (self._ready and time.monotonic() > end):
+            for reference in self._answers():
+                self._take_in(reference)
+
+    def _take_in(self, reference: Any) -> None:
+        """Count a worker as ready, or hire another if it was lost."""
+        worker = self._starting.pop(reference)
+        answer = self._backend.answer(reference)
+        if answer is None:
+            self._failed += 1
+            if self._failed >= _LOST:
+                raise WorkerError(
+                    f"{_LOST} workers were lost while they got ready, one after the other: memory that runs out, or "
+                    "kat missing on that machine. --executor local needs none."
+                )
+            self._replace()
+            return
+        try:
+            if "error" in answer:
+                raise as_raised(answer["error"], answer["message"])
+            facts, self._failed = answer["facts"], 0
+            if facts["kat"] != __version__:
+                raise OptionError(
+                    f"{facts['host']} has kat {facts['kat']}, this machine {__version__}. Install the same."
+                )
+            if self._alike and self._facts:
+                _check_alike(self._facts[0], facts)
+        except BaseException:
+            self._backend.end(worker)
+            raise
+        self._facts.append(facts)
+        self._ready.append(worker)
+
+    def _replace(self) -> None:
+        worker = self._backend.hire()
+        self._starting[self._backend.begin(worker)] = worker
+
+    def _hand_out(self, again: deque[tuple[int, Arrays]], waiting: Iterator[tuple[int, Arrays]]) -> None:
+        """Give every worker tasks until it has `_AHEAD` of them, first those that a lost worker had."""
+        held = Counter(worker for worker, _, _ in self._at_work.values())
+        for _ in range(_AHEAD):
+            for worker in self._ready:
+                if held[worker] >= _AHEAD:
+                    continue
+                task = again.popleft() if again else next(waiting, None)
+                if task is None:
+                    return
+                held[worker] += 1
+                self._at_work[self._backend.give(worker, task[1])] = (worker, *task)
+
+    def _answers(self) -> Sequence[Any]:
+        """Wait for an answer, or a worker that gets ready: a second, or as long as there is none that could work.
+
+        Raises WorkerError if none comes.
+        """
+        end = time.monotonic() + PATIENCE
+        while True:
+            came = self._backend.wait([*self._at_work, *self._starting], 1.0)
+            if came or self._ready:
+                return came
+            if time.monotonic() > end:
+                raise WorkerError(f"No worker got ready in {PATIENCE:.0f} s: {self._backend.no_room()}")
+
+    def _lose(self, worker: Any, again: deque[tuple[int, Arrays]]) -> int:
+        """Take back the tasks of a worker that is lost, and hire another; return the number of the first of them.
+
+        That is the one that it was computing: tasks are computed in the order in which they are given.
+        """
+        held = [reference for reference, (by, _, _) in self._at_work.items() if by is worker]
+        tasks = [self._at_work.pop(reference)[1:] for reference in held]
+        again.extend(tasks)
+        self._ready.remove(worker)
+        self._backend.end(worker)  # if only its answer was lost
+        self._replace()
+        return tasks[0][0]
+
+
+def _check_alike(first: Facts, other: Facts) -> None:
+    differing = [name for name in first if name not in IDENTITY and first[name] != other.get(name)]
+    if differing:
+        name = differing[0]
+        raise OptionError(
+            f"Workers are of two kinds, which round otherwise than each other: {name} is {first[name]} on "
+            f"{first['host']} and {other.get(name)} on {other['host']}. Choose machines of one kind, or add "
+            "--mixed_workers, which the manifest will say."
+        )
+
+
+def _deadly(number: int) -> WorkerError:
+    error = WorkerError(f"Task {number} was being computed when {_LOST} workers were lost, one after the other.")
+    error.task = number
+    return error

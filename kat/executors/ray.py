@@ -1,0 +1,269 @@
+"""Workers on a Ray cluster, or on a Ray of this machine alone: the one file that names Ray.
+
+A worker is an actor that outlives one kind of work, so that its libraries load once. What happens to lost ones is in
+`kat.executors.crew`.
+
+Ray moves arrays between processes by pickle, in memory: whoever may join the cluster may run code on it. No file of
+kat's is written that way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import site
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kat.errors
+from kat.atomic import as_output_error
+from kat.errors import MissingExtraError, OptionError, WorkerError
+from kat.executor_config import ExecutorOptions
+from kat.executors.actor import Actor, handed_over
+from kat.executors.base import Arrays
+from kat.executors.crew import Crew
+from kat.executors.processes import MALLOC
+from kat.executors.surroundings import environment, own_signals
+
+_REACH = 5.0
+"""Seconds in which a cluster must answer."""
+_FOLDERS = "kat-ray-"
+
+
+class RayCluster:
+    """A Ray cluster, or a Ray of this machine that ends with this object: a `Launcher`.
+
+    Raises MissingExtraError without Ray, WorkerError for a cluster that cannot be reached.
+    """
+
+    def __init__(self, options: ExecutorOptions, device: str):
+        self.ray = _module()
+        self._options = options
+        self._folder: Path | None = None
+        self._actors: list[Any] = []  # without work
+        with own_signals():
+            _connect(self.ray, options.ray_address) if options.ray_address else self._start_here()
+        self._gpus = self._gpus_per_worker(device)
+        self._slices: Path | None = None  # where workers hand over what they made
+        if options.shared_dir is not None:
+            with as_output_error(options.shared_dir):
+                self._slices = Path(tempfile.mkdtemp(prefix=_FOLDERS, dir=options.shared_dir.resolve()))
+
+    @property
+    def device(self) -> str | None:
+        """Return cuda where workers have a graphics device, else cpu."""
+        return "cuda" if self._gpus else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """Return the threads that a worker may use."""
+        return self._options.cpus_per_worker
+
+    def start(
+        self, function: str, settings: Mapping[str, Any], shared: Sequence[np.ndarray] = (), *, alike: bool = False
+    ) -> Crew:
+        """Return workers that compute one function: see `Launcher`."""
+        count = self._options.ray_workers or self._room()
+        while len(self._actors) < count:
+            self._actors.append(self.hire())
+        actors, self._actors = self._actors[:count], self._actors[count:]
+        references = [self.ray.put(array) for array in shared]
+        work = _Work(self, (function, dict(settings), *references))
+        return Crew(work, actors, alike=alike and not self._options.mixed_workers)
+
+    def hire(self) -> Any:
+        """Ask the cluster for one more worker; it comes once there is room."""
+        variables = {**MALLOC, "OMP_NUM_THREADS": str(self.threads)}
+        return (
+            self.ray.remote(Actor)
+            .options(
+                num_cpus=self._options.cpus_per_worker,
+                num_gpus=self._gpus,
+                max_restarts=0,
+                runtime_env={"env_vars": variables},
+            )
+            .remote(None if self._slices is None else str(self._slices))
+        )
+
+    def take_back(self, actors: Sequence[Any]) -> None:
+        """Keep workers that have nothing to do for the next work."""
+        self._actors += actors
+
+    def no_room(self) -> str:
+        """Say what of the cluster is free."""
+        free, total = self.ray.available_resources(), self.ray.cluster_resources()
+        return (
+            f"each wants {self.threads} cores, and of {total.get('CPU', 0):g} of the cluster {free.get('CPU', 0):g} "
+            "are free. Wait for the other work, or add machines."
+        )
+
+    def close(self) -> None:
+        """Let the workers go; end the Ray that was started here, and remove its files."""
+        if self.ray is None:
+            return
+        ray, self.ray = self.ray, None
+        with own_signals():
+            ray.shutdown()
+        self._actors = []
+        for folder in (self._folder, self._slices):
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _start_here(self) -> None:
+        _remove_leftovers()
+        # Ray's sockets lie there, whose paths the system holds to 107 letters.
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDERS}{os.getpid()}-", dir="/tmp"))
+        home = str(Path(kat.errors.__file__).resolve().parent.parent)
+        folders = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+        if home not in [*folders, *site.getsitepackages()]:
+            folders.append(home)
+        private = {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else Ray keeps one in the home directory
+            "PYTHONPATH": os.pathsep.join(folders),
+        }
+        try:
+            logging.getLogger("ray").setLevel(logging.ERROR)
+            with environment(private, ["RAY_AUTH_MODE"]), _on_loopback():  # Ray sets that one itself
+                self.ray.init(
+                    num_cpus=max(_cores(), (self._options.ray_workers or 1) * self._options.cpus_per_worker),
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(self._folder),
+                    **_QUIET,
+                )
+        except Exception as error:  # Ray's own, of many kinds
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise WorkerError(f"Ray did not start here: {_first_line(error)}. --executor local needs none.") from error
+
+    def _gpus_per_worker(self, device: str) -> float:
+        """Return the graphics devices of a worker: as told, or one where there are any and the device may be one."""
+        there_are = self.ray.cluster_resources().get("GPU", 0)
+        if (asked := self._options.gpus_per_worker) is None:
+            return 1.0 if there_are and device.split(":")[0] in ("auto", "cuda") else 0.0
+        if asked and asked > there_are:
+            raise OptionError(f"gpus_per_worker is {asked:g}; the cluster has {there_are:g} graphics devices.")
+        return asked
+
+    def _room(self) -> int:
+        """Return how many workers the cluster has room for, 1 at least."""
+        resources = self.ray.cluster_resources()
+        room = resources.get("CPU", 1) // self._options.cpus_per_worker
+        if self._gpus:
+            room = min(room, resources.get("GPU", 0) // self._gpus)
+        return max(int(room), 1)
+
+
+class _Work:
+    """One kind of work on a cluster: a `Backend`."""
+
+    def __init__(self, cluster: RayCluster, begin: tuple[Any, ...]):
+        self._cluster, self._ray, self._begin = cluster, cluster.ray, begin
+        self.hire, self.take_back, self.no_room = cluster.hire, cluster.take_back, cluster.no_room
+
+    def begin(self, worker: Any) -> Any:
+        return worker.begin.remote(*self._begin)
+
+    def give(self, worker: Any, arrays: Arrays) -> Any:
+        return worker.compute.remote(arrays)
+
+    def wait(self, references: Sequence[Any], seconds: float) -> Sequence[Any]:
+        if not references:
+            time.sleep(seconds)
+            return []
+        return self._ray.wait(list(references), num_returns=1, timeout=seconds)[0]
+
+    def answer(self, reference: Any) -> dict[str, Any] | None:
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:  # kat's own errors come as answers
+            raise WorkerError(f"A worker on Ray met {_first_line(error)}") from error
+        except self._ray.exceptions.RayError:
+            return None
+
+    def arrays(self, answer: dict[str, Any]) -> Arrays:
+        return handed_over(answer["file"]) if "file" in answer else answer["arrays"]
+
+    def end(self, worker: Any) -> None:
+        with contextlib.suppress(Exception):  # it, or Ray, may be gone
+            self._ray.kill(worker)
+
+
+_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+
+
+def _module() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError(
+            "--executor ray needs Ray, which is not installed. Type: pip install 'ray>=2.52'"
+        ) from None
+    return ray
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Join a cluster. Raises WorkerError in seconds if nobody answers."""
+    remedy = (
+        "Start one with: ray start --head (and on each other machine: ray start --address HOST:PORT), "
+        "or leave --ray_address out to start Ray here."
+    )
+    if "://" in address:
+        raise OptionError(f"ray_address is {address!r}; expected HOST:PORT of the cluster, or auto.")
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise OptionError(f"ray_address is {address!r}; expected HOST:PORT of the cluster, or auto.")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH).close()
+        except (OSError, OverflowError) as error:
+            raise WorkerError(f"No Ray cluster answers at {address}: {error}. {remedy}") from None
+    try:
+        with environment({"RAY_USAGE_STATS_ENABLED": "0"}):
+            ray.init(address=address, **_QUIET)
+    except Exception as error:  # Ray's own, of many kinds: no cluster, another version, another token
+        raise WorkerError(f"No Ray cluster could be joined at {address}: {_first_line(error)} {remedy}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _cores() -> int:
+    from kat.devices import cpu_cores
+
+    return cpu_cores()
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let Ray take 127.0.0.1 for this machine's address, as it does on macOS: nothing listens to the network then.
+
+    On Linux it replaces that address by one that others can reach, and says no other way to keep it.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _remove_leftovers() -> None:
+    """Remove the folders of Rays whose process is gone: one that was killed could not."""
+    for folder in Path("/tmp").glob(f"{_FOLDERS}*"):
+        pid = folder.name.removeprefix(_FOLDERS).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)
