@@ -62,6 +62,8 @@ def attend_by_flex(
     mask = block_mask(layout, rule, query.device)
     width = value.shape[-1]
     query, key, value = (_wide_enough(x) for x in (query, key, value))
+    for x in (query, key, value):
+        torch._dynamo.mark_static(x, [0, 1, 3])  # rows differ in length alone; the kernel is made for its heads
     attend = _compiled(_variant(mask.mask_mod, query, key, value))
     grouped = query.shape[1] != key.shape[1]
     heads = attend(query, key, value, block_mask=mask, scale=rule.scale, enable_gqa=grouped)

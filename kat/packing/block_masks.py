@@ -100,7 +100,7 @@ def _ordered(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 Sees = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-# A rule reads tensors alone: a number would be compiled into the kernel, and each other number take a kernel of its own.
+# A rule reads tensors alone: a number would be compiled into the kernel, and every other number take another kernel.
 
 
 def _in_span(low: torch.Tensor, high: torch.Tensor) -> Sees:
