@@ -95,20 +95,21 @@ class Engine:
         Where a GPU's memory does not hold them, they are read in two halves, and so on down to one text. Raises
         torch.OutOfMemoryError or MemoryError if it does not hold one text.
         """
+        ran_out = False
         try:
             if self._size(tokens) <= self.budget or len(tokens) == 1:
                 return self._forward(tokens)
         except torch.OutOfMemoryError:
             if len(tokens) == 1:
                 raise
-            self.budget = max(self._size(tokens) // 2, 1)
+            ran_out, self.budget = True, max(self._size(tokens) // 2, 1)
             note(f"embed     out of memory: {self.budget:,} tokens at a time from here on")
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
         except RuntimeError as error:
             if "allocate memory" in str(error):  # torch's word for it on a processor
                 raise MemoryError(str(error)) from error
             raise
+        if ran_out and self.device.type == "cuda":
+            torch.cuda.empty_cache()  # not above, where the error still holds what was computed
         cut = halves(np.fromiter(map(len, tokens), np.int64))
         return np.concatenate([self.vectors(tokens[:cut]), self.vectors(tokens[cut:])])
 

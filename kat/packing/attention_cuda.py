@@ -1,18 +1,25 @@
 """Packed attention on CUDA: the variable-length kernel of FlashAttention, else FlexAttention.
 
 Both are imported where they are called: FlashAttention is no dependency, and torch has FlexAttention from 2.5 on.
+What FlexAttention needs to know of a row, which blocks of queries see which blocks of keys (`block_masks`), is kept
+with the layout: every layer of a model asks again.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 import torch
 
+from kat.packing.block_masks import block_mask
 from kat.packing.layout import AttentionRule, Layout
 from kat.packing.trunks import TrunkLayout
+
+NARROWEST = 16
+"""Numbers of a head that FlexAttention asks for at least."""
 
 
 def attend_on_cuda(
@@ -23,7 +30,7 @@ def attend_on_cuda(
     # FlashAttention knows half precision and heads of up to 256 numbers, as many in values as in queries.
     if half and query.shape[-1] == value.shape[-1] <= 256 and importlib.util.find_spec("flash_attn"):
         return _flash(query, key, value, layout, rule)
-    return _flex(query, key, value, layout, rule)
+    return attend_by_flex(query, key, value, layout, rule)
 
 
 def _flash(
@@ -47,50 +54,56 @@ def _flash(
     return rows.unsqueeze(0)
 
 
-def _flex(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, rule: AttentionRule
+def attend_by_flex(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout | TrunkLayout, rule: AttentionRule
 ) -> torch.Tensor:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    _, text = layout.on(query.device)
-    causal, window = rule.causal, rule.window
-
-    def sees(batch: torch.Tensor, head: torch.Tensor, asking: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        near = text[asking] == text[seen]
-        if causal:
-            near = near & (asking >= seen)
-        if window is not None:
-            near = near & ((asking - seen).abs() < window)
-        return near
-
-    mask = create_block_mask(sees, None, None, layout.total, layout.total, device=query.device)
+    """Return attention [1, T, H, D'] over texts, or causally over trunks and branches, by FlexAttention, with
+    gradients."""
+    mask = block_mask(layout, rule, query.device)
+    width = value.shape[-1]
+    query, key, value = (_wide_enough(x) for x in (query, key, value))
+    for x in (query, key, value):
+        torch._dynamo.mark_static(x, [0, 1, 3])  # rows differ in length alone; the kernel is made for its heads
+    attend = _compiled(_variant(mask.mask_mod, query, key, value))
     grouped = query.shape[1] != key.shape[1]
-    heads = _compiled()(query, key, value, block_mask=mask, scale=rule.scale, enable_gqa=grouped)
-    return heads.transpose(1, 2)
+    heads = attend(query, key, value, block_mask=mask, scale=rule.scale, enable_gqa=grouped)
+    return heads[..., :width].transpose(1, 2)
 
 
-def attend_on_trunks_on_cuda(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: TrunkLayout, rule: AttentionRule
-) -> torch.Tensor:
-    """Return causal attention [1, T, H, D'] over trunks and branches, with gradients, by FlexAttention."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    until, positions = layout.on(query.device)
-    window = rule.window
-
-    def sees(batch: torch.Tensor, head: torch.Tensor, asking: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        near = (asking >= seen) & (asking < until[seen])
-        return near if window is None else near & (positions[asking] - positions[seen] < window)
-
-    mask = create_block_mask(sees, None, None, layout.total, layout.total, device=query.device)
-    grouped = query.shape[1] != key.shape[1]
-    heads = _compiled()(query, key, value, block_mask=mask, scale=rule.scale, enable_gqa=grouped)
-    return heads.transpose(1, 2)
+def _wide_enough(x: torch.Tensor) -> torch.Tensor:
+    """Return heads filled up with zeros, which change neither scores nor the numbers that are kept."""
+    missing = NARROWEST - x.shape[-1]
+    return x if missing <= 0 else torch.nn.functional.pad(x, (0, missing))
 
 
-@lru_cache
-def _compiled() -> Callable[..., torch.Tensor]:
+def _variant(sees: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[Any, ...]:
+    """Return what FlexAttention compiles a kernel of its own for, but for lengths."""
+    shapes = [x.shape[i] for x in (query, key, value) for i in (1, 3)]
+    passes = any(x.requires_grad for x in (query, key, value)) and torch.is_grad_enabled()
+    casts = torch.is_autocast_enabled(query.device.type)
+    return (
+        sees.__code__,
+        query.dtype,
+        *shapes,
+        passes,
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        casts,
+    )
+
+
+@cache
+def _compiled(variant: tuple[Any, ...]) -> Callable[..., torch.Tensor]:
+    """Return FlexAttention compiled for a variant, for rows of any length.
+
+    torch counts what it has compiled of a function's code, and beyond eight it reads without a kernel, with all scores
+    in memory: so every variant is a function with code of its own.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **more: Any) -> torch.Tensor:
+        return flex_attention(query, key, value, **more)
+
+    attend.__code__ = attend.__code__.replace(co_name="attend")  # a new code object
     # Every pack has a length of its own, and without dynamic=True each length would be compiled again.
-    return torch.compile(flex_attention, dynamic=True)
+    return torch.compile(attend, dynamic=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -92,6 +92,11 @@ class TrunkLayout:
     def trees(self) -> np.ndarray:
         """Return [R + 1] int64: what begins with one root is tokens trees[r] … trees[r + 1] − 1."""
         return np.append(self.bounds[:-1][self.parents < 0], self.total)
+
+    @cached_property
+    def masks(self) -> dict[tuple[bool, int | None, str], Any]:
+        """Return where FlexAttention's masks are kept, by causal, window and device."""
+        return {}
 
     @cached_property
     def _on_devices(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -37,4 +37,5 @@ def bradley_terry(
             "correct": (difference > 0).sum() + 0.5 * (difference == 0).sum(),
             "margin": difference.sum(),
         }
-    return loss, {name: float(value) for name, value in sums.items()}
+    # One tensor: each number fetched by itself would be a wait for the device.
+    return loss, dict(zip(sums, torch.stack([value.double() for value in sums.values()]).tolist(), strict=True))

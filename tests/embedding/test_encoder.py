@@ -12,6 +12,7 @@ from kat import plugins
 from kat.embedding import encoder as encoders
 from kat.embedding import workers
 from kat.embedding.pooling import Pooling, normalise, pool, pool_packed
+from kat.embedding.pooling.mean import segment_means
 from kat.errors import InputError, OptionError
 from kat.executors import worker
 from kat.executors.base import Executor
@@ -123,6 +124,7 @@ def test_pooling_reads_through_the_mask():
         garbage[mask == 0] = torch.nan
         torch.testing.assert_close(pool(garbage, mask, how), pool(hidden, mask, how))
         torch.testing.assert_close(pool_packed(packed, layout, how), pool(hidden, mask, how))
+    torch.testing.assert_close(segment_means(packed, layout), pool(hidden, mask, "mean"))
     torch.testing.assert_close(pool(hidden, mask, "mean")[0], hidden[0, :3].mean(0))
     torch.testing.assert_close(pool(hidden, mask, "last")[0], hidden[0, 2])
     torch.testing.assert_close(pool(hidden, mask, "cls")[2], hidden[2, 0])

@@ -101,7 +101,7 @@ def test_flex_attention_is_asked_for_each_text_by_itself(causal, window, heads, 
     """Uncompiled, on a processor: the mask is the same."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    monkeypatch.setattr(attention_cuda, "_compiled", lambda: flex_attention)
+    monkeypatch.setattr(attention_cuda, "_compiled", lambda variant: flex_attention)
     q, k, v = tensors(heads)
     actual = attention_cuda.attend_on_cuda(q, k, v, LAYOUT, AttentionRule(0.35, causal, window))
     torch.testing.assert_close(actual.double(), by_definition(q, k, v, causal, window), atol=1e-5, rtol=1e-5)

@@ -164,12 +164,12 @@ def test_flex_attention_is_asked_for_the_same(name, heads, window, monkeypatch):
     """Uncompiled, on a processor: the mask is the same. It has no gradients there."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    monkeypatch.setattr(attention_cuda, "_compiled", lambda: flex_attention)
+    monkeypatch.setattr(attention_cuda, "_compiled", lambda variant: flex_attention)
     layout = layout_of(name)
     q, k, v, _ = tensors(layout, heads)
     with torch.no_grad():
         rule = AttentionRule(SCALE, True, window)
-        actual = attention_cuda.attend_on_trunks_on_cuda(q, k, v, layout, rule)
+        actual = attention_cuda.attend_by_flex(q, k, v, layout, rule)
     torch.testing.assert_close(actual.double(), by_sequences(q, k, v, layout, window), atol=1e-5, rtol=1e-5)
 
 

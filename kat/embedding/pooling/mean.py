@@ -15,8 +15,16 @@ def _padded(hidden_btd: torch.Tensor, mask_bt: torch.Tensor) -> torch.Tensor:
 
 
 def _packed(hidden_td: torch.Tensor, layout: Layout) -> torch.Tensor:
+    if hidden_td.is_cuda:
+        return segment_means(hidden_td, layout)
     runs = [hidden_td[run.start : run.stop].view(run.count, run.length, -1) for run in layout.runs]
     return torch.cat([run.float().mean(1) for run in runs])
+
+
+def segment_means(hidden_td: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Return the mean of each text by one call: on a graphics device a call for each run takes longer than its sum."""
+    lengths = torch.from_numpy(layout.lengths).to(hidden_td.device)
+    return torch.segment_reduce(hidden_td.float(), "mean", lengths=lengths, axis=0, unsafe=True)
 
 
 PLUGIN = Pooling(name="mean", help="The mean over the text's tokens.", padded=_padded, packed=_packed)
