@@ -166,7 +166,7 @@ class ReportInputs:
             gone = (
                 "no file that was embedded is named" if where is None else f"{where}, which was embedded, is not there"
             )
-            self.notes.append(f"the texts of the openings are not known: {gone}")
+            self.notes.append(f"the texts of the {self.run.words.several} are not known: {gone}")
             return [""] * len(self.embeddings)
         for file in input_files(prefixes):
             check_vouched(file.path)
@@ -222,7 +222,8 @@ class ReportInputs:
             self.notes.append(f"of what was tried, {tried[0]} is shown, and not {', '.join(tried[1:])}")
         evaluated = [self._evaluated(name) for name in self._names("evaluate-rm")]
         models, policies = (list(map(self._training, self._names(stage))) for stage in _TRAINED)
-        return Trained(read_object(root / tried[0] / TRIED) if tried else None, models, policies, evaluated)
+        weightings = read_object(root / tried[0] / TRIED) if tried else None
+        return Trained(weightings, models, policies, evaluated, unit=self.run.words)
 
     @cached_property
     def done(self) -> Done:
