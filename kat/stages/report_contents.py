@@ -126,9 +126,7 @@ class ReportContents:
             commands=next_steps(held.run.root, held.done) if held.run.is_run else [],
             unit=held.run.words,
         )
-        return replace(
-            section, blocks=[*section.blocks, *(Note(f"{note[:1].upper()}{note[1:]}.") for note in held.notes)]
-        )
+        return replace(section, blocks=[*section.blocks, *(Note(_as_sentence(note)) for note in held.notes)])
 
     def _weights(self, points: Points) -> Section:
         from kat.reports.sections.weights import OpeningFacts, weights
@@ -166,6 +164,12 @@ class ReportContents:
         if run.is_run and not (trained.reward_models or trained.policies):
             trained = replace(trained, todo=commands(run.root, self.held.done)[:-1])  # the last one verifies
         return models(trained)
+
+
+def _as_sentence(note: str) -> str:
+    """Return a note as a sentence; a path or a name that it begins with stays as it is."""
+    start = note.partition(" ")[0]
+    return f"{start.capitalize() if start.isalpha() else start}{note[len(start) :]}."
 
 
 def column_name(name: str) -> str:

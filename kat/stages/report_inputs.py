@@ -53,7 +53,7 @@ from kat.run_folder import (
 )
 from kat.run_log import read_log
 from kat.stages.density import density_options
-from kat.stages.report_files import read_lines, read_object
+from kat.stages.report_files import check_arrays, read_lines, read_object
 from kat.stages.report_pairs import PairFacts, read_pair_facts, texts_of
 from kat.stages.verify import check_weights_file, not_covered, outputs_in
 
@@ -133,7 +133,9 @@ class ReportInputs:
         """The openings' vectors, mapped."""
         from kat.embedding.storage import load_embeddings
 
-        return load_embeddings(self.run.density)[0]
+        embeddings = load_embeddings(self.run.density)[0]
+        check_arrays(self.run, list(embeddings.ids))
+        return embeddings
 
     @cached_property
     def neighbors(self) -> Neighbors:

@@ -400,6 +400,20 @@ def test_runs_of_every_kind_have_a_report(kat_cli, tmp_path, options):
     assert ("T given" in text) == (options[0] == "--temperature")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -5.0])
+@pytest.mark.parametrize("name", ["density_weights.npy", "log_density.npy"])
+def test_vouched_arrays_that_cannot_be_are_refused(run, kat_cli, name, value):
+    if (name, value) == ("log_density.npy", -5.0):
+        return  # a density like any other
+    path = run / "density" / name
+    values = np.load(path)
+    values[3] = value
+    path.unlink()
+    np.save(path, values)
+    vouch(run / "density")
+    assert name in kat_cli("report", run).failed()
+
+
 def test_contexts_are_called_contexts(kat_cli, tmp_path):
     rows = []
     for i in range(48):

@@ -184,6 +184,9 @@ def _ess(meta: Mapping[str, Any], openings: OpeningFacts, options: DensityOption
     told = sentence(temperature_line(meta))
     if not math.isfinite(noise):
         told += " The noise was not measured, so it sets no bound."
+    elif abs(noise - chosen) < 0.01 * most:  # one line for both, whose labels would lie on each other
+        marks[0] = Mark("x", chosen, f"{marks[0].label}, at the noise bound")
+        told += f" Noise alone would bound T at {noise:.3g}."
     elif noise <= most:
         marks.append(Mark("x", noise, "noise bound"))
         told += f" Noise alone would bound T at {noise:.3g}."
