@@ -58,6 +58,22 @@ def conversation_text(messages: Sequence[Message]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Unit:
+    """What density is measured on, as texts for people call it; `a` has its article."""
+
+    one: str
+    several: str
+    a: str
+
+    def count(self, number: int) -> str:
+        """Return a number of them: "1 opening", "2,000 openings"."""
+        return f"{number:,} {self.one if number == 1 else self.several}"
+
+
+OPENING, CONTEXT = Unit("opening", "openings", "an opening"), Unit("context", "contexts", "a context")
+
+
+@dataclass(frozen=True, slots=True)
 class Prefix:
     """A conversation up to and including its last user message.
 

@@ -30,6 +30,7 @@ from kat.digests import read_file
 from kat.errors import InputError, MismatchError
 from kat.folders import entries
 from kat.inputs import Inputs, input_paths, input_text, is_there
+from kat.records import CONTEXT, OPENING, Unit
 from kat.terminal import shell_word
 
 if TYPE_CHECKING:
@@ -262,6 +263,11 @@ class RunFolder:
         asked = (self.manifest(prefixes) or {}) if prefixes.is_file() else (self.manifest(self.density) or {})
         unit = asked.get("unit") or (asked.get("options") or {}).get("unit")
         return "context" if unit == "context" else "opening"
+
+    @property
+    def words(self) -> Unit:
+        """What texts for people call the unit."""
+        return CONTEXT if self.unit == "context" else OPENING
 
     @property
     def prefixes(self) -> Path | None:

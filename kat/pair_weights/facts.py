@@ -140,7 +140,7 @@ def _large_group(split: Mapping[str, Any]) -> list[str]:
     largest, openings = split["largest_group"]["openings"], split["openings"]
     if largest < LARGE or largest <= LARGE_SHARE * openings:
         return []
-    warning = f"one group of near-duplicates holds {largest:,} of {openings:,} openings ({largest / openings:.0%})"
+    warning = f"one group of near-duplicates holds {largest:,} of {openings:,} texts ({largest / openings:.0%})"
     if split["group_cosine"] is None:
         return [
             f"{warning}: they share most of their text, a template perhaps. It stays in training if it is more than a "
@@ -149,7 +149,7 @@ def _large_group(split: Mapping[str, Any]) -> list[str]:
         ]
     return [
         f"{warning}: cosine {split['group_cosine']:g} is low for this encoder. Leave --group_cosine out to group by "
-        "what openings share of their text, or give a larger one."
+        "what texts share, or give a larger one."
     ]
 
 

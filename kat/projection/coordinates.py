@@ -18,7 +18,7 @@ from kat.neighbors.find import prepared
 from kat.parameters import one_of, whole_number
 from kat.projection.components import principal_components
 from kat.projection.layout import lay_out, load_umap, starting_places
-from kat.records import Neighbors
+from kat.records import OPENING, Neighbors, Unit
 
 COMPONENTS, UMAP = "principal components", "umap"
 NEAREST = 15
@@ -56,13 +56,14 @@ def project(
     method: str = "auto",
     center: bool = False,
     most: int = 50_000,
+    unit: Unit = OPENING,
 ) -> Projection:
     """Return two coordinates of every row of `vectors` [N, D], whose nearest others are `neighbors`.
 
     `method` "auto" is UMAP where umap-learn is installed and there are 30 distinct rows, else the first two principal
     components; `told` says which, and why. UMAP is computed from a sample of at most `most` distinct rows, drawn by
     `seed`. The same arguments give the same coordinates, whatever the number of threads. `center` says whether the
-    mean was taken off before the neighbours were searched for.
+    mean was taken off before the neighbours were searched for, and `unit` what a row is called.
 
     Raises InputError for vectors and neighbours that do not belong together, MissingExtraError where "umap" is asked
     for by name and cannot be used, OptionError for another method.
@@ -71,17 +72,18 @@ def project(
     seed, most = whole_number("seed", seed, 0), whole_number("most", most)
     _check(vectors, neighbors)
     if method == COMPONENTS:
-        return _by_components(vectors, "")
+        return _by_components(vectors, "", unit)
     group = groups(neighbors)
     distinct = np.unique(group)
     if len(distinct) < _LEAST_ROWS:
-        return _by_components(vectors, f"UMAP needs {_LEAST_ROWS} distinct openings; there are {len(distinct)}.")
+        why = f"UMAP needs {_LEAST_ROWS} distinct {unit.several}; there are {len(distinct)}."
+        return _by_components(vectors, why, unit)
     try:
         umap = load_umap()
     except MissingExtraError as error:
         if method == UMAP:
             raise
-        return _by_components(vectors, str(error))
+        return _by_components(vectors, str(error), unit)
     fitted = distinct
     if len(distinct) > most:
         fitted = np.sort(np.random.default_rng(seed).choice(distinct, max(most, _LEAST_ROWS), replace=False))
@@ -91,27 +93,28 @@ def project(
     try:
         places = lay_out(umap, starting_places(vectors, fitted), near, apart, seed)
     except (ValueError, TypeError, ZeroDivisionError, np.linalg.LinAlgError) as error:  # of a version not known here
-        return _by_components(vectors, f"UMAP failed: {first_words(error)}")
+        return _by_components(vectors, f"UMAP failed: {first_words(error)}", unit)
     if not np.isfinite(places).all():
-        return _by_components(vectors, "UMAP gave coordinates that are not finite.")
+        return _by_components(vectors, "UMAP gave coordinates that are not finite.", unit)
     xy = _around(place(fitted, places, group, neighbors, metric), group)
-    return Projection(xy, UMAP, len(fitted), _told(len(vectors), len(distinct), len(fitted), near.shape[1]))
+    told = _told(len(vectors), len(distinct), len(fitted), near.shape[1], unit=unit)
+    return Projection(xy, UMAP, len(fitted), told)
 
 
-def _told(rows: int, distinct: int, fitted: int, nearest: int) -> str:
-    told = f"UMAP of {fitted:,} openings, from the {nearest} nearest neighbours of each."
+def _told(rows: int, distinct: int, fitted: int, nearest: int, *, unit: Unit) -> str:
+    told = f"UMAP of {unit.count(fitted)}, from the {nearest} nearest neighbours of each."
     if fitted < distinct:
         told += (
             f" The other {distinct - fitted:,} lie at the mean of up to {_ANCHORS} neighbours, weighted by 1/distance."
         )
     if distinct < rows:
-        told += f" Openings that share a vector with another, {rows - distinct:,}, lie around it."
+        told += f" {unit.several.capitalize()} that share a vector with another, {rows - distinct:,}, lie around it."
     return told
 
 
-def _by_components(vectors: np.ndarray, why: str) -> Projection:
+def _by_components(vectors: np.ndarray, why: str, unit: Unit) -> Projection:
     places = principal_components(vectors).astype(np.float32)
-    told = f"The first two principal components of {len(vectors):,} openings. {why}".strip()
+    told = f"The first two principal components of {unit.count(len(vectors))}. {why}".strip()
     return Projection(places, COMPONENTS, len(vectors), told)
 
 

@@ -11,6 +11,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from kat.records import OPENING, Unit
+
 Value: TypeAlias = "float | int | str | bool | None"
 """A cell; None is shown as a dash."""
 Format: TypeAlias = Literal["text", "id", "count", "number", "percent", "points", "bytes", "seconds"]
@@ -127,7 +129,7 @@ class Points:
     `xy` [N, 2] are the coordinates. `numbers` are what can be told by a scale of colours, NaN where it is not known,
     `kinds` what is told by one colour each, "" where it is not known: both by the name that is shown, in the order of
     the choice. `texts` are the openings in full; who shows them clips them. `labels` name regions: x, y and words.
-    `projection` says in a sentence how the coordinates were made.
+    `projection` says in a sentence how the coordinates were made, `unit` what a point is called.
     """
 
     ids: Sequence[str]
@@ -137,6 +139,7 @@ class Points:
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     labels: Sequence[tuple[float, float, str]] = ()
     projection: str = ""
+    unit: Unit = OPENING
 
     def __len__(self) -> int:
         return len(self.ids)

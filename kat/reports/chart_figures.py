@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 GREY = "#6b6b6b"
 FEW = 24
 """A line of so many points shows each."""
+_NO_GLYPH = "Glyph .* missing from"
+"""A character that the font lacks is drawn as a box in the PNG file; the SVG file has it as text."""
 _STYLE = {
     "text.parse_math": False,  # names of files and sources are text, whatever $ or _ they hold
     "text.usetex": False,
@@ -36,7 +39,8 @@ def draw_chart(chart: Chart, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = (folder / f"{chart.name}.{kind}" for kind in ("png", "svg"))
     height = 1.6 + 0.36 * len(chart.categories) if chart.kind == "intervals" else 4.2
-    with rc_context(_STYLE):
+    with rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _NO_GLYPH)
         figure = Figure(figsize=(7.2, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
@@ -62,7 +66,8 @@ def draw_map(points: Points, folder: Path) -> list[Path]:
     png, svg = (folder / f"map.{kind}" for kind in ("png", "svg"))
     name, values = next(iter(points.numbers.items()))
     order = np.argsort(-values, kind="stable")  # the rare on top
-    with rc_context(_STYLE):
+    with rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _NO_GLYPH)
         figure = Figure(figsize=(7.2, 6.4), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kat.reports.console.evaluate_rm import parts_of
+from kat.records import OPENING, Unit
 from kat.reports.console.text import printable
+from kat.reports.evaluation_parts import Part, parts_of
 
 COLOURS = ("#0072B2", "#D55E00")
 """Blue and vermilion of Okabe & Ito (2008), told apart without red and green."""
 GREY = "#6b6b6b"
-Table = list[tuple[str, Mapping[str, Any]]]
-"""A row's title and its estimates by metric."""
 
 
 PLAIN = {"text.parse_math": False, "text.usetex": False}
@@ -26,10 +25,11 @@ PLAIN = {"text.parse_math": False, "text.usetex": False}
 
 
 @rc_context(PLAIN)
-def draw_evaluation(facts: Mapping[str, Any], path: Path) -> None:
+def draw_evaluation(facts: Mapping[str, Any], path: Path, unit: Unit = OPENING) -> None:
     """Draw accuracy with 95 % intervals to a PNG file: all pairs, every opening, every bin, then bins and sources."""
-    tables = [_rows(evaluation) for evaluation in facts["evaluations"]]
-    titles = [title for title, _ in tables[0]]
+    tables = [list(parts_of(evaluation)) for evaluation in facts["evaluations"]]
+    titles = [_title(part, unit) for part in tables[0]]
+    kinds = ["view" if part.kind == "macro" else part.kind for part in tables[0]]
     figure = Figure(figsize=(7.2, 1.5 + 0.36 * len(titles)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -42,9 +42,9 @@ def draw_evaluation(facts: Mapping[str, Any], path: Path) -> None:
     axes.axvline(50, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(titles)), titles)
     axes.set_ylim(len(titles) - 0.5, -0.5)
-    for border in (row - 0.5 for row, title in enumerate(titles) if row and _kind(title) != _kind(titles[row - 1])):
+    for border in (row - 0.5 for row in range(1, len(kinds)) if kinds[row] != kinds[row - 1]):
         axes.axhline(border, color="#d0d0d0", linewidth=0.8)
-    axes.set_xlabel("accuracy, % (ties ½), 95 % intervals over openings")
+    axes.set_xlabel(f"accuracy, % (ties ½), 95 % intervals over {unit.several}")
     axes.grid(axis="x", color="#ececec")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -81,24 +81,14 @@ def draw_tried(facts: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
-def _rows(evaluation: Mapping[str, Any]) -> Table:
-    """Return the rows of the figure, from its top: titles and estimates."""
-    every = evaluation["all"]
-    rows = [("every pair", every["unweighted"]), ("every opening", every["balanced"])]
-    if evaluation["macro"] is not None:
-        rows.append(("every density bin", evaluation["macro"]))
-    for title, part in parts_of(evaluation):
-        rows.append((f"{title.strip()}  (n = {part['openings']:,})", part["balanced"]))
-    return rows
+def _title(part: Part, unit: Unit) -> str:
+    """The title of a row; of a part of the pairs with how many it holds."""
+    title = printable(part.name, 19) if part.kind == "source" else part.title(unit)
+    return title if part.kind in ("view", "macro") else f"{title}  (n = {part.counts['openings']:,})"
 
 
-def _kind(title: str) -> int:
-    """Return 0 for a view of all pairs, 1 for a density bin, 2 for a source: lines part what differs in kind."""
-    return 0 if title.startswith("every") else 1 if title.startswith(("bin ", "no density")) else 2
-
-
-def _draw_model(axes: Axes, table: Table, shift: float, colour: str, name: str) -> None:
-    for row, (_, estimates) in enumerate(table):
+def _draw_model(axes: Axes, table: Sequence[Part], shift: float, colour: str, name: str) -> None:
+    for row, estimates in enumerate(part.estimates for part in table):
         value, interval = 100 * estimates["accuracy"]["value"], estimates["accuracy"]["interval"]
         label = name if row == 0 else None
         if interval is not None:
@@ -108,8 +98,9 @@ def _draw_model(axes: Axes, table: Table, shift: float, colour: str, name: str) 
         axes.plot(value, row + shift, "o", color=colour, markersize=5, label=label)
 
 
-def _draw_longer(axes: Axes, table: Table) -> None:
-    longer = [(row, e["longer_wins"]["value"]) for row, (_, e) in enumerate(table) if "longer_wins" in e]
+def _draw_longer(axes: Axes, table: Sequence[Part]) -> None:
+    estimates = enumerate(part.estimates for part in table)
+    longer = [(row, one["longer_wins"]["value"]) for row, one in estimates if "longer_wins" in one]
     for i, (row, value) in enumerate(longer):
         label = "longer completion wins" if i == 0 else None
         axes.plot([100 * value] * 2, [row - 0.32, row + 0.32], color=GREY, linewidth=1.6, label=label)

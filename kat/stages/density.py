@@ -25,6 +25,7 @@ from kat.errors import InputError, MismatchError, OutputError
 from kat.inputs import Inputs, input_files, input_text
 from kat.locks import locked
 from kat.neighbors.storage import check_neighbors
+from kat.records import CONTEXT, OPENING
 from kat.reports.console.density import explanation_lines, weight_lines
 from kat.run_folder import (
     DENSITY,
@@ -110,9 +111,12 @@ def weigh_openings(
             say("density", f"{gone} is not there: the heaviest openings have no text")
         if (unit := origin.get("unit") or unit_of(prompts)) != "opening":
             job.facts["unit"] = unit
-        job.say(f"{len(weights):,} weights from {meta['k']} neighbours", weight_lines(meta))
+        job.say(
+            f"{len(weights):,} weights from {meta['k']} neighbours",
+            weight_lines(meta, CONTEXT if unit == "context" else OPENING),
+        )
         if meta["k"] < options.k:
-            say("density", f"k is {meta['k']}, not {options.k}: there are only {len(weights):,} openings.")
+            say("density", f"k is {meta['k']}, not {options.k}: there are only {len(weights):,} texts.")
 
 
 def _check_container(source: Path, out: Path) -> None:
@@ -165,7 +169,7 @@ def explain(folder: Path, opening: str) -> list[str]:
         raise InputError(error.args[0]) from None
     shown = [opening, *(i for i, _ in evidence["nearest"])]
     prompts = named_items(run.density, run.density_manifest)
-    return explanation_lines(evidence, _openings(prompts, shown, run.density_manifest) or {})
+    return explanation_lines(evidence, _openings(prompts, shown, run.density_manifest) or {}, run.words)
 
 
 def compute_offline(

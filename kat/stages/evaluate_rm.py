@@ -10,14 +10,15 @@ import numpy as np
 
 from kat.artifacts import json_bytes
 from kat.config import EvaluateOptions, RunOptions, recorded
-from kat.errors import MismatchError, OptionError
+from kat.errors import InputError, MismatchError, OptionError
 from kat.evaluation.evaluate import compare, compare_with_longer, evaluate
 from kat.evaluation.pairs import EvalPairs
 from kat.evaluation.scores import Scores, check_same_pairs, pairs_of, read_scores
 from kat.pair_weights.facts import who_pays
 from kat.pair_weights.storage import PairWeights, read_pair_weights
+from kat.records import OPENING, Unit
 from kat.reports.console.evaluate_rm import evaluation_lines
-from kat.run_folder import EVALUATION, FIGURE
+from kat.run_folder import EVALUATION, FIGURE, RunFolder
 from kat.stages.stage import stage
 
 
@@ -59,12 +60,21 @@ def evaluate_rewards(
         facts["files"] = _shown(scores)
         facts |= {"split": options.split if pair_weights else None, "pairs_without_scores": missing}
         (job.folder / EVALUATION).write_bytes(json_bytes(facts))
-        details = evaluation_lines(facts)
-        if not _draw(facts, job.folder / FIGURE):
+        unit = _unit(pair_weights)
+        details = evaluation_lines(facts, unit)
+        if not _draw(facts, job.folder / FIGURE, unit):
             details.append('no figure: matplotlib is not installed. Type: pip install "kat[figures]"')
         job.bad_rows = sum(one.bad for one in read)
         openings = facts["evaluations"][0]["all"]["openings"]
-        job.say(f"{len(pairs):,} pairs of {openings:,} openings", details)
+        job.say(f"{len(pairs):,} pairs of {unit.count(openings)}", details)
+
+
+def _unit(pair_weights: Path | None) -> Unit:
+    """What the weights' run weighed; openings where the weights stand by themselves, which do not say it."""
+    try:
+        return OPENING if pair_weights is None else RunFolder(pair_weights).words
+    except (InputError, MismatchError):
+        return OPENING
 
 
 def _shown(scores: list[Path]) -> list[str]:
@@ -132,11 +142,11 @@ def _check_known(scores: Scores, table: PairWeights) -> None:
         )
 
 
-def _draw(facts: dict[str, Any], path: Path) -> bool:
+def _draw(facts: dict[str, Any], path: Path, unit: Unit) -> bool:
     """Draw the figure, if there is something to draw it with."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
     from kat.reports.figures import draw_evaluation
 
-    draw_evaluation(facts, path)
+    draw_evaluation(facts, path, unit)
     return True

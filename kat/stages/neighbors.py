@@ -52,7 +52,7 @@ def find_neighbors(
         save_neighbors(neighbors, job.folder)
         job.facts["recall"] = neighbors.recall
         quality = "exact" if neighbors.recall == 1 else f"recall {neighbors.recall:.4f}"
-        job.say(f"{neighbors.k} of each of {len(neighbors):,} openings, {quality}")
+        job.say(f"{neighbors.k} of each of {len(neighbors):,} texts, {quality}")
 
 
 def apart_of(source: Path, out: Path) -> list[Path]:

@@ -49,7 +49,7 @@ def make_report(folder: Path, out: Path | None, options: ReportOptions, *, overw
             job.file.write(page)
             places = points.ids, points.texts, points.xy
             write_map(job.beside("map"), *places, neighbors=held.neighbors, columns=contents.columns)
-            job.say(f"{len(points):,} openings, {len(page) / 1e6:.1f} MB", [f"  {note}" for note in held.notes])
+            job.say(f"{points.unit.count(len(points))}, {len(page) / 1e6:.1f} MB", [f"  {note}" for note in held.notes])
     if options.figures is not None:
         _write_figures(contents, options.figures, inputs, told, overwrite=overwrite)
     return out

@@ -48,7 +48,9 @@ class ReportContents:
         held = self.held
         pairs = held.pairs  # first: a topic that no column names is known soon
         texts, ids = held.texts, list(held.embeddings.ids)
-        placed = project(held.embeddings.vectors, held.neighbors, self.seed, center=held.options.center)
+        placed = project(
+            held.embeddings.vectors, held.neighbors, self.seed, center=held.options.center, unit=held.run.words
+        )
         regions = find_regions(placed.xy, texts, seed=self.seed)
         names = [" ".join(region.words) for region in regions.labels]
         kinds: dict[str, Sequence[str]] = {"density bin": self._bins()}
@@ -64,7 +66,8 @@ class ReportContents:
             name = f"{held.topic} of the pairs" if column_name(held.topic) in taken else held.topic
             kinds = {name: [pairs.topic.get(one, "") for one in ids], **kinds}
         labels = [(region.x, region.y, name) for region, name in zip(regions.labels, names, strict=True) if name]
-        return Points(ids, placed.xy, texts, numbers, kinds=kinds, labels=labels, projection=placed.told)
+        told: dict[str, Any] = {"labels": labels, "projection": placed.told, "unit": held.run.words}
+        return Points(ids, placed.xy, texts, numbers, kinds=kinds, **told)
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -100,7 +103,7 @@ class ReportContents:
 
     def _bins(self) -> list[str]:
         """The density bin of every opening: that of its pairs, or a fifth of all where there are no pair weights."""
-        from kat.reports.sections.parts import bin_name
+        from kat.reports.evaluation_parts import bin_name
 
         log_density = self.held.array(LOG_DENSITY)
         if (table := self.held.table) is None:
@@ -121,18 +124,17 @@ class ReportContents:
             nearest=held.neighbors.distances[:, 0] if held.neighbors.k and not held.options.center else None,
             vectors_left_out=len((held.run.manifest(held.run.density) or {}).get("left_out") or ()),
             commands=next_steps(held.run.root, held.done) if held.run.is_run else [],
+            unit=held.run.words,
         )
-        return replace(
-            section, blocks=[*section.blocks, *(Note(f"{note[:1].upper()}{note[1:]}.") for note in held.notes)]
-        )
+        return replace(section, blocks=[*section.blocks, *(Note(_as_sentence(note)) for note in held.notes)])
 
     def _weights(self, points: Points) -> Section:
         from kat.reports.sections.weights import OpeningFacts, weights
 
         held = self.held
         log_density, w, lengths = (held.array(name) for name in (LOG_DENSITY, WEIGHTS, LENGTHS))
-        region = list(points.kinds["region"])
-        facts = OpeningFacts(points.ids, points.texts, w, log_density, tokens=lengths[:, 0], region=region)
+        told: dict[str, Any] = {"tokens": lengths[:, 0], "region": list(points.kinds["region"]), "unit": held.run.words}
+        facts = OpeningFacts(points.ids, points.texts, w, log_density, **told)
         remedy = weigh_again(held.run.pair_weights())
         return weights(held.meta, facts, held.options, table=held.table, remedy=remedy, stability=held.stability)
 
@@ -151,6 +153,7 @@ class ReportContents:
             contradictions=None if pairs is None else pairs.contradictions,
             examples=(lambda row: None) if pairs is None else pairs.examples.get,
             remedy=weigh_again(held.run.pair_weights()),
+            unit=held.run.words,
         )
 
     def _models(self) -> Section:
@@ -161,6 +164,12 @@ class ReportContents:
         if run.is_run and not (trained.reward_models or trained.policies):
             trained = replace(trained, todo=commands(run.root, self.held.done)[:-1])  # the last one verifies
         return models(trained)
+
+
+def _as_sentence(note: str) -> str:
+    """Return a note as a sentence; a path or a name that it begins with stays as it is."""
+    start = note.partition(" ")[0]
+    return f"{start.capitalize() if start.isalpha() else start}{note[len(start) :]}."
 
 
 def column_name(name: str) -> str:

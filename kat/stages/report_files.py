@@ -7,11 +7,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from kat.artifacts import check_vouched
+from kat.density.storage import check_weights
 from kat.digests import read_file
 from kat.errors import InputError, MismatchError
+from kat.run_folder import LOG_DENSITY, WEIGHTS, RunFolder
 
 
 def read_object(path: Path, by: Path | None = None) -> dict[str, Any]:
@@ -27,6 +30,17 @@ def read_object(path: Path, by: Path | None = None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MismatchError(f"{path} holds no object.")
     return value
+
+
+def check_arrays(run: RunFolder, ids: list[str]) -> None:
+    """Raise MismatchError unless weights are positive with mean 1 and densities finite, one of each an id."""
+    check_weights(run.load(WEIGHTS), ids, run.density / WEIGHTS)
+    log_density = run.load(LOG_DENSITY)
+    if log_density.shape != (len(ids),) or not np.isfinite(log_density).all():
+        raise MismatchError(
+            f"{run.density / LOG_DENSITY} does not hold {len(ids):,} finite numbers. Make the weights again with "
+            "--overwrite."
+        )
 
 
 def read_lines(path: Path, most: int | None = None) -> Iterator[dict[str, Any]]:

@@ -53,7 +53,7 @@ from kat.run_folder import (
 )
 from kat.run_log import read_log
 from kat.stages.density import density_options
-from kat.stages.report_files import read_lines, read_object
+from kat.stages.report_files import check_arrays, read_lines, read_object
 from kat.stages.report_pairs import PairFacts, read_pair_facts, texts_of
 from kat.stages.verify import check_weights_file, not_covered, outputs_in
 
@@ -133,7 +133,9 @@ class ReportInputs:
         """The openings' vectors, mapped."""
         from kat.embedding.storage import load_embeddings
 
-        return load_embeddings(self.run.density)[0]
+        embeddings = load_embeddings(self.run.density)[0]
+        check_arrays(self.run, list(embeddings.ids))
+        return embeddings
 
     @cached_property
     def neighbors(self) -> Neighbors:
@@ -166,7 +168,7 @@ class ReportInputs:
             gone = (
                 "no file that was embedded is named" if where is None else f"{where}, which was embedded, is not there"
             )
-            self.notes.append(f"the texts of the openings are not known: {gone}")
+            self.notes.append(f"the texts of the {self.run.words.several} are not known: {gone}")
             return [""] * len(self.embeddings)
         for file in input_files(prefixes):
             check_vouched(file.path)
@@ -222,7 +224,8 @@ class ReportInputs:
             self.notes.append(f"of what was tried, {tried[0]} is shown, and not {', '.join(tried[1:])}")
         evaluated = [self._evaluated(name) for name in self._names("evaluate-rm")]
         models, policies = (list(map(self._training, self._names(stage))) for stage in _TRAINED)
-        return Trained(read_object(root / tried[0] / TRIED) if tried else None, models, policies, evaluated)
+        weightings = read_object(root / tried[0] / TRIED) if tried else None
+        return Trained(weightings, models, policies, evaluated, unit=self.run.words)
 
     @cached_property
     def done(self) -> Done:

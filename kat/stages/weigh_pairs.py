@@ -92,7 +92,7 @@ def weigh_pairs(
             PairReader(pairs, "all", options=reading), {one["row"] for one in facts["heaviest"][:SHOWN]}
         )
         summary = f"{len(table):,} pairs, {facts['weights']['pairs']:,} of them weighed"
-        job.say(summary, pair_weight_lines(facts, heaviest))
+        job.say(summary, pair_weight_lines(facts, heaviest, run.words))
     return out
 
 
@@ -140,7 +140,7 @@ def _temperature_warnings(run: RunFolder, search: DensityOptions) -> list[str]:
         return []
     return [
         f"the density weights ended at --max_temperature {search.max_temperature:g} with an effective sample size of "
-        f"{share:.0%} of the openings, above the floor of {search.ess:.0%}: they are flatter "
+        f"{share:.0%} of the {run.words.several}, above the floor of {search.ess:.0%}: they are flatter "
         f"than --ess asks for. For more: kat run … --max_temperature {2 * search.max_temperature:g}"
     ]
 

@@ -326,7 +326,10 @@ def test_paper_is_light_and_unfolded(page):
     page.execute_script("dispatchEvent(new Event('beforeprint'))")
     assert state() == ["light", 1, "light"]
     assert picture(page) != dark
+    taken = "return document.getElementById('map-picture')?.src ?? null"
+    assert page.execute_script(taken) == page.execute_script("return document.getElementById('map-canvas').toDataURL()")
     page.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert page.execute_script(taken) is None
     assert state() == before
     assert picture(page) == dark
     element(page, "theme").click()

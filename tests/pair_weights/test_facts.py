@@ -78,7 +78,7 @@ def test_a_quiet_split_has_no_warning():
 
 def test_a_large_group_is_named_with_its_remedy():
     (warning,) = split_warnings(facts(largest=203, openings=1073, cosine=0.95))
-    assert "holds 203 of 1,073 openings (19%)" in warning
+    assert "holds 203 of 1,073 texts (19%)" in warning
     assert "Leave --group_cosine out" in warning
     (warning,) = split_warnings(facts(largest=51))
     assert "share most of their text" in warning

@@ -109,3 +109,9 @@ def test_nothing_known_is_drawn_all_the_same(tmp_path):
     for kind in ("bars", "lines", "points", "intervals"):
         draw_chart(make(kind, series=[Series("none", np.zeros(0), np.zeros(0))], log_x=kind == "bars"), tmp_path)
     draw_chart(make("bars", series=[]), tmp_path)
+
+
+def test_characters_that_the_font_lacks_are_no_warning(tmp_path, recwarn):
+    draw_chart(make("lines", series=[Series("漢字 👩🏽‍💻", X, Y), Series("two", X, Y)]), tmp_path)
+    assert not [one for one in recwarn if "Glyph" in str(one.message)]
+    assert "漢字" in (tmp_path / "a_chart.svg").read_text(encoding="utf-8")

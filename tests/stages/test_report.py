@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from making import jsonl, pair, vouch, write
+from making import jsonl, pair, turn, vouch, write
 
 import kat
 import kat.errors
@@ -397,6 +398,54 @@ def test_runs_of_every_kind_have_a_report(kat_cli, tmp_path, options):
     text = page_of(tmp_path / "run").text
     assert ("floor asked for" in text) == (options[0] != "--temperature")
     assert ("T given" in text) == (options[0] == "--temperature")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -5.0])
+@pytest.mark.parametrize("name", ["density_weights.npy", "log_density.npy"])
+def test_vouched_arrays_that_cannot_be_are_refused(run, kat_cli, name, value):
+    if (name, value) == ("log_density.npy", -5.0):
+        return  # a density like any other
+    path = run / "density" / name
+    values = np.load(path)
+    values[3] = value
+    path.unlink()
+    np.save(path, values)
+    vouch(run / "density")
+    assert name in kat_cli("report", run).failed()
+
+
+def test_contexts_are_called_contexts(kat_cli, tmp_path):
+    rows = []
+    for i in range(48):
+        after = (turn("assistant", "Hello!"), turn("user", f"Question {i // 2} of {i % 5}?"))
+        rows.append(pair(f"Hi {i % 4}", *(("yes", "no") if i % 2 else ("no", "yes")), after=after, id=f"p{i}"))
+    pairs, run, figures = write(tmp_path / "pairs.jsonl", jsonl(*rows)), tmp_path / "run", tmp_path / "figures"
+    ran = kat_cli("run", pairs, "--device", "cpu", "--processes", 1, "--out", run, "--unit", "context", "--no_report")
+    assert ran.rc == 0, ran.stderr
+    for seen in (ran, kat_cli("weigh-pairs", run)):
+        assert "opening" not in seen.stdout.replace("--split opening", ""), seen.stdout
+    rewards = [
+        {"pair_id": one["pair_id"], "chosen": 1.0, "rejected": i % 3}
+        for i, one in enumerate(pq.read_table(run / "pair_weights.parquet").to_pylist())
+    ]
+    scores = write(run / "scores.jsonl", jsonl(*rewards))
+    weighed = ("--pair_weights", run / "pair_weights.parquet", "--split", "all", "--replicates", 50)
+    ran = kat_cli("evaluate-rm", scores, *weighed, "--out", run / "evaluation")
+    assert ran.rc == 0, ran.stderr
+    assert "every context" in ran.stdout
+    assert "opening" not in ran.stdout, ran.stdout
+    ran = kat_cli("report", run, "--figures", figures)
+    assert ran.rc == 0, ran.stderr
+    assert "48 contexts" in ran.stdout
+    page = (run / "report.html").read_text()
+    shown = page.partition("</style>")[2].rpartition("<script>")[0]  # what stands in style and script is no text
+    named = re.findall(r".{30}opening.{30}", shown, re.IGNORECASE)
+    assert not named, named
+    assert "Contexts on the map" in shown
+    assert '"unit": ["context", "contexts"]' in shown  # what the map's texts are made of
+    for file in figures.glob("*.svg"):
+        assert "opening" not in file.read_text(), file
+    assert "context" in (figures / "weights.svg").read_text()
 
 
 def test_a_single_opening_has_a_report(kat_cli, tmp_path):

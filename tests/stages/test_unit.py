@@ -167,7 +167,7 @@ def test_the_demo_is_checked_by_the_runs_unit(kat_cli, tmp_path):
 def test_lists_show_what_tells_contexts_apart(kat_cli, greeted, tmp_path):
     out = tmp_path / "run"
     said = run(kat_cli, "run", greeted, "--out", out, "--unit", "context")
-    lists = said.partition("heaviest openings\n")[2] + run(kat_cli, "weigh-pairs", out, "--split", "none")
+    lists = said.partition("heaviest contexts\n")[2] + run(kat_cli, "weigh-pairs", out, "--split", "none")
     meta = json.loads((out / "density" / "embeddings_metadata.json").read_text())
     greeted_ones = [one for one in meta["heaviest"] if one["opening"] == "Hi"]
     assert len({one["later"] for one in greeted_ones}) == len(greeted_ones) > 1

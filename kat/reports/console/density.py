@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from kat.data.headings import Heading
+from kat.records import OPENING, Unit
 from kat.reports.console.text import heading_text
 
 
-def weight_lines(meta: Mapping[str, Any]) -> list[str]:
+def weight_lines(meta: Mapping[str, Any], unit: Unit = OPENING) -> list[str]:
     """The weights' summary for people."""
     weight = meta["weight"]
     lines = [
         f"  {temperature_line(meta)}",
-        f"  effective sample size   {meta['effective_sample_size']:,.0f} of {meta['n_items']:,} openings"
+        f"  effective sample size   {meta['effective_sample_size']:,.0f} of {unit.count(meta['n_items'])}"
         f" ({meta['effective_sample_share']:.1%})",
         f"  weights                 min {weight['min']:.3g}, median {weight['quantiles']['50%']:.3g},"
         f" max {weight['max']:.3g}, mean {weight['mean']:.3g}",
-        f"  at the cap of {meta['cap']:g}         {meta['cap_hits']:,} openings",
+        f"  at the cap of {meta['cap']:g}         {unit.count(meta['cap_hits'])}",
         f"  heaviest 1 %            {meta['heaviest_1_percent_share']:.1%} of all weight",
     ]
     if meta["mean_pair_cosine"] is not None:
@@ -26,12 +27,12 @@ def weight_lines(meta: Mapping[str, Any]) -> list[str]:
             f"  mean pair cosine        {meta['mean_pair_cosine']:.3f}, centred {meta['mean_pair_cosine_centred']:.3f}"
         )
     if meta["duplicate_vectors"]:
-        lines.append(f"  identical vectors       {meta['duplicate_vectors']:,} openings share one")
+        lines.append(f"  identical vectors       {meta['duplicate_vectors']:,} {unit.several} share one")
     if (rank := meta["rank_correlation_weight_length"]) is not None:
         lines.append(f"  weight with text length {rank:+.2f} (rank correlation)")
     if meta.get("truncated"):
         lines.append(f"  texts cut               {meta['truncated']:,}, {meta['tokens_lost']:,} tokens lost")
-    lines.append(f"  the {len(meta['heaviest'])} heaviest openings")
+    lines.append(f"  the {len(meta['heaviest'])} heaviest {unit.several}")
     lines += [
         f"    {h['weight']:7.3f}  {h['id']}  {heading_text(h.get('opening', ''), h.get('later', ''), 70)}"
         for h in meta["heaviest"]
@@ -51,11 +52,11 @@ def temperature_line(meta: Mapping[str, Any]) -> str:
     }[meta["temperature_bound"]]
     r = meta["split_half_correlation"]
     if r is None and meta["temperature_bound"] in ("ess", "max_temperature"):
-        return f"{line} (noise was not measured: there are too few openings)"
+        return f"{line} (noise was not measured: there are too few texts)"
     return line if r is None else f"{line} (reliability {r:.3f}, from two halves of the data)"
 
 
-def explanation_lines(why: Mapping[str, Any], openings: Mapping[str, Heading]) -> list[str]:
+def explanation_lines(why: Mapping[str, Any], openings: Mapping[str, Heading], unit: Unit = OPENING) -> list[str]:
     """`Weights.explain` for people."""
 
     def shown(opening: str, width: int) -> str:
@@ -64,11 +65,11 @@ def explanation_lines(why: Mapping[str, Any], openings: Mapping[str, Heading]) -
 
     lines = [
         f"{why['id']}  {shown(why['id'], 90)}",
-        f"  weight              {why['weight']:.3f}, above {why['weight_percentile']:.1f} % of the openings",
-        f"  density             above {why['density_percentile']:.1f} % of the openings (k = {why['k']})",
+        f"  weight              {why['weight']:.3f}, above {why['weight_percentile']:.1f} % of the {unit.several}",
+        f"  density             above {why['density_percentile']:.1f} % of the {unit.several} (k = {why['k']})",
     ]
     if why["same_vector"]:
-        lines.append(f"  same vector         {why['same_vector']:,} other openings")
+        lines.append(f"  same vector         {why['same_vector']:,} other {unit.several}")
     lines.append("  nearest others")
     lines += [f"    {d:8.4f}  {i}  {shown(i, 70)}" for i, d in why["nearest"]]
     at = ", ".join(f"{w:.3f} at k = {k}" for k, w in why["weight_at_k"].items())

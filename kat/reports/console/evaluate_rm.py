@@ -5,32 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kat.records import OPENING, Unit
 from kat.reports.console.pays import pay_lines
 from kat.reports.console.text import printable
+from kat.reports.evaluation_parts import SOURCES, Part, compared_parts, parts_of
 
-SOURCES = 20
-"""The largest sources, which get a line each."""
-_VIEWS = {"unweighted": "every pair", "balanced": "every opening"}
-_HEAD = (
-    f"  {'':<22}{'pairs':>8}{'openings':>9}  {'accuracy':<22}{'margin':>8}{'log-loss':>10}{'ECE':>7}{'longer wins':>13}"
-)
+_HEAD = f"  {'accuracy':<22}{'margin':>8}{'log-loss':>10}{'ECE':>7}{'longer wins':>13}"
 
 
-def evaluation_lines(facts: Mapping[str, Any]) -> list[str]:
+def evaluation_lines(facts: Mapping[str, Any], unit: Unit = OPENING) -> list[str]:
     """Return tables of each model, then of their difference; without a second one, of that to guessing by length."""
     lines: list[str] = []
+    head = f"  {'':<22}{'pairs':>8}{unit.several:>9}{_HEAD}"
     files, evaluations, comparison = facts["files"], facts["evaluations"], facts["comparison"]
     for name, evaluation in zip(files, evaluations, strict=True):
-        lines += ["", f"  {printable(name, 90)}", _HEAD, *_model_lines(evaluation)]
+        lines += ["", f"  {printable(name, 90)}", head, *_model_lines(evaluation, unit)]
     if comparison is not None:
         first, second = (printable(name, 40) for name in files)
-        lines += ["", f"  accuracy of {first} minus {second}", *_difference_lines(comparison, evaluations[0])]
-        return [*lines, *_paying(facts), "", *_notes(facts)]
+        lines += ["", f"  accuracy of {first} minus {second}", *_difference_lines(comparison, evaluations[0], unit)]
+        return [*lines, *_paying(facts), "", *_notes(facts, unit)]
     for name, to_longer, evaluation in zip(files, facts["against_longer_wins"], evaluations, strict=True):
         if to_longer is not None:
             title = f"  accuracy of {printable(name, 40)} minus that of guessing that the longer completion wins"
-            lines += ["", title, *_difference_lines(to_longer, evaluation)]
-    return [*lines, *_paying(facts), "", *_notes(facts)]
+            lines += ["", title, *_difference_lines(to_longer, evaluation, unit)]
+    return [*lines, *_paying(facts), "", *_notes(facts, unit)]
 
 
 def _paying(facts: Mapping[str, Any]) -> list[str]:
@@ -39,28 +37,16 @@ def _paying(facts: Mapping[str, Any]) -> list[str]:
     return ["", "  the pairs that train, and their weights", *pay_lines(pays)] if pays else []
 
 
-def _model_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    every = evaluation["all"]
-    for view, title in _VIEWS.items():
-        yield _row(title, every["pairs"], every["openings"], every[view])
-    if evaluation["macro"] is not None:
-        yield _row("every density bin", every["pairs"], every["openings"], evaluation["macro"])
-    for title, part in parts_of(evaluation):
-        yield _row(title, part["pairs"], part["openings"], part["balanced"])
+def _model_lines(evaluation: Mapping[str, Any], unit: Unit) -> Iterator[str]:
+    for part in parts_of(evaluation):
+        yield _row(_title(part, unit), part.counts["pairs"], part.counts["openings"], part.estimates)
 
 
-def parts_of(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield density bins and sources with their titles; sources only if there are several, the largest ones."""
-    for b, part in evaluation["bins"].items():
-        yield bin_title(b), part
-    if len(evaluation["sources"]) > 1:
-        for name, part in list(evaluation["sources"].items())[:SOURCES]:
-            yield f"  {printable(name, 19)}", part
-
-
-def bin_title(b: str) -> str:
-    """Return the title of a density bin, indented under its table."""
-    return {"-1": "  no density", "0": "  bin 0, rarest", "4": "  bin 4, most crowded"}.get(b, f"  bin {b}")
+def _title(part: Part, unit: Unit) -> str:
+    """The title of a part's row; what is not of all pairs is indented."""
+    if part.kind == "source":
+        return f"  {printable(part.name, 19)}"
+    return f"  {part.title()}" if part.kind == "bin" else part.title(unit)
 
 
 def _row(title: str, pairs: int, openings: int, estimates: Mapping[str, Any]) -> str:
@@ -79,16 +65,11 @@ def percent(estimate: Mapping[str, Any]) -> str:
     return f"{100 * estimate['value']:.1f} %{between}"
 
 
-def _difference_lines(comparison: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[str]:
+def _difference_lines(comparison: Mapping[str, Any], evaluation: Mapping[str, Any], unit: Unit) -> Iterator[str]:
     """Yield a comparison's table, in the order in which the evaluation holds its parts."""
     yield f"  {'':<22}{'points':>9}  {'95 % interval':<18}{'p':>8}{'detectable':>13}"
-    for view, title in _VIEWS.items():
-        yield _difference(title, comparison["all"][view]["accuracy"])
-    for b in evaluation["bins"]:
-        yield _difference(bin_title(b), comparison["bins"][b]["balanced"]["accuracy"])
-    if len(evaluation["sources"]) > 1:
-        for name in list(evaluation["sources"])[:SOURCES]:
-            yield _difference(f"  {printable(name, 19)}", comparison["sources"][name]["balanced"]["accuracy"])
+    for part in compared_parts(evaluation):
+        yield _difference(_title(part, unit), part.difference(comparison))
 
 
 def _difference(title: str, difference: Mapping[str, Any]) -> str:
@@ -98,13 +79,14 @@ def _difference(title: str, difference: Mapping[str, Any]) -> str:
     return f"  {title:<22}{100 * difference['difference']:>+9.1f}  {between:<18}{difference['p']:>8.4f}{seen:>13}"
 
 
-def _notes(facts: Mapping[str, Any]) -> list[str]:
+def _notes(facts: Mapping[str, Any], unit: Unit) -> list[str]:
     lines = [
-        "  Bins and sources count every opening alike. Intervals: 95 %, openings drawn with replacement.",
+        f"  Bins and sources count every {unit.one} alike. Intervals: 95 %, {unit.several} drawn with replacement.",
     ]
     if any(to_longer is not None for to_longer in facts["against_longer_wins"]) or facts["comparison"]:
         lines.append(
-            "  p: signs of openings' differences flipped; detectable: what would be found 4 times in 5 at p < 0.05."
+            f"  p: signs of {unit.several}' differences flipped; detectable: what would be found 4 times in 5 at "
+            "p < 0.05."
         )
     evaluation = facts["evaluations"][0]
     if not evaluation["bins"]:

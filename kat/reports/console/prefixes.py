@@ -6,18 +6,20 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from kat.records import CONTEXT, OPENING, Unit
 from kat.reports.console.text import printable
 
 
-def prefix_lines(stats: Mapping[str, Any]) -> list[str]:
+def prefix_lines(stats: Mapping[str, Any], unit: Unit = OPENING) -> list[str]:
     """Describe what `prefixes_all.stats.json` holds."""
     lines = [
         f"  format                           {'; '.join([stats['shape'], *stats.get('inside_text', ())])}",
         f"  pairs                            {stats['pairs']:,}",
-        f"  openings                         {stats['openings']:,}",
+        f"  {unit.several:<33}{stats['openings']:,}",
         f"  share removed                    {stats['share_removed']:.1%}",
-        f"  openings with several contexts   {stats['openings_with_several_contexts']:,}",
     ]
+    if unit is not CONTEXT:
+        lines.append(f"  openings with several contexts   {stats['openings_with_several_contexts']:,}")
     if stats["bad_rows"]:
         lines.append(f"  bad rows set aside               {stats['bad_rows']:,}")
     lines += [f"  dropped: {printable(name, 80)}   {n:,}" for name, n in stats.get("dropped", {}).items()]

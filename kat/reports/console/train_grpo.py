@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kat.reports.console.evaluate_rm import bin_title
+from kat.reports.evaluation_parts import bin_name
 
 
 def training_lines(report: Mapping[str, Any]) -> list[str]:
@@ -52,9 +52,7 @@ def _bin_lines(report: Mapping[str, Any]) -> Iterator[str]:
     for b in bins:
         numbers = [counts[kind].get(b, 0) for kind in ("drawn", "dropped", "trained")]
         yield (
-            f"  {bin_title(b).strip():<26} "
-            + "".join(f"{n:>9,}" for n in numbers)
-            + f"{counts['loss_tokens'].get(b, 0):>12,}"
+            f"  {bin_name(b):<26} " + "".join(f"{n:>9,}" for n in numbers) + f"{counts['loss_tokens'].get(b, 0):>12,}"
         )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kat.reports.console.evaluate_rm import bin_title, percent
+from kat.reports.console.evaluate_rm import percent
 from kat.reports.console.pays import pay_lines
+from kat.reports.evaluation_parts import bin_name
 
 
 def training_lines(report: Mapping[str, Any]) -> list[str]:
@@ -59,6 +60,6 @@ def _validation_lines(report: Mapping[str, Any]) -> Iterator[str]:
         return
     rows = [("accuracy, every pair", evaluation["all"]["unweighted"], evaluation["all"])]
     rows += [("accuracy, every opening", evaluation["all"]["balanced"], evaluation["all"])]
-    rows += [(bin_title(b).strip(), part["unweighted"], part) for b, part in evaluation["bins"].items()]
+    rows += [(bin_name(b), part["unweighted"], part) for b, part in evaluation["bins"].items()]
     for title, estimates, part in rows:
         yield f"  {title:<26} {percent(estimates['accuracy']):<22} of {part['pairs']:,} pairs"

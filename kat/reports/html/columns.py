@@ -72,6 +72,7 @@ def pack(points: Points) -> Packed:
     facts = {
         "points": len(rows),
         "of": len(points),
+        "unit": [points.unit.one, points.unit.several],
         "hex": hexes,
         "low": low.tolist(),
         "span": span.tolist(),

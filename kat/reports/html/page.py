@@ -116,6 +116,7 @@ def _map(points: Points, packed: columns.Packed) -> dict[str, Any]:
         "projection": points.projection,
         "points": len(packed.rows),
         "of": len(points),
+        "several": points.unit.several,
         "letters": packed.letters,
         "most_letters": columns.MOST_LETTERS,
         "clipped": packed.clipped,

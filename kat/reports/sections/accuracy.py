@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from kat.records import OPENING, Unit
 from kat.reports.blocks import Chart, Mark, Series, Table
-from kat.reports.console.evaluate_rm import SOURCES
-from kat.reports.sections.parts import bin_name, clipped, columns, known
-
-VIEWS = {"unweighted": "every pair", "balanced": "every opening"}
+from kat.reports.evaluation_parts import Part, bin_name, compared_parts, parts_of
+from kat.reports.sections.parts import clipped, columns, known
 
 
-def parts_of(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-    """Yield the parts of an evaluation: title, counts, estimates. All pairs by both views, the mean of the bins, then
-    bins and, if there are several, the largest sources, which count every opening alike."""
-    every = evaluation["all"]
-    for view, title in VIEWS.items():
-        yield title, every, every[view]
-    if evaluation["macro"] is not None:
-        yield "every density bin", every, evaluation["macro"]
-    for b, part in evaluation["bins"].items():
-        yield bin_name(b), part, part["balanced"]
-    if len(evaluation["sources"]) > 1:
-        for name, part in list(evaluation["sources"].items())[:SOURCES]:
-            yield f"source {clipped(name, 60)}", part, part["balanced"]
+def _title(part: Part, unit: Unit) -> str:
+    return f"source {clipped(part.name, 60)}" if part.kind == "source" else part.title(unit)
 
 
-def accuracy_chart(evaluations: Mapping[str, Mapping[str, Any]]) -> Chart:
+def accuracy_chart(evaluations: Mapping[str, Mapping[str, Any]], unit: Unit = OPENING) -> Chart:
     """Return accuracies with their intervals: a row a part, a series a model."""
-    titles = list(dict.fromkeys(title for one in evaluations.values() for title, *_ in parts_of(one)))
+    titles = list(dict.fromkeys(_title(part, unit) for one in evaluations.values() for part in parts_of(one)))
     series = []
     for name, evaluation in evaluations.items():
-        estimates = {title: part["accuracy"] for title, _, part in parts_of(evaluation)}
+        estimates = {_title(part, unit): part.estimates["accuracy"] for part in parts_of(evaluation)}
         rows = [title for title in titles if title in estimates]
         intervals = [estimates[title]["interval"] or (np.nan, np.nan) for title in rows]
         low, high = np.asarray(intervals, np.float64).T
         y = np.asarray([_number(estimates[title]["value"]) for title in rows])
         series.append(Series(name, np.asarray([titles.index(t) for t in rows], np.float64), y, low, high))
     told = "; ".join(f"{name}: {_told(one)}" for name, one in evaluations.items())
-    title = "Accuracy, with 95 % intervals over openings"
+    title = f"Accuracy, with 95 % intervals over {unit.several}"
     marks = [Mark("y", 0.5, "chance")]
     return Chart(
         "accuracy",
@@ -72,14 +60,14 @@ def _share(estimates: Mapping[str, Any]) -> str:
     return "not known" if value is None else f"{value:.1%}"
 
 
-def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
+def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]], unit: Unit = OPENING) -> Table:
     """Return all estimates of several models: a row a model and part."""
     head = columns(
         {
             "model": "text",
             "pairs that count": "text",
             "pairs": "count",
-            "openings": "count",
+            unit.several: "count",
             "accuracy": "percent",
             "from": "percent",
             "to": "percent",
@@ -91,34 +79,31 @@ def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
     )
     rows = []
     for name, evaluation in evaluations.items():
-        for title, counts, estimates in parts_of(evaluation):
+        for part in parts_of(evaluation):
+            counts, estimates = part.counts, part.estimates
             interval = estimates["accuracy"]["interval"] or (None, None)
             values = [_value(estimates, metric) for metric in ("margin", "log_loss", "ece", "longer_wins")]
             accuracy = _value(estimates, "accuracy")
-            rows.append((name, title, counts["pairs"], counts["openings"], accuracy, *interval, *values))
-    return Table("Accuracy by part; bins and sources count every opening alike", head, rows)
+            rows.append((name, _title(part, unit), counts["pairs"], counts["openings"], accuracy, *interval, *values))
+    return Table(f"Accuracy by part; bins and sources count every {unit.one} alike", head, rows)
 
 
-def difference_tables(name: str, facts: Mapping[str, Any]) -> list[Table]:
+def difference_tables(name: str, facts: Mapping[str, Any], unit: Unit = OPENING) -> list[Table]:
     """Return the comparison of two models; without one, that of each with guessing by length."""
     files, comparison = facts["files"], facts["comparison"]
     if comparison is not None:
         title = f"{name}: accuracy of {clipped(files[0], 60)} minus {clipped(files[1], 60)}"
-        return [_differences(title, comparison, facts["evaluations"][0])]
+        return [_differences(title, comparison, facts["evaluations"][0], unit)]
     title = "minus that of guessing that the longer completion wins"
     return [
-        _differences(f"{name}: accuracy of {clipped(file, 60)} {title}", longer, evaluation)
+        _differences(f"{name}: accuracy of {clipped(file, 60)} {title}", longer, evaluation, unit)
         for file, longer, evaluation in zip(files, facts["against_longer_wins"], facts["evaluations"], strict=True)
         if longer is not None
     ]
 
 
-def _differences(title: str, comparison: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Table:
-    parts = [(told, comparison["all"][view]["accuracy"]) for view, told in VIEWS.items()]
-    parts += [(bin_name(b), comparison["bins"][b]["balanced"]["accuracy"]) for b in evaluation["bins"]]
-    if len(evaluation["sources"]) > 1:
-        names = list(evaluation["sources"])[:SOURCES]
-        parts += [(f"source {clipped(s, 60)}", comparison["sources"][s]["balanced"]["accuracy"]) for s in names]
+def _differences(title: str, comparison: Mapping[str, Any], evaluation: Mapping[str, Any], unit: Unit) -> Table:
+    parts = [(_title(part, unit), part.difference(comparison)) for part in compared_parts(evaluation)]
     head = columns(
         {
             "pairs that count": "text",

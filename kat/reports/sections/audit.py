@@ -10,8 +10,10 @@ import numpy as np
 
 from kat.data.contradictions import Contradictions
 from kat.pair_weights.storage import PairWeights
+from kat.records import OPENING, Unit
 from kat.reports.blocks import Block, Chart, Column, Note, Quotes, Section, Series, Table, Text
-from kat.reports.sections.parts import QUOTE, bin_name, clipped, columns, histogram, many
+from kat.reports.evaluation_parts import bin_name
+from kat.reports.sections.parts import QUOTE, clipped, columns, histogram, many
 
 REASONS, SOURCES, GROUPS, UNREAD = 20, 20, 20, 20
 EXAMPLES = 5
@@ -32,6 +34,7 @@ def audit(
     contradictions: Contradictions | None = None,
     examples: Callable[[int], tuple[str, str, str] | None] = lambda row: None,
     remedy: str = "",
+    unit: Unit = OPENING,
 ) -> Section:
     """Show what was wrong or odd with the data.
 
@@ -45,11 +48,12 @@ def audit(
         contradictions: what `kat.data.contradictions` found, None if the pairs were not read.
         examples: opening, chosen and rejected of a row of the pairs, None where it is not known.
         remedy: the command that makes pair weights.
+        unit: what was weighed.
     """
-    blocks = [*_rows(prefixes, rejected), *_duplicates(prefixes, table, pair_weights, texts, remedy=remedy)]
+    blocks = [*_rows(prefixes, rejected), *_duplicates(table, pair_weights, texts, remedy=remedy, unit=unit)]
     blocks += _contradictions(contradictions, examples)
-    blocks += [*_truncation(meta, lengths), *_completions(table)]
-    return Section("audit", "Data audit", [*blocks, *_sources(prefixes), *_leakage(pair_weights, remedy)])
+    blocks += [*_truncation(meta, lengths, unit), *_completions(table)]
+    return Section("audit", "Data audit", [*blocks, *_sources(prefixes), *_leakage(pair_weights, remedy, unit)])
 
 
 def _rows(prefixes: Mapping[str, Any] | None, rejected: Sequence[Mapping[str, Any]]) -> list[Block]:
@@ -89,12 +93,12 @@ def _counts(title: str, heading: str, counts: Sequence[tuple[str, int]], most: i
 
 
 def _duplicates(
-    prefixes: Mapping[str, Any] | None,
     table: PairWeights | None,
     pair_weights: Mapping[str, Any] | None,
     texts: Mapping[str, str],
     *,
     remedy: str,
+    unit: Unit,
 ) -> list[Block]:
     if table is None or pair_weights is None:
         return [Note(f"Near-duplicates are not known: there are no pair weights yet. Make them: {remedy}")]
@@ -106,11 +110,11 @@ def _duplicates(
     else:
         rule = f"at cosine {split['group_cosine']:g}"
     near = (
-        f"Near-duplicates: {split['openings_in_groups_of_several']:,} openings in "
+        f"Near-duplicates: {unit.count(split['openings_in_groups_of_several'])} in "
         f"{split['groups_of_several_openings']:,} groups {rule}."
     )
     groups, more = near_duplicate_groups(table, texts)
-    head = columns({"openings": "count", "pairs": "count", "of pairs": "percent", "examples": "text"})
+    head = columns({unit.several: "count", "pairs": "count", "of pairs": "percent", "examples": "text"})
     return [
         Text(told),
         Text(near),
@@ -174,11 +178,11 @@ def _quoted(rows: tuple[int, int], examples: Callable[[int], tuple[str, str, str
     texts = examples(rows[0])
     if texts is None:
         return heading, "(not read)"
-    names = ("opening", f"chosen in row {rows[0]:,}", f"chosen in row {rows[1]:,}")
+    names = ("first user message", f"chosen in row {rows[0]:,}", f"chosen in row {rows[1]:,}")
     return heading, "\n\n".join(f"{name}: {clipped(text, 600)}" for name, text in zip(names, texts, strict=True))
 
 
-def _truncation(meta: Mapping[str, Any], lengths: np.ndarray | None) -> list[Block]:
+def _truncation(meta: Mapping[str, Any], lengths: np.ndarray | None, unit: Unit) -> list[Block]:
     """Texts cut, tokens lost, the longest, and how long texts are."""
     tokens = np.zeros(0) if lengths is None else np.asarray(lengths)[:, 0]
     known = tokens[tokens >= 0]
@@ -196,13 +200,13 @@ def _truncation(meta: Mapping[str, Any], lengths: np.ndarray | None) -> list[Blo
     seen = f"Half of the {many(len(known), 'text')} have {np.median(known):,.0f} tokens or fewer."
     if empty := int((known == 0).sum()):
         seen += f" {many(empty, 'text')} without a token cannot be drawn."
-    series = [Series("openings", centres, counts.astype(np.float64))]
+    series = [Series(unit.several, centres, counts.astype(np.float64))]
     chart = Chart(
         "lengths",
         "Length of the texts",
         "bars",
         x_label="tokens",
-        y_label="openings",
+        y_label=unit.several,
         series=series,
         told=seen,
         log_x=True,
@@ -235,16 +239,16 @@ def _sources(prefixes: Mapping[str, Any] | None) -> list[Block]:
     return [Table("Rows by source", head, rows, max(len(sources) - SOURCES, 0))]
 
 
-def _leakage(facts: Mapping[str, Any] | None, remedy: str) -> list[Block]:
-    """Validation openings with a near-duplicate in training, by density bin."""
+def _leakage(facts: Mapping[str, Any] | None, remedy: str, unit: Unit) -> list[Block]:
+    """What validates and has a near-duplicate in training, by density bin."""
     if facts is None:
         return [Note(f"There is no split yet, so leakage is not known. Make it: {remedy}")]
     split = facts["split"]
     if not split["leak"]:
-        return [Note("No opening validates, so nothing can leak.")]
+        return [Note(f"No {unit.one} validates, so nothing can leak.")]
     told = (
-        f"Validation openings with a near-duplicate in training: {split['leak']['share']:.1%}; "
-        f"a split by opening: {split['leak_by_opening']['all']:.1%}."
+        f"Validation {unit.several} with a near-duplicate in training: {split['leak']['share']:.1%}; "
+        f"a split by {unit.one}: {split['leak_by_opening']['all']:.1%}."
     )
     last = len(facts["bins"]) - 1
     rows = [
@@ -254,9 +258,9 @@ def _leakage(facts: Mapping[str, Any] | None, remedy: str) -> list[Block]:
     head = columns(
         {
             "density bin": "text",
-            "validation openings": "count",
+            f"validation {unit.several}": "count",
             "validation pairs": "count",
-            "leak by opening": "percent",
+            f"leak by {unit.one}": "percent",
         }
     )
-    return [Text(told), Table("Leakage of a split by opening, by density bin", head, rows)]
+    return [Text(told), Table(f"Leakage of a split by {unit.one}, by density bin", head, rows)]

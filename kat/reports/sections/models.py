@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from kat.records import OPENING, Unit
 from kat.reports.blocks import Block, Chart, Column, Commands, Format, Note, Quotes, Section, Series, Table, Text
-from kat.reports.console.evaluate_rm import SOURCES
+from kat.reports.evaluation_parts import SOURCES, bin_name
 from kat.reports.sections.accuracy import accuracy_chart, difference_tables, evaluation_table
-from kat.reports.sections.parts import QUOTE, bin_name, clipped, columns
+from kat.reports.sections.parts import QUOTE, clipped, columns
 from kat.reports.sections.tried import tried_blocks
 
 SAMPLES = 6
@@ -57,6 +58,7 @@ class Trained:
     evaluations: Sequence[Evaluated] = ()
     todo: Sequence[str] = field(default=())
     """Commands that make what is missing, said where nothing was trained."""
+    unit: Unit = OPENING
 
 
 def models(trained: Trained) -> Section:
@@ -151,14 +153,14 @@ def _accuracy(trained: Trained) -> list[Block]:
         # An evaluation says more than the training's own: it takes the place of one of the same name.
         by_name |= dict(zip(named, one.facts["evaluations"], strict=True))
     if by_name:
-        blocks += [accuracy_chart(by_name), evaluation_table(by_name)]
+        blocks += [accuracy_chart(by_name, trained.unit), evaluation_table(by_name, trained.unit)]
         more = max((len(one["sources"]) for one in by_name.values()), default=0) - SOURCES
         if more > 0:
             blocks.append(Text(f"{more:,} more sources are in evaluation.json."))
     elif trained.reward_models:
         blocks.append(Note("There are no validation pairs, so nothing can be said of accuracy."))
     for one in trained.evaluations:
-        blocks += difference_tables(one.name, one.facts)
+        blocks += difference_tables(one.name, one.facts, trained.unit)
     return blocks
 
 

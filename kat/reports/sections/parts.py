@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kat.records import OPENING, Unit
 from kat.reports.blocks import Chart, Column, Format, Series, Table, Value
 from kat.statistics import spearman
 
@@ -52,12 +53,6 @@ def facts_table(title: str, format: Format, facts: Mapping[str, Value], heading:
     return Table(title, (Column(""), Column(heading, format)), rows)
 
 
-def bin_name(b: int | str, last: int = 4) -> str:
-    """Return what a density bin is called."""
-    named = {"-1": "no density", "0": "bin 0, rarest", str(last): f"bin {last}, most crowded"}
-    return named.get(str(b), f"bin {b}" if str(b).isdigit() else str(b))
-
-
 def histogram(values: np.ndarray, *, log: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the centres and counts of a histogram of values that are all known; with `log`, of equal ratios.
 
@@ -83,9 +78,17 @@ def sampled(count: int, most: int = DRAWN) -> np.ndarray:
 
 
 def points_chart(
-    name: str, title: str, x: np.ndarray, y: np.ndarray, *, x_label: str, y_label: str, log_y: bool = False
+    name: str,
+    title: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    unit: Unit = OPENING,
+    x_label: str,
+    y_label: str,
+    log_y: bool = False,
 ) -> Chart | None:
-    """Return a chart of y against x with its rank correlation; None where fewer than two points are known."""
+    """Return a chart of y against x, a point a unit, with its rank correlation; None where under two are known."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     both = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     if len(both) < 2:
@@ -96,7 +99,7 @@ def points_chart(
     if len(rows) < len(both):
         told += f", of all {len(both):,}; {len(rows):,} of them are drawn"
     told = f"{title}: {told}."
-    series = [Series("openings", x[rows], y[rows])]
+    series = [Series(unit.several, x[rows], y[rows])]
     return Chart(name, title, "points", x_label=x_label, y_label=y_label, series=series, told=told, log_y=log_y)
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from kat.records import CONTEXT, OPENING, Unit
 from kat.reports.blocks import Block, Note, Section, Table, Text
 from kat.reports.console.density import temperature_line
 from kat.reports.console.text import printable
-from kat.reports.sections.parts import bin_name, facts_table, many, sentence
+from kat.reports.evaluation_parts import bin_name
+from kat.reports.sections.parts import facts_table, many, sentence
 
 NEAR = 0.9
 """A cosine from which the nearest other is said to be near."""
@@ -28,6 +30,7 @@ def summary(
     nearest: np.ndarray | None = None,
     vectors_left_out: int = 0,
     commands: Sequence[Block] = (),
+    unit: Unit = OPENING,
 ) -> Section:
     """Say in five sentences and a table what a run is, then what to do next.
 
@@ -39,18 +42,19 @@ def summary(
         nearest: the distance of each opening's nearest other, [N], between the vectors themselves, not centred.
         vectors_left_out: vectors that cannot be weighed, such as zeros.
         commands: what `kat.reports.sections.next_steps` returns.
+        unit: what was weighed.
     """
     cosines = nearest_cosines(meta, nearest)
     half = half_share(log_density)
     sentences = [
-        came_in(meta, prefixes),
+        came_in(meta, prefixes, unit),
         left_out(prefixes, pair_weights, vectors_left_out),
-        crowded(meta, half, cosines),
-        temperature(meta),
-        weights_do(meta, pair_weights),
+        crowded(meta, half, cosines, unit),
+        temperature(meta, unit),
+        weights_do(meta, pair_weights, unit),
     ]
     warnings = [] if pair_weights is None else [Note(sentence(one)) for one in pair_weights["warnings"]]
-    tables = _tables(meta, prefixes, pair_weights, half=half, cosines=cosines)
+    tables = _tables(meta, prefixes, pair_weights, half=half, cosines=cosines, unit=unit)
     return Section("summary", "Summary", [*map(Text, sentences), *warnings, *tables, *commands])
 
 
@@ -68,7 +72,7 @@ def nearest_cosines(meta: Mapping[str, Any], nearest: np.ndarray | None) -> np.n
     return np.asarray(1 - np.square(np.asarray(nearest, np.float64)) / 2)
 
 
-def came_in(meta: Mapping[str, Any], prefixes: Mapping[str, Any] | None) -> str:
+def came_in(meta: Mapping[str, Any], prefixes: Mapping[str, Any] | None, unit: Unit = OPENING) -> str:
     """Say what was read."""
     if prefixes is None:
         return f"{many(meta['n_items'], 'text')} came in as embeddings; which pairs they are of is not known here."
@@ -78,10 +82,11 @@ def came_in(meta: Mapping[str, Any], prefixes: Mapping[str, Any] | None) -> str:
     else:
         origin = f"of {many(len(sources), 'source')}"
     several = prefixes["openings_with_several_contexts"]
+    has = f"{unit.count(several)} {'has' if several == 1 else 'have'} several contexts"
     shape = "; ".join([prefixes["shape"], *prefixes.get("inside_text", ())])
     return (
-        f"{many(prefixes['pairs'], 'pair')} of {many(prefixes['openings'], 'opening')} came in, {origin}, in the "
-        f"format {shape}; {many(several, 'opening')} {'has' if several == 1 else 'have'} several contexts."
+        f"{many(prefixes['pairs'], 'pair')} of {unit.count(prefixes['openings'])} came in, {origin}, in the "
+        f"format {shape}{'' if unit is CONTEXT else f'; {has}'}."
     )
 
 
@@ -102,10 +107,10 @@ def left_out(prefixes: Mapping[str, Any] | None, pair_weights: Mapping[str, Any]
     return told
 
 
-def crowded(meta: Mapping[str, Any], half: float, cosines: np.ndarray | None) -> str:
-    """Say how crowded the openings are."""
+def crowded(meta: Mapping[str, Any], half: float, cosines: np.ndarray | None, unit: Unit = OPENING) -> str:
+    """Say how crowded what was weighed is."""
     count = meta["n_items"]
-    parts = [f"the most crowded {half:.1%} of the openings have half of all density"]
+    parts = [f"the most crowded {half:.1%} of the {unit.several} have half of all density"]
     if cosines is not None:
         parts.append(f"{np.mean(cosines >= NEAR):.1%} have their nearest other at cosine {NEAR:g} or above")
     shared = meta["duplicate_vectors"]
@@ -115,18 +120,19 @@ def crowded(meta: Mapping[str, Any], half: float, cosines: np.ndarray | None) ->
     return sentence("; ".join(parts))
 
 
-def temperature(meta: Mapping[str, Any]) -> str:
+def temperature(meta: Mapping[str, Any], unit: Unit = OPENING) -> str:
     """Say what T and ESS are, and what stopped T."""
     return (
         f"{sentence(temperature_line(meta))[:-1]}; the effective sample size is {meta['effective_sample_size']:,.0f} "
-        f"of {many(meta['n_items'], 'opening')} ({meta['effective_sample_share']:.1%})."
+        f"of {unit.count(meta['n_items'])} ({meta['effective_sample_share']:.1%})."
     )
 
 
-def weights_do(meta: Mapping[str, Any], pair_weights: Mapping[str, Any] | None) -> str:
+def weights_do(meta: Mapping[str, Any], pair_weights: Mapping[str, Any] | None, unit: Unit = OPENING) -> str:
     """Say what the weights do: how much the heaviest carry, and who pays."""
     if pair_weights is None:
-        return f"The heaviest 1 % of the openings carry {meta['heaviest_1_percent_share']:.1%} of all weight."
+        share = meta["heaviest_1_percent_share"]
+        return f"The heaviest 1 % of the {unit.several} carry {share:.1%} of all weight."
     share = pair_weights["weights"]["heaviest_1_percent_share"]
     return f"The heaviest 1 % of the pairs that train carry {share:.1%} of all weight; {_who_pays(pair_weights)}."
 
@@ -156,33 +162,34 @@ def _tables(
     *,
     half: float,
     cosines: np.ndarray | None,
+    unit: Unit,
 ) -> list[Table]:
     """The main figures: a table for each way that they are shown."""
     read, w = prefixes or {}, (pair_weights or {}).get("weights", {})
     split = (pair_weights or {}).get("split", {})
     counts = {
         "pairs": read.get("pairs"),
-        "openings": meta["n_items"],
+        unit.several: meta["n_items"],
         "bad rows set aside": read.get("bad_rows"),
         "pairs that train": split.get("train", {}).get("pairs"),
         "pairs that validate": split.get("validation", {}).get("pairs"),
-        "openings that share a vector": meta["duplicate_vectors"],
+        f"{unit.several} that share a vector": meta["duplicate_vectors"],
         "texts cut": meta.get("truncated"),
-        "openings at the cap": meta["cap_hits"],
+        f"{unit.several} at the cap": meta["cap_hits"],
         "neighbours, k": meta["k"],
     }
     near = None if cosines is None else float((cosines >= NEAR).mean())
     shares = {
-        "effective sample size, of openings": meta["effective_sample_share"],
+        f"effective sample size, of {unit.several}": meta["effective_sample_share"],
         "effective sample size, of pairs that train": w.get("ess_pairs_share"),
         "effective sample size, by cluster": w.get("ess_clusters_share"),
-        "weight of the heaviest 1 % of openings": meta["heaviest_1_percent_share"],
-        "openings that have half of all density": half,
-        f"openings with another at cosine {NEAR:g} or above": near,
+        f"weight of the heaviest 1 % of {unit.several}": meta["heaviest_1_percent_share"],
+        f"{unit.several} that have half of all density": half,
+        f"{unit.several} with another at cosine {NEAR:g} or above": near,
     }
     numbers = {
         "temperature, T": meta["temperature"],
-        "effective sample size of openings": meta["effective_sample_size"],
+        f"effective sample size of {unit.several}": meta["effective_sample_size"],
         "reliability of the density": meta["split_half_correlation"],
         "mean pair cosine": meta["mean_pair_cosine"],
         "mean pair cosine, centred": meta["mean_pair_cosine_centred"],

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from kat.reports.blocks import Block, Chart, Column, Mark, Series, Table, Text, Value
-from kat.reports.sections.parts import bin_name, clipped, columns, many, sentence
+from kat.reports.evaluation_parts import bin_name
+from kat.reports.sections.parts import clipped, columns, many, sentence
 
 
 def tried_blocks(facts: Mapping[str, Any]) -> list[Block]:

@@ -15,10 +15,12 @@ from kat.density.stability import AtK, ess_curve
 from kat.density.weights import noise_bound
 from kat.pair_weights.facts import pay_facts
 from kat.pair_weights.storage import PairWeights
+from kat.records import OPENING, Unit
 from kat.reports.blocks import Block, Chart, Mark, Note, Section, Series, Table, Text
 from kat.reports.console.density import temperature_line
 from kat.reports.console.text import printable
-from kat.reports.sections.parts import bin_name, clipped, columns, ends, histogram, known, many, points_chart, sentence
+from kat.reports.evaluation_parts import bin_name
+from kat.reports.sections.parts import clipped, columns, ends, histogram, known, points_chart, sentence
 
 SHOWN = 20
 _CURVE = 41
@@ -29,6 +31,7 @@ _COLUMNS = {"source": "source", "bin": "density bin", "cluster": "cluster", "reg
 class OpeningFacts:
     """What is known of the N openings of a run, in the order of its weights: their texts, weights `w`, `log_density`,
     and `tokens` of their texts, −1 where not known. `region` names the part of the map that each lies in, "" for none.
+    `unit` is what they are called: a run may weigh contexts.
     """
 
     ids: Sequence[str]
@@ -37,6 +40,7 @@ class OpeningFacts:
     log_density: np.ndarray
     tokens: np.ndarray | None = None
     region: Sequence[str] | None = None
+    unit: Unit = OPENING
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,10 +66,10 @@ def weights(
         stability: what `kat.density.stability.at_other_ks` returns.
     """
     m = multiplicities(openings.ids, table)
-    blocks: list[Block] = [_histogram(openings.w), *_paying(openings, table, remedy), *_ess(meta, openings, options)]
+    blocks: list[Block] = [_histogram(openings), *_paying(openings, table, remedy), *_ess(meta, openings, options)]
     blocks += _extremes(openings, m)
     blocks += _against(openings, m)
-    return Section("weights", "Weights", [*blocks, *_stability(meta, stability)])
+    return Section("weights", "Weights", [*blocks, *_stability(meta, stability, openings.unit)])
 
 
 def multiplicities(ids: Sequence[str], table: PairWeights | None) -> np.ndarray | None:
@@ -77,22 +81,23 @@ def multiplicities(ids: Sequence[str], table: PairWeights | None) -> np.ndarray 
     return np.asarray([known_m.get(one, 0) for one in ids], np.int64)
 
 
-def _histogram(w: np.ndarray) -> Chart:
+def _histogram(openings: OpeningFacts) -> Chart:
+    w, unit = openings.w, openings.unit
     centres, counts = histogram(w, log=True)
     median, above = float(np.median(w)), int((np.asarray(w) > 1).sum())
     told = (
-        f"Weights of {many(len(w), 'opening')} lie between {w.min():.3g} and {w.max():.3g}, half of them under "
+        f"Weights of {unit.count(len(w))} lie between {w.min():.3g} and {w.max():.3g}, half of them under "
         f"{median:.3g}; {above:,} weigh more than the mean of 1."
     )
-    series = [Series("openings", centres, counts.astype(np.float64))]
+    series = [Series(unit.several, centres, counts.astype(np.float64))]
     marks = [Mark("x", 1.0, "mean")]
-    title = "How many openings have which weight"
+    title = f"How many {unit.several} have which weight"
     return Chart(
         "weights",
         title,
         "bars",
         x_label="weight w",
-        y_label="openings",
+        y_label=unit.several,
         series=series,
         told=told,
         marks=marks,
@@ -105,7 +110,8 @@ def _paying(openings: OpeningFacts, table: PairWeights | None, remedy: str) -> l
     """Who pays and who gains, by source, bin, cluster and region."""
     if table is None:
         told = (
-            "Who pays for the weights, and how many pairs an opening has, is not known: there are no pair weights yet."
+            f"Who pays for the weights, and how many pairs {openings.unit.a} has, is not known: there are no pair "
+            "weights yet."
         )
         return [Note(f"{told} Make them: {remedy}")]
     trains = np.flatnonzero(table.split == "train")
@@ -178,6 +184,9 @@ def _ess(meta: Mapping[str, Any], openings: OpeningFacts, options: DensityOption
     told = sentence(temperature_line(meta))
     if not math.isfinite(noise):
         told += " The noise was not measured, so it sets no bound."
+    elif abs(noise - chosen) < 0.01 * most:  # one line for both, whose labels would lie on each other
+        marks[0] = Mark("x", chosen, f"{marks[0].label}, at the noise bound")
+        told += f" Noise alone would bound T at {noise:.3g}."
     elif noise <= most:
         marks.append(Mark("x", noise, "noise bound"))
         told += f" Noise alone would bound T at {noise:.3g}."
@@ -189,7 +198,7 @@ def _ess(meta: Mapping[str, Any], openings: OpeningFacts, options: DensityOption
         "Effective sample size against temperature",
         "lines",
         x_label="temperature T",
-        y_label="ESS, share of openings",
+        y_label=f"ESS, share of {openings.unit.several}",
         series=series,
         told=told,
         marks=marks,
@@ -202,8 +211,15 @@ def _extremes(openings: OpeningFacts, m: np.ndarray | None) -> list[Block]:
     """The heaviest openings, heaviest first, then the lightest, lightest first; ties in row order."""
     heavy = np.argsort(-openings.w, kind="stable")[:SHOWN]
     light = np.argsort(openings.w, kind="stable")[:SHOWN]
+    unit = openings.unit
     head = columns(
-        {"opening": "text", "w": "number", "density above, % of openings": "number", "pairs, m": "count", "id": "id"}
+        {
+            unit.one: "text",
+            "w": "number",
+            f"density above, % of {unit.several}": "number",
+            "pairs, m": "count",
+            "id": "id",
+        }
     )
 
     def cells(row: int) -> tuple[Any, ...]:
@@ -211,7 +227,7 @@ def _extremes(openings: OpeningFacts, m: np.ndarray | None) -> list[Block]:
         text = clipped(openings.texts[row])
         return text, float(openings.w[row]), percentile(openings.log_density, row), own, openings.ids[row]
 
-    titles = (f"The {len(heavy)} heaviest openings", f"The {len(light)} lightest openings")
+    titles = (f"The {len(heavy)} heaviest {unit.several}", f"The {len(light)} lightest {unit.several}")
     return [Table(t, head, list(map(cells, rows.tolist()))) for t, rows in zip(titles, (heavy, light), strict=True)]
 
 
@@ -221,17 +237,18 @@ def _against(openings: OpeningFacts, m: np.ndarray | None) -> list[Block]:
     if openings.tokens is not None and (np.asarray(openings.tokens) >= 0).any():
         tokens = np.where(np.asarray(openings.tokens) >= 0, openings.tokens, np.nan)
         title = "Weight against text length"
-        told: dict[str, Any] = {"x_label": "tokens", "y_label": "weight w", "log_y": True}
+        told: dict[str, Any] = {"unit": openings.unit, "x_label": "tokens", "y_label": "weight w", "log_y": True}
         blocks.append(points_chart("weight_length", title, tokens, openings.w, **told))
     if m is not None:
         title = "Weight against multiplicity"
         of_pairs = np.where(m > 0, m, np.nan)
-        told = {"x_label": "pairs of the opening, m", "y_label": "weight w", "log_y": True}
+        of = openings.unit.one
+        told = {"unit": openings.unit, "x_label": f"pairs of the {of}, m", "y_label": "weight w", "log_y": True}
         blocks.append(points_chart("weight_multiplicity", title, of_pairs, openings.w, **told))
     return [block for block in blocks if block is not None]
 
 
-def _stability(meta: Mapping[str, Any], rows: Sequence[AtK]) -> list[Block]:
+def _stability(meta: Mapping[str, Any], rows: Sequence[AtK], unit: Unit) -> list[Block]:
     if not rows:
         return [Text(f"Weights at other k are not known: too few neighbours were kept (k = {meta['k']}).")]
     head = columns(
@@ -246,7 +263,7 @@ def _stability(meta: Mapping[str, Any], rows: Sequence[AtK]) -> list[Block]:
     cells = [(r.k, known(r.rank_correlation), r.same_heaviest, r.temperature, r.ess_share) for r in rows]
     least = min(rows, key=lambda r: r.same_heaviest)
     told = (
-        f"With another number of neighbours than k = {meta['k']}, the heaviest tenth of the openings stays the same "
-        f"to at least {least.same_heaviest:.0%} (k = {least.k})."
+        f"With another number of neighbours than k = {meta['k']}, the heaviest tenth of the {unit.several} stays the "
+        f"same to at least {least.same_heaviest:.0%} (k = {least.k})."
     )
     return [Text(told), Table("Weights made with another k", head, cells)]

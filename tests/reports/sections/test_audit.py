@@ -97,7 +97,7 @@ def test_contradictions_with_their_texts():
     assert "3 completions in 4 pairs are chosen in one pair and rejected in another" in told
     assert "1 pair of two identical completions" in told
     assert quotes(section) == [
-        ("rows 1 and 7", f"opening: question\n\nchosen in row 1: {HOSTILE}\n\nchosen in row 7: no"),
+        ("rows 1 and 7", f"first user message: question\n\nchosen in row 1: {HOSTILE}\n\nchosen in row 7: no"),
         ("rows 2 and 9", "(not read)"),
     ]
     shown = table(section, "chosen and rejected")

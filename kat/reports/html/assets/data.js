@@ -21,7 +21,7 @@ async function loadPoints() {
   const [x, y] = [new Uint16Array(await column("x")), new Uint16Array(await column("y"))];
   const side = Math.max(...facts.span);
   const [wide, high] = facts.span.map((span) => span / side);
-  const points = { facts, count: facts.points, wide, high, numbers: [], kinds: [], ids: [], texts: [] };
+  const points = { facts, count: facts.points, wide, high, unit: facts.unit, numbers: [], kinds: [], ids: [], texts: [] };
   points.u = Float32Array.from(x, (value) => (value / 65535) * wide);
   points.v = Float32Array.from(y, (value) => (1 - value / 65535) * high);
   for (const [i, name] of facts.numbers.entries()) {

@@ -78,7 +78,7 @@ Tool.prototype.lift = function (event) {
     this.lasso = [];
     this.toggleLasso(false);
     if (rows.length) this.pick(rows);
-    else byId("map-status").textContent = "No opening lies in the lasso";
+    else byId("map-status").textContent = `No ${this.units(1)} lies in the lasso`;
     this.drawOver();
   } else if (!this.moved && !this.drawing) {
     this.rings.pin = this.view.nearest(...this.at(event), event.pointerType === "touch" ? 24 : 12);
@@ -147,7 +147,7 @@ Tool.prototype.listenToWords = function () {
     "map-clear": () => this.clear(),
     "map-back": () => this.table.turn(this.table.page - 1),
     "map-next": () => this.table.turn(this.table.page + 1),
-    "map-export": () => save("opening_ids.txt", this.exported()),
+    "map-export": () => save(`${this.units(1)}_ids.txt`, this.exported()),
     "map-copy": (event) => copy(event.target, this.exported()),
   };
   for (const [id, act] of Object.entries(clicks)) byId(id).addEventListener("click", act);

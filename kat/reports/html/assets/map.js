@@ -38,7 +38,7 @@ class Tool {
     const none = { index: new Uint8Array(this.points.count), colours: [rgb(KINDS[0])], entries: [] };
     this.view.colouring = number ? byNumber(number, dark) : kind ? byKind(kind, dark) : none;
     showLegend(byId("map-legend"), name, this.view.colouring);
-    const label = `Map of ${counted.format(this.points.count)} openings`;
+    const label = `Map of ${counted.format(this.points.count)} ${this.units()}`;
     this.view.canvas.setAttribute("aria-label", name ? `${label}, coloured by ${name}` : label);
     this.tellPicked();
     this.redraw();
@@ -149,15 +149,20 @@ class Tool {
     const rows = this.pickedRows();
     byId("map-picked").hidden = !rows.length;
     const all = counted.format(this.points.count);
-    let status = `${all} openings`;
-    if (this.matches) status = `${counted.format(this.matches.reduce((sum, one) => sum + one, 0))} of ${all} openings match`;
-    if (rows.length) status = `${counted.format(rows.length)} of ${all} openings selected`;
+    let status = `${all} ${this.units()}`;
+    if (this.matches) status = `${counted.format(this.matches.reduce((sum, one) => sum + one, 0))} of ${all} ${this.units()} match`;
+    if (rows.length) status = `${counted.format(rows.length)} of ${all} ${this.units()} selected`;
     byId("map-status").textContent = status;
     if (!rows.length) return;
     const weight = numberNamed(this.points, "weight");
     const means = [weight, this.choice.number].filter((number, at, all) => number && all.indexOf(number) === at);
     const words = means.map(({ name, values }) => `mean ${name} ${told(meanOf(values, rows))}`);
     byId("map-means").textContent = [`${counted.format(rows.length)} selected`, ...words].join(" · ");
+  }
+
+  /** What the points are called: openings or contexts. */
+  units(count = this.points.count) {
+    return this.points.unit[count === 1 ? 0 : 1];
   }
 
   exported() {

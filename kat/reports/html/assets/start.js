@@ -62,6 +62,16 @@ document.getElementById("theme").addEventListener("click", () => {
   remembered(root.dataset.face);
 });
 
+/** A canvas that was just drawn may print empty: paper gets a picture of it. */
+function showPicture() {
+  const canvas = document.getElementById("map-canvas");
+  if (!canvas?.clientWidth) return;
+  const picture = new Image(canvas.width, canvas.height);
+  Object.assign(picture, { id: "map-picture", alt: canvas.getAttribute("aria-label") ?? "", decoding: "sync", src: canvas.toDataURL() });
+  document.getElementById("map-picture")?.remove();
+  canvas.parentElement.append(picture);
+}
+
 // Paper is light, and nothing can be opened on it.
 let before = null;
 addEventListener("beforeprint", () => {
@@ -69,8 +79,10 @@ addEventListener("beforeprint", () => {
   before = { face: root.dataset.face, folded };
   for (const element of folded) element.open = true;
   setFace("light");
+  showPicture();
 });
 addEventListener("afterprint", () => {
+  document.getElementById("map-picture")?.remove();
   for (const element of before?.folded ?? []) element.open = false;
   setFace(before?.face);
   before = null;
