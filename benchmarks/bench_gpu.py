@@ -192,11 +192,11 @@ def by_transformers(path: str, texts: list[np.ndarray], options: argparse.Namesp
 
 def knn(options: argparse.Namespace, folder: Path) -> None:
     """Print seconds, rate and recall of the exact search."""
-    from kat.neighbors import tiles
+    from kat.neighbors import topk
     from kat.neighbors.exact import knn_self
 
     on_device: list[float] = []
-    lists_of = tiles.topk_lists
+    lists_of = topk.topk_lists
 
     def watched(*given: Any) -> Any:
         start = time.perf_counter()
@@ -204,7 +204,7 @@ def knn(options: argparse.Namespace, folder: Path) -> None:
         on_device.append(time.perf_counter() - start)
         return lists
 
-    tiles.topk_lists = watched
+    topk.topk_lists = watched
     print(f"\nknn: k = {K}, clustered unit vectors of 384 numbers in float32, {cores()} cores beside the card\n")
     rows = []
     for n in options.rows:
@@ -220,7 +220,7 @@ def knn(options: argparse.Namespace, folder: Path) -> None:
         rate = f"{2 * n * n * 384 / part / 1e12:.1f}"
         right = recall(x, got[0], options)
         rows.append([f"{n:,}", f"{seconds:.2f}", f"{part:.2f}", rate, f"{right:.6f}"])
-    tiles.topk_lists = lists_of
+    topk.topk_lists = lists_of
     show(("rows", "median s", "on the device s", "TFLOP/s there", "recall"), rows)
 
 

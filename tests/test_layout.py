@@ -31,6 +31,7 @@ FLOORS = {
     "kat.inputs": 2,
     "kat.records": 2,
     "kat.arrays": 3,
+    "kat.executor_config": 3,
     "kat.grpo_config": 3,
     "kat.journal": 3,
     "kat.outputs": 3,

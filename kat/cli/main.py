@@ -100,7 +100,7 @@ def embed(
     from kat.stages.embed import embed as embed_texts
 
     with launching(executor, run_options.device) as launcher:
-        embed_texts(data[0] if len(data) == 1 else data, out, embed, run_options, launcher)
+        embed_texts(data[0] if len(data) == 1 else data, out, embed, run_options, launcher=launcher)
     _next(f"kat density {quoted(out)} --out {quoted(next_to(out, 'embeddings', 'density'))}")
 
 

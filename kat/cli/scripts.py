@@ -104,7 +104,7 @@ def kat_embed(
     from kat.stages.stage import say_next
 
     with launching(executor, run_options.device) as launcher:
-        embed_file(data, out, embed, run_options, launcher)
+        embed_file(data, out, embed, run_options, launcher=launcher)
     say_next(f'torch.load("{out}", weights_only=True), or: kat density {quoted(out)} --out DIR')
 
 

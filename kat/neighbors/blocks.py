@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kat.executors.base import Arrays, Compute, Facts, Launcher
+from kat.neighbors import topk
 from kat.neighbors.tiles import (
     SAVE_SECONDS,
     TILE,
@@ -71,6 +72,17 @@ def make_worker(settings: dict[str, Any], shared: Sequence[np.ndarray]) -> tuple
     vectors, slack, rounding = shared[:3]
     held = Shared(vectors, slack, rounding, Side(*shared[3:6]), Side(*shared[-3:]))
 
+    def on_device(task: Arrays) -> Arrays:
+        first, end, start, stop = task[0].tolist()
+        rows, columns = (first, end), (start, stop)
+        results: Arrays = []
+        for (mine, theirs), limits in zip([(rows, columns), (columns, rows)], task[1:], strict=False):
+            own = settings | {"symmetric": False, "itself": settings["itself"] and mine == theirs}
+            job, _, (part,) = _job_of(own, held, [np.asarray([*mine, *theirs]), limits])
+            job = replace(job, lists=topk.topk_lists(job, settings["on"], None))
+            results += _candidates(job, part, rank(job, theirs[1] - theirs[0]), np.asarray([theirs[0], 0]), 0)
+        return results
+
     def compute(task: Arrays) -> Arrays:
         first, end, start, _ = task[0].tolist()
         job, tiles, parts = _job_of(settings, held, task)
@@ -83,7 +95,7 @@ def make_worker(settings: dict[str, Any], shared: Sequence[np.ndarray]) -> tuple
             results += _candidates(job, rows, rank(job, int(seen[block])), moved, offset)
         return results
 
-    return compute, {}
+    return on_device if settings["on"] else compute, {}
 
 
 def _job_of(settings: dict[str, Any], held: Shared, task: Arrays) -> tuple[Job, list[tuple[int, int]], list[slice]]:
@@ -159,8 +171,17 @@ def is_much(job: Job) -> bool:
     return len(job.query.order) * len(job.points.order) * job.codes.shape[1] > FEW
 
 
-def fill(job: Job, launcher: Launcher, progress: Progress | None, checkpoint: str | os.PathLike | None) -> None:
+def fill(
+    job: Job,
+    launcher: Launcher,
+    progress: Progress | None,
+    checkpoint: str | os.PathLike | None,
+    *,
+    on: str | None = None,
+) -> None:
     """Fill the lists of a job by the workers of a launcher. Goes on from `checkpoint`, where it holds this search.
+
+    `on` names the device on which plain torch makes the products, None those of `tiles`.
 
     Raises what `Launcher.start` and `Executor.run` raise.
     """
@@ -178,6 +199,7 @@ def fill(job: Job, launcher: Launcher, progress: Progress | None, checkpoint: st
         "symmetric": job.symmetric,
         "among": job.among,
         "strict": job.strict,
+        "on": on,
     }
     with contextlib.closing(launcher.start(FUNCTION, settings, _shared(job))) as workers:
         for number, result in workers.run(merge.tasks()):

@@ -19,7 +19,7 @@ import numpy as np
 
 from kat.devices import compute_threads
 from kat.executors.base import Launcher
-from kat.neighbors import blocks, tiles
+from kat.neighbors import blocks, tiles, topk
 from kat.neighbors.tiles import TILE, Job, Progress, cuts, in_parts
 
 CODE_SQUARES = 2**31 - 2**14  # squared code distances stay below this
@@ -54,7 +54,7 @@ def knn_self(
     others = len(x if rows is None else rows) - 1
     if not 1 <= k <= others:
         raise ValueError(f"k must be between 1 and the number of other rows, {others}, not {k}.")
-    kind = resolve(products, device, x)
+    kind = resolve(products, (launcher and launcher.device) or device, x)
     job = prepare(x, k, rows=rows, candidates=candidates, products=kind, tile=tile, threads=threads)
     return search(job, device=device, products=products, progress=progress, checkpoint=checkpoint, launcher=launcher)
 
@@ -82,7 +82,7 @@ def knn_query(
         raise ValueError(f"queries have {queries.shape[1]} columns, x has {x.shape[1]}.")
     if not 1 <= k <= len(x):
         raise ValueError(f"k must be between 1 and the number of rows, {len(x)}, not {k}.")
-    kind = resolve(products, device, x)
+    kind = resolve(products, (launcher and launcher.device) or device, x)
     job = prepare(x, k, queries=queries, candidates=candidates, products=kind, tile=tile, threads=threads)
     launcher = launcher if blocks.is_much(job) else None
     return search(job, device=device, products=products, progress=progress, checkpoint=checkpoint, launcher=launcher)
@@ -235,9 +235,10 @@ def search(
     rows = len(job.query.x)
     indices, distances = np.empty((rows, job.k), np.int32), np.empty((rows, job.k), np.float32)
     if launcher is not None:
-        blocks.fill(job, launcher, progress, checkpoint)
+        on = launcher.device if launcher.device == "cuda" else "cpu" if products == "topk" else None
+        blocks.fill(job, launcher, progress, checkpoint, on=on)
     elif device != "cpu" or products == "topk":
-        job = replace(job, lists=tiles.topk_lists(job, device, progress))
+        job = replace(job, lists=topk.topk_lists(job, device, progress))
     else:
         tiles.run(job, progress, checkpoint)
     doubtful = decide(job, indices, distances)

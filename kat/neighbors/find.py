@@ -95,7 +95,7 @@ def find_neighbors(
         distinct_distances=apart[distinct.group],
         multiplicity=distinct.counts[distinct.group],
         metric=metric,
-        halves=split_halves(vectors, distinct.first, mix[distinct.first], k, device, launcher),
+        halves=split_halves(vectors, distinct.first, mix[distinct.first], k, device=device, launcher=launcher),
         recall=recall,
         source=x if isinstance(x, Embeddings) else None,
     )
@@ -225,7 +225,7 @@ def expand(near: np.ndarray, apart: np.ndarray, distinct: Distinct, k: int) -> t
 
 
 def split_halves(
-    vectors: np.ndarray, first: np.ndarray, mix: np.ndarray, k: int, device: str, launcher: Launcher | None = None
+    vectors: np.ndarray, first: np.ndarray, mix: np.ndarray, k: int, *, device: str, launcher: Launcher | None = None
 ) -> Halves | None:
     """Return distances to the k/2 nearest distinct others in each of two halves; None for fewer than 20 rows a half.
 

@@ -183,7 +183,7 @@ def compute_offline(
 ) -> None:
     """Write embeddings and weights to one folder, the embeddings kept apart so that other weights are cheap."""
     with new_folder(out), locked(out):
-        embed_folder(prompts, out / EMBEDDINGS, embed, run_options, launcher)
+        embed_folder(prompts, out / EMBEDDINGS, embed, run_options, launcher=launcher)
         weigh_openings(out / EMBEDDINGS, out, density, run_options, prompts, launcher=launcher)
 
 

@@ -44,15 +44,15 @@ class _Embedded:
 
 
 def embed(
-    data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions, launcher: Launcher | None = None
+    data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions, *, launcher: Launcher | None = None
 ) -> None:
     """Write OUT: one .pt file if that is its suffix, else a folder. With a launcher a cluster's workers compute."""
     write = embed_file if out.suffix == ".pt" else embed_folder
-    write(data, out, options, run_options, launcher)
+    write(data, out, options, run_options, launcher=launcher)
 
 
 def embed_file(
-    data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions, launcher: Launcher | None = None
+    data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions, *, launcher: Launcher | None = None
 ) -> None:
     """Write one .pt file {"ids": [str], "emb": float32 [N, D]}."""
     inside = look_inside(data, run_options.max_line_bytes) if options.inside_text == "read" else InsidePrompts()
@@ -66,7 +66,7 @@ def embed_file(
 
 
 def embed_folder(
-    data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions, launcher: Launcher | None = None
+    data: Inputs, out: Path, options: EmbedOptions, run_options: RunOptions, *, launcher: Launcher | None = None
 ) -> None:
     """Write a folder of embeddings.npy, ids.json and lengths.npy ([N, 2]: tokens of the text, tokens lost)."""
     inside = look_inside(data, run_options.max_line_bytes) if options.inside_text == "read" else InsidePrompts()

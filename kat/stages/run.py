@@ -46,7 +46,7 @@ def run(
     with new_folder(out), locked(out), logged(out):  # one run at a time, from its first part to its last
         make_prefixes(pairs, out / PREFIXES, run_options, reading=reading)
         with launching(executor, run_options.device) as launcher:
-            embed_folder(out / PREFIXES, out / EMBEDDINGS, embed, own, launcher)
+            embed_folder(out / PREFIXES, out / EMBEDDINGS, embed, own, launcher=launcher)
             weighing = replace(run_options, max_line_bytes=most)
             weigh_openings(out / EMBEDDINGS, out / DENSITY, density, weighing, out / PREFIXES, launcher=launcher)
         measure_contexts(pairs, out, embed, reading, run_options)

@@ -148,7 +148,7 @@ class Fake:
     """An executor in this process that gives results in the opposite order."""
 
     def __init__(self, function, settings, threads):
-        self.computes = [worker.resolve(function)(values) for values in settings]
+        self.computes, self.facts = zip(*(worker.resolve(function)(values, []) for values in settings), strict=True)
         self.done = 0
 
     @property
@@ -161,7 +161,7 @@ class Fake:
             yield number, self.computes[number % self.count](arrays)
 
     def close(self):
-        self.computes = []
+        self.computes = ()
 
 
 def test_any_executor_will_do(monkeypatch):

@@ -70,7 +70,7 @@ def small_blocks(request, monkeypatch):
     monkeypatch.setattr(blocks, "TILE", tile)
 
 
-@pytest.mark.parametrize("products", ["int8", "float32"])
+@pytest.mark.parametrize("products", ["int8", "float32", "topk"])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_bytes_as_here(name, products, small_blocks):
     if products == "int8" and not tiles.has_int8_products(40):

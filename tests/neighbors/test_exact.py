@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kat.neighbors import exact as search
-from kat.neighbors import kernels, tiles
+from kat.neighbors import kernels, tiles, topk
 
 PRODUCTS = ("int8", "float32", "topk")
 
@@ -114,15 +114,15 @@ def test_wrong_suggestions_are_noticed_and_repaired(monkeypatch: pytest.MonkeyPa
 
 def test_topk_with_few_candidates_is_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
     x = made("collinear")
-    kept = tiles.topk_block
-    monkeypatch.setattr(tiles, "topk_block", lambda job, rows, room, columns: kept(job, rows, 8, columns))
+    kept = topk.topk_block
+    monkeypatch.setattr(topk, "topk_block", lambda job, rows, room, columns: kept(job, rows, 8, columns))
     assert_same(x, x, search.knn_self(x, 8, products="topk"), 8, True)
 
 
 def test_many_points_are_taken_in_blocks_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks of queries and of columns, and stretches of few points."""
     for name, value in (("BLOCK", 128), ("WIDTH", 256), ("STRETCH", 2)):
-        monkeypatch.setattr(tiles, name, value)
+        monkeypatch.setattr(topk, name, value)
     for name in ("gaussian", "duplicated", "grid"):
         x = made(name)
         assert_same(x, x, search.knn_self(x, 5, products="topk"), 5, True)
@@ -134,7 +134,7 @@ def test_smallest_values_of_rows(count: int, columns: int) -> None:
     draw = torch.Generator().manual_seed(0)
     values = torch.randint(0, 500, (9, columns), generator=draw).float()  # with ties
     values[2, 5:] = torch.inf
-    least, at = tiles.smallest(values, count)
+    least, at = topk.smallest(values, count)
     torch.testing.assert_close(least, values.sort(1).values[:, :count])
     torch.testing.assert_close(values.gather(1, at), least)
     assert all(len(set(row)) == count for row in at.tolist())
