@@ -50,13 +50,21 @@ class RayCluster:
         self._options = options
         self._folder: Path | None = None
         self._actors: list[Any] = []  # without work
-        with own_signals():
-            _connect(self.ray, options.ray_address) if options.ray_address else self._start_here()
-        self._gpus = self._gpus_per_worker(device)
         self._slices: Path | None = None  # where workers hand over what they made
+        self._is_own = not self.ray.is_initialized()  # else somebody's who uses kat from Python
         if options.shared_dir is not None:
             with as_output_error(options.shared_dir):
                 self._slices = Path(tempfile.mkdtemp(prefix=_FOLDERS, dir=options.shared_dir.resolve()))
+        try:
+            with own_signals():
+                if options.ray_address:
+                    _connect(self.ray, options.ray_address)
+                elif self._is_own:
+                    self._start_here()
+            self._gpus = self._gpus_per_worker(device)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def device(self) -> str | None:
@@ -111,9 +119,13 @@ class RayCluster:
         if self.ray is None:
             return
         ray, self.ray = self.ray, None
-        with own_signals():
-            ray.shutdown()
+        for actor in self._actors:
+            with contextlib.suppress(Exception):  # the cluster may be gone
+                ray.kill(actor)
         self._actors = []
+        if self._is_own:
+            with own_signals():
+                ray.shutdown()
         for folder in (self._folder, self._slices):
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -142,7 +154,6 @@ class RayCluster:
                     **_QUIET,
                 )
         except Exception as error:  # Ray's own, of many kinds
-            shutil.rmtree(self._folder, ignore_errors=True)
             raise WorkerError(f"Ray did not start here: {_first_line(error)}. --executor local needs none.") from error
 
     def _gpus_per_worker(self, device: str) -> float:
