@@ -129,9 +129,9 @@ def _dispatch_trunks(
     if not rule.causal:
         raise NotPackedError("a trunk is shared by causal attention alone: other attention looks ahead")
     if query.is_cuda:
-        from kat.packing.attention_cuda import attend_by_flex
+        from kat.packing.attention_cuda import attend_on_cuda_trunks
 
-        return attend_by_flex(query, key, value, layout, rule)
+        return attend_on_cuda_trunks(query, key, value, layout, rule)
     from kat.packing.attention_trunks import attend_on_trunks
 
     return attend_on_trunks(query, key, value, layout, rule)
