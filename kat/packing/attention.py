@@ -113,7 +113,8 @@ def _dispatch(
     if query.is_cuda:
         from kat.packing.attention_cuda import attend_on_cuda
 
-        return attend_on_cuda(query, key, value, layout, rule)
+        rows = attend_on_cuda(query, key, value, layout, rule)
+        return attend_by_runs(query, key, value, layout, rule) if rows is None else rows
     # The compiled loops read bfloat16 and have no gradients.
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled():
         from kat.packing.attention_cpu import LONGEST, attend_by_products

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from kat.packing.attention import attend_by_runs
 from kat.packing.attention_trunks import attend_by_mask
 from kat.packing.block_masks import block_mask
 from kat.packing.layout import AttentionRule, Layout
@@ -33,31 +32,32 @@ NARROWEST = 16
 SHORT = 512
 """Tokens of a row of trunks up to which a dense mask serves: a probe compiles nothing then.
 
-FlexAttention has another kernel for rows shorter than 128 tokens, besides, and none of it for some heads in float32.
+Rows shorter than 128 tokens must not be above it: FlexAttention takes another kernel for them, which torch 2.11 does
+not have for grouped heads of 16 numbers in float32.
 """
 
 
 def attend_on_cuda(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, rule: AttentionRule
-) -> torch.Tensor:
+) -> torch.Tensor | None:
     """Return attention [1, T, H, D'] of queries [1, H, T, D], keys and values [1, H', T, D'], every text for itself.
 
-    Nothing is compiled; gradients go through.
+    None where no kernel takes it. Nothing is compiled; gradients go through.
     """
     half = query.dtype in (torch.bfloat16, torch.float16)
     if half and query.shape[-1] == value.shape[-1] <= WIDEST:
-        if importlib.util.find_spec("flash_attn"):
+        if _has_package():
             return _flash(query, key, value, layout, rule)
         options = _varlen_options(rule, query.shape[-1]) if _has_flash(query.device) else None
         if options is not None:
             return _varlen_attention(query, key, value, layout, options)
-    return attend_by_runs(query, key, value, layout, rule)
+    return None
 
 
 def attend_on_cuda_trunks(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: TrunkLayout, rule: AttentionRule
 ) -> torch.Tensor:
-    """Return the same over trunks and branches, causal, with gradients."""
+    """Return the same over trunks and branches, causal, with gradients, whatever the precision."""
     attend = attend_by_mask if layout.total <= SHORT else attend_by_flex
     return attend(query, key, value, layout, rule)
 
@@ -81,6 +81,12 @@ def _flash(
         window_size=reach,
     )
     return rows.unsqueeze(0)
+
+
+@cache
+def _has_package() -> bool:
+    """Tell whether FlashAttention is installed: looking for it takes longer than launching it, and layers are many."""
+    return importlib.util.find_spec("flash_attn") is not None
 
 
 @cache

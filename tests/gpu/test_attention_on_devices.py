@@ -57,36 +57,6 @@ def test_every_text_by_itself(heads, dtype, device):
             assert_near(actual[0, text].transpose(0, 1), expected, NEAR[dtype])
 
 
-def sees(layout: TrunkLayout, window: int | None) -> torch.Tensor:
-    """Which tokens each token of a row sees, [T, T] bool, sequence by sequence."""
-    seen = torch.zeros(layout.total, layout.total, dtype=torch.bool)
-    for start, end in zip(layout.bounds[:-1].tolist(), layout.bounds[1:].tolist(), strict=True):
-        sequence = layout.sequence(end - 1)
-        for token in range(start, end):
-            before = sequence[: len(sequence) - (end - 1 - token)]
-            seen[token, before[-window:] if window else before] = True
-    return seen
-
-
-@pytest.mark.parametrize("window", [None, 50])
-@pytest.mark.parametrize("dtype", NEAR)
-@pytest.mark.parametrize("heads", HEADS[:3])
-def test_trunks_and_branches_with_gradients(heads, dtype, window, device):
-    layout = TrunkLayout(*map(np.asarray, TREES[device]))
-    leaves = [x.requires_grad_() for x in tensors(layout.total, heads, dtype, device)]
-    exact = [x.detach().double().requires_grad_() for x in leaves]
-    expected = softmax_attention(*(x[0] for x in exact), heads[2] ** -0.5, sees(layout, window).to(device))
-    mask = None if window is None else torch.zeros(1, 1, 1, 1, device=device)
-    layer = SimpleNamespace(is_causal=True)
-    actual, _ = packed_attention(layer, *leaves, mask, sliding_window=window, layout=layout)
-    assert_near(actual[0].transpose(0, 1), expected, NEAR[dtype])
-    towards = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(device)
-    (expected * towards).sum().backward()
-    (actual[0].transpose(0, 1) * towards).sum().backward()
-    for leaf, other in zip(leaves, exact, strict=True):
-        assert_near(leaf.grad, other.grad, NEAR[dtype])
-
-
 @pytest.mark.parametrize("heads", [HEADS[1], HEADS[4]])
 @pytest.mark.parametrize("dtype", NEAR)
 def test_gradients_of_every_text_by_itself(dtype, heads, device):
@@ -118,6 +88,35 @@ def test_texts_compile_nothing(dtype, device):
         with torch.no_grad():
             packed_attention(layer, *tensors(layout.total, HEADS[0], dtype, device), None, layout=layout)
     assert graphs() == before
+
+
+def sees(layout: TrunkLayout, window: int | None) -> torch.Tensor:
+    """Which tokens each token of a row sees, [T, T] bool, sequence by sequence."""
+    seen = torch.zeros(layout.total, layout.total, dtype=torch.bool)
+    for start, end in zip(layout.bounds[:-1].tolist(), layout.bounds[1:].tolist(), strict=True):
+        sequence = layout.sequence(end - 1)
+        for token in range(start, end):
+            before = sequence[: len(sequence) - (end - 1 - token)]
+            seen[token, before[-window:] if window else before] = True
+    return seen
+
+
+@pytest.mark.parametrize(("heads", "window"), [(HEADS[0], None), (HEADS[1], 50), (HEADS[2], None)])
+@pytest.mark.parametrize("dtype", NEAR)
+def test_trunks_and_branches_with_gradients(heads, dtype, window, device):
+    layout = TrunkLayout(*map(np.asarray, TREES[device]))
+    leaves = [x.requires_grad_() for x in tensors(layout.total, heads, dtype, device)]
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    expected = softmax_attention(*(x[0] for x in exact), heads[2] ** -0.5, sees(layout, window).to(device))
+    mask = None if window is None else torch.zeros(1, 1, 1, 1, device=device)
+    layer = SimpleNamespace(is_causal=True)
+    actual, _ = packed_attention(layer, *leaves, mask, sliding_window=window, layout=layout)
+    assert_near(actual[0].transpose(0, 1), expected, NEAR[dtype])
+    towards = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(device)
+    (expected * towards).sum().backward()
+    (actual[0].transpose(0, 1) * towards).sum().backward()
+    for leaf, other in zip(leaves, exact, strict=True):
+        assert_near(leaf.grad, other.grad, NEAR[dtype])
 
 
 def test_rows_of_trunks_of_many_lengths_compile_no_kernel_each(device):

@@ -115,7 +115,7 @@ def flash_stand_in(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen
 def test_flash_attention_is_called_with_bounds_and_reach(causal, window, monkeypatch):
     module = ModuleType("flash_attn")
     module.flash_attn_varlen_func = flash_stand_in
-    module.__spec__ = SimpleNamespace(name="flash_attn")
+    monkeypatch.setattr(attention_cuda, "_has_package", lambda: True)
     monkeypatch.setitem(sys.modules, "flash_attn", module)
     q, k, v = tensors(2, torch.bfloat16, values=8)
     actual = attention_cuda.attend_on_cuda(q, k, v, LAYOUT, AttentionRule(0.35, causal, window))
@@ -169,6 +169,7 @@ def of_torch(monkeypatch):
         names = frozenset(inspect.signature(function).parameters)
         monkeypatch.setattr(attention_cuda, "_varlen", lambda: (counted, names))
         monkeypatch.setattr(attention_cuda, "_has_flash", lambda device: True)
+        monkeypatch.setattr(attention_cuda, "_has_package", lambda: False)
         return calls
 
     return replace
@@ -184,26 +185,32 @@ def test_torchs_own_kernel_is_called_for_rules_that_it_can_express(function, cau
     for scale in (0.35, size**-0.5):
         calls.clear()
         actual = attention_cuda.attend_on_cuda(q, k, v, LAYOUT, AttentionRule(scale, causal, window))
-        assert actual.shape == (1, LAYOUT.total, 4, size)
-        assert (actual.double() - by_definition(q, k, v, causal, window, scale)).abs().max() < 0.02
         expresses = function is not varlen_of_2_10 or (window is None and scale == 8**-0.5)
         assert len(calls) == expresses
+        if not expresses:
+            assert actual is None
+            continue
+        assert actual.shape == (1, LAYOUT.total, 4, size)
+        assert (actual.double() - by_definition(q, k, v, causal, window, scale)).abs().max() < 0.02
 
 
-@pytest.mark.parametrize(("causal", "window"), RULES)
-def test_what_no_kernel_takes_is_read_by_runs_and_nothing_is_compiled(causal, window, of_torch, monkeypatch):
-    calls = of_torch(varlen_of_2_11)
-    monkeypatch.setattr(attention_cuda, "_compiled", None)
-    for dtype, values in ((torch.float32, 8), (torch.bfloat16, 12)):  # float32; heads of other sizes in values
-        q, k, v = tensors(2, dtype, values=values)
-        actual = attention_cuda.attend_on_cuda(q, k, v, LAYOUT, AttentionRule(0.35, causal, window))
-        off = (actual.double() - by_definition(q, k, v, causal, window)).abs().max()
-        assert off < (1e-5 if dtype == torch.float32 else 0.02)
+def test_what_no_kernel_takes_is_left_to_runs(of_torch, monkeypatch):
+    calls, rule = of_torch(varlen_of_2_11), AttentionRule(0.35, True, None)
+    for given in (tensors(2, values=8), tensors(2, torch.bfloat16, values=12)):  # float32; other sizes in values
+        assert attention_cuda.attend_on_cuda(*given, LAYOUT, rule) is None
     monkeypatch.setattr(attention_cuda, "_has_flash", lambda device: False)
-    q, k, v = tensors(2, torch.bfloat16, values=8)
-    actual = attention_cuda.attend_on_cuda(q, k, v, LAYOUT, AttentionRule(0.35, causal, window))
-    assert (actual.double() - by_definition(q, k, v, causal, window)).abs().max() < 0.02
+    assert attention_cuda.attend_on_cuda(*tensors(2, torch.bfloat16, values=8), LAYOUT, rule) is None
     assert not calls
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+def test_texts_on_cuda_take_a_kernel_or_runs(kernel, monkeypatch):
+    """A tensor that says it is on CUDA, for this machine may have none."""
+    q, k, v = tensors(2)
+    given = (type("OnCuda", (torch.Tensor,), {"is_cuda": True})(q), k, v, LAYOUT, AttentionRule(0.35, True, None))
+    monkeypatch.setattr(attention_cuda, "attend_on_cuda", lambda *row: "kernel" if kernel else None)
+    monkeypatch.setattr(attention, "attend_by_runs", lambda *row: "runs")
+    assert attention._dispatch(*given) == ("kernel" if kernel else "runs")
 
 
 def test_the_arguments_of_this_torchs_kernel_are_those_that_are_looked_for():
