@@ -2,12 +2,15 @@
 
 Models have the sizes of MiniLM and SmolLM2-135M and random weights, built from their configurations; nothing is
 downloaded. Texts are token ids of lengths drawn like prompts' (lognormal, median 40, 2,048 at most): tokenising is no
-part of it. Medians of `--repeats` after a warm-up; a part repeats no more once it took `--seconds`.
+part of it. Medians of `--repeats` after a warm-up, whose seconds (what is compiled, is compiled in them) stand beside
+them; no measurement repeats once it took `--seconds`. A row is printed as soon as it is measured: encode and train are
+meant to take a minute each on an H200, and a stop loses nothing.
 
 - encode: tokens a second of kat's packed rows, beside transformers' own padded batches, sorted by length, in bfloat16
   with sdpa, and the cosine of both; the peak is that of bfloat16 products, measured in the same run.
 - knn: the exact search, all of it and what of it is on the device, beside float64 differences of 200 drawn rows.
-- train: pairs a second with each prompt's trunk once, each pair's once, and separate sequences.
+- train: pairs a second over the steps after the first, with each prompt's trunk once, each pair's once, and separate
+  sequences.
 
     python benchmarks/bench_gpu.py [--only encode knn train] [--device cpu --small]
 """
@@ -19,12 +22,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from bench_encode import show
 from encode_machine import cores, header
 from encode_texts import sizes_of
 from reward_methods import token_pairs
@@ -48,8 +51,8 @@ def main() -> None:
     add("--device", default="cuda")
     add("--small", action="store_true", help="a few texts, rows and pairs: to see whether it runs")
     add("--repeats", type=int, default=3)
-    add("--seconds", type=float, default=40.0)
-    add("--texts", type=int, default=20_000)
+    add("--seconds", type=float, default=8.0)
+    add("--texts", type=int, default=8000)
     add("--budgets", type=int, nargs="+", default=[32_768, 131_072], help="tokens of a pack; the first is kat's own")
     add("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     add("--prompts", type=int, default=64)
@@ -66,8 +69,8 @@ def main() -> None:
             PARTS[part](options, Path(folder))
 
 
-def timed(act: Callable[[], Any], options: argparse.Namespace) -> float:
-    """Return the median of an action's seconds, after a warm-up."""
+def timed(act: Callable[[], Any], options: argparse.Namespace) -> tuple[float, float]:
+    """Return the median of an action's seconds, and those of the warm-up before."""
     began, seconds = time.perf_counter(), []
     for _ in range(options.repeats + 1):
         waited(options)
@@ -75,9 +78,19 @@ def timed(act: Callable[[], Any], options: argparse.Namespace) -> float:
         act()
         waited(options)
         seconds.append(time.perf_counter() - start)
-        if time.perf_counter() - began > options.seconds:
+        if time.perf_counter() - began > options.seconds and len(seconds) > 1:
             break
-    return statistics.median(seconds[1:] or seconds)
+    return statistics.median(seconds[1:]), seconds[0]
+
+
+def print_titles(*titles: str) -> None:
+    """Print the head of a table; only the first column holds words."""
+    print_row(*titles)
+    print_row("---", *["---:"] * (len(titles) - 1))
+
+
+def print_row(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def waited(options: argparse.Namespace) -> None:
@@ -95,7 +108,7 @@ def peak_of_products(options: argparse.Namespace) -> float:
             for _ in range(10):
                 a @ b
 
-        best = max(best, 10 * 2 * m * k * n / timed(act, options))
+        best = max(best, 10 * 2 * m * k * n / timed(act, options)[0])
     return best
 
 
@@ -127,32 +140,40 @@ def drawn_tokens(count: int, median: float, seed: int) -> list[np.ndarray]:
 
 def encode(options: argparse.Namespace, folder: Path) -> None:
     """Print tokens a second of both sizes of model."""
+    from kat.embedding.engine import Engine, Settings
+
     peak, texts = peak_of_products(options), drawn_tokens(options.texts, MEDIAN, 0)
     lengths = np.fromiter(map(len, texts), np.int64)
-    print(f"\nencode: {len(texts):,} texts, {lengths.sum():,} tokens, peak {peak / 1e12:,.1f} TFLOP/s\n")
-    rows = []
+    print(f"\nencode: {len(texts):,} texts, {lengths.sum():,} tokens, peak {peak / 1e12:,.1f} TFLOP/s\n", flush=True)
+    print_titles("method", "first s", "median s", "tokens/s", "of peak", "cosine min")
     for name in SIZES:
         path = model_folder(name, folder)
         operations = sizes_of(path).operations(lengths)
+
+        def show(
+            way: str, median: float, first: float, cosine: str = "", *, name: str = name, done: float = operations
+        ):
+            rate, share = f"{lengths.sum() / median:,.0f}", f"{done / median / peak:.1%}"
+            print_row(f"{name}, {way}", f"{first:.2f}", f"{median:.3f}", rate, share, cosine)
+
         expected, seconds = by_transformers(path, texts, options)
-        ways = [("transformers, sorted, padded", seconds, "")]
+        show("transformers, sorted, padded", *seconds)
+        start = time.perf_counter()
+        engine = Engine(Settings(path, options.device, "bfloat16", "mean"))
+        print(f"({name}: loaded, probed and converted in {time.perf_counter() - start:.1f} s)", flush=True)
+        assert engine.unpacked is None, engine.unpacked
         for budget in options.budgets:
-            vectors, seconds = by_kat(path, texts, budget, options)
+            vectors, seconds = by_kat(engine, texts, budget, options)
             cosines = torch.nn.functional.cosine_similarity(torch.from_numpy(vectors), expected)
-            ways.append((f"kat, packs of {budget:,}", seconds, f"{cosines.min():.5f}"))
-        for way, seconds, cosine in ways:
-            rate, share = f"{lengths.sum() / seconds:,.0f}", f"{operations / seconds / peak:.1%}"
-            rows.append([f"{name}, {way}", f"{seconds:.3f}", rate, share, cosine])
-    show(("method", "median s", "tokens/s", "of peak", "cosine min"), rows)
+            show(f"kat, packs of {budget:,}", *seconds, f"{cosines.min():.5f}")
 
 
-def by_kat(path: str, texts: list[np.ndarray], budget: int, options: argparse.Namespace) -> tuple[np.ndarray, float]:
+def by_kat(
+    engine: Any, texts: list[np.ndarray], budget: int, options: argparse.Namespace
+) -> tuple[np.ndarray, tuple[float, float]]:
     """Return vectors [N, D] of kat's engine, and the seconds that they took."""
-    from kat.embedding.engine import Engine, Settings
     from kat.packing.budget import packs
 
-    engine = Engine(Settings(path, options.device, "bfloat16", "mean"))
-    assert engine.unpacked is None, engine.unpacked
     engine.full_budget = engine.budget = budget
     plan = packs(np.fromiter(map(len, texts), np.int64), budget)
     vectors = np.empty((len(texts), engine.dimension), np.float32)
@@ -164,7 +185,9 @@ def by_kat(path: str, texts: list[np.ndarray], budget: int, options: argparse.Na
     return vectors, timed(act, options)
 
 
-def by_transformers(path: str, texts: list[np.ndarray], options: argparse.Namespace) -> tuple[torch.Tensor, float]:
+def by_transformers(
+    path: str, texts: list[np.ndarray], options: argparse.Namespace
+) -> tuple[torch.Tensor, tuple[float, float]]:
     """Return the same of padded batches of as many tokens, padding included, sorted by length."""
     from transformers import AutoModel
 
@@ -205,8 +228,11 @@ def knn(options: argparse.Namespace, folder: Path) -> None:
         return lists
 
     topk.topk_lists = watched
-    print(f"\nknn: k = {K}, clustered unit vectors of 384 numbers in float32, {cores()} cores beside the card\n")
-    rows = []
+    print(
+        f"\nknn: k = {K}, clustered unit vectors of 384 numbers in float32, {cores()} cores beside the card\n",
+        flush=True,
+    )
+    print_titles("rows", "median s", "on the device s", "TFLOP/s there", "recall")
     for n in options.rows:
         x = clustered(n, options)
         knn_self(x[:2000], K, device=options.device, products="topk")  # compiles
@@ -216,12 +242,11 @@ def knn(options: argparse.Namespace, folder: Path) -> None:
         def act(x: np.ndarray = x, got: list[np.ndarray] = got) -> None:
             got[:] = [knn_self(x, K, device=options.device, products="topk")[0]]
 
-        seconds, part = timed(act, options), statistics.median(on_device)
+        seconds, part = timed(act, options)[0], statistics.median(on_device)
         rate = f"{2 * n * n * 384 / part / 1e12:.1f}"
         right = recall(x, got[0], options)
-        rows.append([f"{n:,}", f"{seconds:.2f}", f"{part:.2f}", rate, f"{right:.6f}"])
+        print_row(f"{n:,}", f"{seconds:.2f}", f"{part:.2f}", rate, f"{right:.6f}")
     topk.topk_lists = lists_of
-    show(("rows", "median s", "on the device s", "TFLOP/s there", "recall"), rows)
 
 
 def clustered(n: int, options: argparse.Namespace) -> np.ndarray:
@@ -255,39 +280,60 @@ def train(options: argparse.Namespace, folder: Path) -> None:
     for trunk in drawn_tokens(options.prompts, 250, 3):
         said = [draw.integers(3, 30_000, n).astype(np.int32) for n in draw.integers(20, 60, 4)]
         pairs += [(trunk[:900], said[a], said[b]) for a in range(4) for b in range(a)]
-    print(f"\ntrain: {options.prompts} prompts of 4 completions and 6 pairs each, steps of 64 pairs, all trains\n")
-    rows = []
-    for row_tokens in options.row_tokens:
-        for share in ("prompt", "pair", "none"):
-            data = token_pairs(pairs, share)
-            tokens = sum(prompt.tokens for prompt in data.prompts)
-            seconds = timed(steps_of(model_folder("SmolLM2-135M", folder), data, row_tokens, options), options)
-            title = {"prompt": "a prompt's trunk once", "pair": "a pair's trunk once", "none": "separate"}[share]
-            cells = [f"{tokens / len(pairs):.0f}", f"{len(pairs) / seconds:.1f}", f"{tokens / seconds:,.0f}"]
-            rows.append([f"{title}, rows of {row_tokens:,}", f"{seconds:.2f}", *cells])
-    show(("method", "median s", "tokens a pair", "pairs/s", "tokens/s"), rows)
+    print(
+        f"\ntrain: {options.prompts} prompts of 4 completions and 6 pairs each, steps of 64 pairs, all trains",
+        flush=True,
+    )
+    start = time.perf_counter()
+    model, chosen = reward_model(model_folder("SmolLM2-135M", folder), options)
+    print(f"(loaded and probed in {time.perf_counter() - start:.1f} s)\n", flush=True)
+    print_titles("method", "first step s", "median step s", "tokens a pair", "pairs/s", "tokens/s")
+    titles = {"prompt": "a prompt's trunk once", "none": "separate", "pair": "a pair's trunk once"}
+    for row_tokens, (share, title) in product(options.row_tokens, titles.items()):
+        data = token_pairs(pairs, share)
+        tokens = sum(prompt.tokens for prompt in data.prompts) / len(pairs)
+        first, median, rate = steps_of(model, data, row_tokens, chosen, options)
+        cells = [f"{first:.2f}", f"{median:.3f}", f"{tokens:.0f}", f"{rate:.1f}", f"{tokens * rate:,.0f}"]
+        print_row(f"{title}, rows of {row_tokens:,}", *cells)
 
 
-def steps_of(path: str, data: Any, row_tokens: int, options: argparse.Namespace) -> Callable[[], None]:
-    """Return what takes all steps of a pass."""
-    from kat.training.loop import Trainer
+def reward_model(path: str, options: argparse.Namespace) -> tuple[Any, Any]:
+    """Return a reward model, all of which trains, and the options of its training."""
     from kat.training.reward import choose_trainable
-    from kat.training.rewarders import WholeModel
     from kat.training.train import load_reward_model
     from kat.training_config import RewardOptions
 
-    chosen = RewardOptions(model=path, train="all", batch_size=64, row_tokens=row_tokens, precision="bfloat16")
+    chosen = RewardOptions(model=path, train="all", batch_size=64, precision="bfloat16")
     model = load_reward_model(chosen, options.device)
     assert model.unshared is None, model.unshared
-    names, named = choose_trainable(model, "all"), dict(model.model.named_parameters())
-    groups = [{"params": [named[name] for name in names], "lr": 1e-6}]
+    choose_trainable(model, "all")
+    return model, chosen
+
+
+def steps_of(
+    model: Any, data: Any, row_tokens: int, chosen: Any, options: argparse.Namespace
+) -> tuple[float, float, float]:
+    """Take the steps of a pass; return the first one's seconds, the others' median, and the others' pairs a second."""
+    from kat.training.loop import Trainer
+    from kat.training.rewarders import WholeModel
+
+    groups = [{"params": [p for p in model.model.parameters() if p.requires_grad], "lr": 1e-6}]
     trainer = Trainer(WholeModel(model, data, row_tokens), groups, data, np.ones(len(data)), chosen)
-
-    def act() -> None:
-        for pairs in trainer.pass_steps(0):
-            trainer.step(pairs, chosen.batch_size)
-
-    return act
+    seconds, counts = [], []
+    for pairs in trainer.pass_steps(0):
+        waited(options)
+        start = time.perf_counter()
+        trainer.step(pairs, chosen.batch_size)
+        waited(options)
+        seconds.append(time.perf_counter() - start)
+        counts.append(len(pairs))
+        if len(seconds) > 1 and sum(seconds[1:]) > options.seconds:
+            break
+    return (
+        seconds[0],
+        statistics.median(seconds[1:] or seconds),
+        sum(counts[1:] or counts) / sum(seconds[1:] or seconds),
+    )
 
 
 PARTS: dict[str, Callable[[argparse.Namespace, Path], None]] = {"encode": encode, "knn": knn, "train": train}

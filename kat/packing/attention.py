@@ -113,7 +113,8 @@ def _dispatch(
     if query.is_cuda:
         from kat.packing.attention_cuda import attend_on_cuda
 
-        return attend_on_cuda(query, key, value, layout, rule)
+        rows = attend_on_cuda(query, key, value, layout, rule)
+        return attend_by_runs(query, key, value, layout, rule) if rows is None else rows
     # The compiled loops read bfloat16 and have no gradients.
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.is_grad_enabled():
         from kat.packing.attention_cpu import LONGEST, attend_by_products
@@ -129,9 +130,9 @@ def _dispatch_trunks(
     if not rule.causal:
         raise NotPackedError("a trunk is shared by causal attention alone: other attention looks ahead")
     if query.is_cuda:
-        from kat.packing.attention_cuda import attend_by_flex
+        from kat.packing.attention_cuda import attend_on_cuda_trunks
 
-        return attend_by_flex(query, key, value, layout, rule)
+        return attend_on_cuda_trunks(query, key, value, layout, rule)
     from kat.packing.attention_trunks import attend_on_trunks
 
     return attend_on_trunks(query, key, value, layout, rule)

@@ -1,36 +1,65 @@
-"""Packed attention on CUDA: the variable-length kernel of FlashAttention, else FlexAttention.
+"""Packed attention on CUDA: kernels that are compiled already where there are any, and FlexAttention for trunks.
 
-Both are imported where they are called: FlashAttention is no dependency, and torch has FlexAttention from 2.5 on.
-What FlexAttention needs to know of a row, which blocks of queries see which blocks of keys (`block_masks`), is kept
-with the layout: every layer of a model asks again.
+Texts take the variable-length kernel of FlashAttention, from its own package or from torch (2.10 or later), in half
+precision; else torch's attention, a call for each run of texts of one length. Long rows of trunks and branches take
+FlexAttention, which is compiled for each kind of head and takes seconds to: so short ones take a dense mask. What
+FlexAttention needs to know of a row, which blocks of queries see which blocks of keys (`block_masks`), is kept with the
+layout: every layer of a model asks again.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 
+from kat.packing.attention_trunks import attend_by_mask
 from kat.packing.block_masks import block_mask
 from kat.packing.layout import AttentionRule, Layout
 from kat.packing.trunks import TrunkLayout
 
+WIDEST = 256
+"""Numbers of a head that FlashAttention knows at most, as many in values as in queries."""
+EIGHT = 8
+"""Numbers of a head that torch's copy of FlashAttention asks for a multiple of."""
 NARROWEST = 16
 """Numbers of a head that FlexAttention asks for at least."""
+SHORT = 512
+"""Tokens of a row of trunks up to which a dense mask serves: a probe compiles nothing then.
+
+Rows shorter than 128 tokens must not be above it: FlexAttention takes another kernel for them, which torch 2.11 does
+not have for grouped heads of 16 numbers in float32.
+"""
 
 
 def attend_on_cuda(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, rule: AttentionRule
-) -> torch.Tensor:
-    """Return attention [1, T, H, D'] of queries [1, H, T, D], keys and values [1, H', T, D'], every text for itself."""
+) -> torch.Tensor | None:
+    """Return attention [1, T, H, D'] of queries [1, H, T, D], keys and values [1, H', T, D'], every text for itself.
+
+    None where no kernel takes it. Nothing is compiled; gradients go through.
+    """
     half = query.dtype in (torch.bfloat16, torch.float16)
-    # FlashAttention knows half precision and heads of up to 256 numbers, as many in values as in queries.
-    if half and query.shape[-1] == value.shape[-1] <= 256 and importlib.util.find_spec("flash_attn"):
-        return _flash(query, key, value, layout, rule)
-    return attend_by_flex(query, key, value, layout, rule)
+    if half and query.shape[-1] == value.shape[-1] <= WIDEST:
+        if _has_package():
+            return _flash(query, key, value, layout, rule)
+        options = _varlen_options(rule, query.shape[-1]) if _has_flash(query.device) else None
+        if options is not None:
+            return _varlen_attention(query, key, value, layout, options)
+    return None
+
+
+def attend_on_cuda_trunks(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: TrunkLayout, rule: AttentionRule
+) -> torch.Tensor:
+    """Return the same over trunks and branches, causal, with gradients, whatever the precision."""
+    attend = attend_by_mask if layout.total <= SHORT else attend_by_flex
+    return attend(query, key, value, layout, rule)
 
 
 def _flash(
@@ -54,14 +83,71 @@ def _flash(
     return rows.unsqueeze(0)
 
 
-def attend_by_flex(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout | TrunkLayout, rule: AttentionRule
+@cache
+def _has_package() -> bool:
+    """Tell whether FlashAttention is installed: looking for it takes longer than launching it, and layers are many."""
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+@cache
+def _varlen() -> tuple[Callable[..., torch.Tensor] | None, frozenset[str]]:
+    """Return torch's attention of variable lengths, if it has one, and the names of its arguments."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None, frozenset()
+    return varlen_attn, frozenset(inspect.signature(varlen_attn).parameters)
+
+
+@cache
+def _has_flash(device: torch.device) -> bool:
+    """Tell whether torch was built with FlashAttention, and the device is one that it knows: Ampere or later."""
+    return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _varlen_options(rule: AttentionRule, size: int) -> dict[str, Any] | None:
+    """Return a rule for heads of `size` numbers as options of torch's function; None if it cannot express it.
+
+    In torch 2.10 it has neither scale nor window; later it has no `is_causal`, which is a window with nothing ahead.
+    """
+    function, names = _varlen()
+    options: dict[str, Any] = {}
+    if "is_causal" in names:
+        options["is_causal"] = rule.causal
+    if "window_size" in names:
+        reach = -1 if rule.window is None else rule.window - 1
+        options["window_size"] = (reach, 0 if rule.causal else reach)
+    if "scale" in names:
+        options["scale"] = rule.scale
+    scales = "scale" in names or (size % EIGHT == 0 and math.isclose(rule.scale, size**-0.5))
+    sees = "window_size" in names or (rule.window is None and ("is_causal" in names or not rule.causal))
+    return options if function is not None and scales and sees else None
+
+
+def _varlen_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, options: dict[str, Any]
 ) -> torch.Tensor:
-    """Return attention [1, T, H, D'] over texts, or causally over trunks and branches, by FlexAttention, with
-    gradients."""
+    function, names = _varlen()
+    assert function is not None
+    bounds, _ = layout.on(query.device)
+    size, groups = query.shape[-1], query.shape[1] // key.shape[1]
+    query, key, value = (_filled_up(x, -(-size // EIGHT) * EIGHT) for x in (query, key, value))
+    if groups > 1 and "enable_gqa" in names:
+        options = options | {"enable_gqa": True}
+    elif groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    given = (x[0].transpose(0, 1) for x in (query, key, value))
+    rows = function(*given, bounds, bounds, layout.longest, layout.longest, **options)
+    return rows[..., :size].unsqueeze(0)
+
+
+def attend_by_flex(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: TrunkLayout, rule: AttentionRule
+) -> torch.Tensor:
+    """Return the same by FlexAttention, for rows of more than `SHORT` tokens."""
     mask = block_mask(layout, rule, query.device)
     width = value.shape[-1]
-    query, key, value = (_wide_enough(x) for x in (query, key, value))
+    query, key, value = (_filled_up(x, NARROWEST) for x in (query, key, value))
     for x in (query, key, value):
         torch._dynamo.mark_static(x, [0, 1, 3])  # rows differ in length alone; the kernel is made for its heads
     attend = _compiled(_variant(mask.mask_mod, query, key, value))
@@ -70,9 +156,9 @@ def attend_by_flex(
     return heads[..., :width].transpose(1, 2)
 
 
-def _wide_enough(x: torch.Tensor) -> torch.Tensor:
-    """Return heads filled up with zeros, which change neither scores nor the numbers that are kept."""
-    missing = NARROWEST - x.shape[-1]
+def _filled_up(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Return heads of `size` numbers at least, filled up with zeros, which change neither scores nor what is kept."""
+    missing = size - x.shape[-1]
     return x if missing <= 0 else torch.nn.functional.pad(x, (0, missing))
 
 

@@ -1,7 +1,7 @@
-"""Which blocks of queries see which blocks of keys, in a row of texts or of trunks: FlexAttention's masks.
+"""Which blocks of queries see which blocks of keys, in a row of trunks: FlexAttention's masks.
 
 FlexAttention's own way to find it out evaluates the rule for every query and key, a number each: a row of 32,768 tokens
-would take gigabytes, layer by layer. Here it follows from the bounds of texts and segments, a block at a time, and is
+would take gigabytes, layer by layer. Here it follows from the bounds of segments, a block at a time, and is
 kept with the layout.
 
 This module loads torch; it is imported where a row is on a device that FlexAttention serves.
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from kat.packing.layout import AttentionRule, Layout
+from kat.packing.layout import AttentionRule
 from kat.packing.trunks import TrunkLayout
 
 BLOCK = 128
 """Queries, and keys, of a block: FlexAttention's own."""
 
 
-def block_mask(layout: Layout | TrunkLayout, rule: AttentionRule, device: torch.device) -> Any:
+def block_mask(layout: TrunkLayout, rule: AttentionRule, device: torch.device) -> Any:
     """Return the mask of a row, made when it is first asked for."""
     key = (rule.causal, rule.window, str(device))
     if key not in layout.masks:
@@ -30,39 +30,21 @@ def block_mask(layout: Layout | TrunkLayout, rule: AttentionRule, device: torch.
     return layout.masks[key]
 
 
-def _made(layout: Layout | TrunkLayout, rule: AttentionRule, device: torch.device) -> Any:
+def _made(layout: TrunkLayout, rule: AttentionRule, device: torch.device) -> Any:
     from torch.nn.attention.flex_attention import BlockMask
 
-    if isinstance(layout, TrunkLayout):
-        some, every = tree_blocks(layout, rule.window)
-        until, positions = layout.on(device)
-        sees = _in_tree(until) if rule.window is None else _in_near_tree(until, positions, positions - rule.window)
-    else:
-        low, high = spans(layout, rule)
-        some, every = span_blocks(low, high)
-        sees = _in_span(*(torch.from_numpy(x).to(device) for x in (low, high)))
+    some, every = tree_blocks(layout, rule.window)
+    until, positions = layout.on(device)
+    sees = _in_tree(until) if rule.window is None else _in_near_tree(until, positions, positions - rule.window)
     parts = (torch.from_numpy(x)[None, None].to(device) for blocks in (some & ~every, every) for x in _ordered(blocks))
     return BlockMask.from_kv_blocks(*parts, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(layout.total, layout.total))
 
 
-def spans(layout: Layout, rule: AttentionRule) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first key [T] that each query of a row sees, and the one after the last [T]: all between are seen."""
-    i = np.arange(layout.total)
-    low, high = (np.repeat(bounds, layout.lengths) for bounds in (layout.bounds[:-1], layout.bounds[1:]))
-    if rule.window is not None:
-        low, high = np.maximum(low, i - rule.window + 1), np.minimum(high, i + rule.window)
-    return low, np.minimum(high, i + 1) if rule.causal else high
-
-
-def span_blocks(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return [B, B] bool which blocks of keys are seen in part or whole by blocks of queries, and which are by all."""
-    starts, ends = _block_bounds(len(low))
-    some = (_least(low)[:, None] < ends) & (_most(high)[:, None] > starts)
-    return some, (_most(low)[:, None] <= starts) & (_least(high)[:, None] >= ends) & _filled(ends - starts)
-
-
 def tree_blocks(layout: TrunkLayout, window: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same of trunks and branches; a block that is seen in part may turn out to be seen by none."""
+    """Return [B, B] bool which blocks of keys are seen in part or whole by blocks of queries, and which are by all.
+
+    A block that is seen in part may turn out to be seen by none.
+    """
     starts, ends = _block_bounds(layout.total)
     until = np.repeat(layout.until, layout.lengths)
     some = (ends[:, None] > starts) & (starts[:, None] < _most(until))
@@ -101,13 +83,6 @@ Sees = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.
 
 
 # A rule reads tensors alone: a number would be compiled into the kernel, and every other number take another kernel.
-
-
-def _in_span(low: torch.Tensor, high: torch.Tensor) -> Sees:
-    def sees(batch: torch.Tensor, head: torch.Tensor, asking: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        return (seen >= low[asking]) & (seen < high[asking])
-
-    return sees
 
 
 def _in_tree(until: torch.Tensor) -> Sees:

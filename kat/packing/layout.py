@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -75,11 +75,6 @@ class Layout:
     def positions(self) -> np.ndarray:
         """Return [T] int64: each token's place in its own text, from 0."""
         return np.arange(self.total) - np.repeat(self.bounds[:-1], self.lengths)
-
-    @cached_property
-    def masks(self) -> dict[tuple[bool, int | None, str], Any]:
-        """Return where FlexAttention's masks are kept, by causal, window and device."""
-        return {}
 
     @cached_property
     def _on_devices(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

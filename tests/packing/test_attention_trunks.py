@@ -173,6 +173,20 @@ def test_flex_attention_is_asked_for_the_same(name, heads, window, monkeypatch):
     torch.testing.assert_close(actual.double(), by_sequences(q, k, v, layout, window), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_short_rows_on_cuda_compile_nothing(window, monkeypatch):
+    monkeypatch.setattr(attention_cuda, "_compiled", None)
+    layout = layout_of("deep tree")
+    q, k, v, _ = tensors(layout, 2)
+    rule = AttentionRule(SCALE, True, window)
+    monkeypatch.setattr(attention_cuda, "SHORT", layout.total)
+    actual = attention_cuda.attend_on_cuda_trunks(q, k, v, layout, rule)
+    torch.testing.assert_close(actual.double(), by_sequences(q, k, v, layout, window), atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(attention_cuda, "SHORT", layout.total - 1)
+    monkeypatch.setattr(attention_cuda, "attend_by_flex", lambda *given: "by flex")
+    assert attention_cuda.attend_on_cuda_trunks(q, k, v, layout, rule) == "by flex"
+
+
 def test_the_function_that_transformers_calls_takes_a_layout_of_trunks():
     layout = layout_of("deep tree")
     q, k, v, _ = tensors(layout, 2)

@@ -4,17 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from kat.packing.block_masks import BLOCK, block_mask, span_blocks, spans, tree_blocks
-from kat.packing.layout import AttentionRule, Layout
+from kat.packing.block_masks import BLOCK, block_mask, tree_blocks
+from kat.packing.layout import AttentionRule
 from kat.packing.trunks import TrunkLayout
 
-LENGTHS = {
-    "one": [1],
-    "a block": [BLOCK],
-    "short": [3, 5, 1, 9] * 40,
-    "long": [700, 1, 130, 128, 256, 3, 3],
-    "even": [64] * 8,
-}
 TREES = {
     "no branches": ([300, 500], [-1, -1]),
     "branches": ([400, 100, 100, 200, 3, 700, 256, 9], [-1, 0, 0, 0, -1, 4, 4, 4]),
@@ -28,20 +21,6 @@ def by_blocks(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     missing = -len(seen) % BLOCK
     tiles = np.pad(seen, (0, missing)).reshape(-(-len(seen) // BLOCK), BLOCK, -1, BLOCK)
     return tiles.any((1, 3)), tiles.all((1, 3))
-
-
-@pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("name", LENGTHS)
-def test_blocks_of_texts(name, causal, window):
-    layout = Layout(np.asarray(LENGTHS[name]))
-    text, i = np.repeat(np.arange(len(layout.lengths)), layout.lengths), np.arange(layout.total)
-    apart = i[:, None] - i
-    seen = (text[:, None] == text) & (np.abs(apart) < (window or layout.total)) & ((apart >= 0) | (not causal))
-    low, high = spans(layout, AttentionRule(1.0, causal, window))
-    assert np.array_equal((i >= low[:, None]) & (i < high[:, None]), seen)
-    for actual, expected in zip(span_blocks(low, high), by_blocks(seen), strict=True):
-        assert np.array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -60,7 +39,7 @@ def test_blocks_of_trunks_and_branches(name, window):
 
 
 def test_a_mask_is_made_once_for_a_rule():
-    layout = Layout(np.asarray(LENGTHS["long"]))
+    layout = TrunkLayout(*map(np.asarray, TREES["branches"]))
     device = torch.device("cpu")
     mask = block_mask(layout, AttentionRule(1.0, True, None), device)
     assert block_mask(layout, AttentionRule(0.5, True, None), device) is mask
