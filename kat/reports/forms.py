@@ -98,7 +98,7 @@ DENSITY: Form = {
     "duplicate_vectors": COUNT,
     "truncated": Maybe(COUNT, absent=True),
     "tokens_lost": Maybe(COUNT, absent=True),
-    "model": Maybe({"max_tokens": Maybe(COUNT, absent=True)}, absent=True),
+    "model": Maybe({"max_tokens": Maybe(COUNT, absent=True)}, absent=True, null=False),
 }
 """embeddings_metadata.json."""
 

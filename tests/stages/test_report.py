@@ -428,6 +428,17 @@ def test_commands_of_a_run_of_any_name(run, kat_cli, name):
     assert text.count(f"kat train-rm {shell_word(str(named))}") == 2  # what to do next, and under models
 
 
+def test_a_run_whose_name_is_no_utf_8(run, kat_cli):
+    named = run.with_name(os.fsdecode(b"lat\xefn"))
+    try:
+        run.rename(named)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    ran = kat_cli("report", named)
+    assert ran.rc == 0, ran.stderr
+    assert (named / "report.html").is_file()
+
+
 def test_the_same_bytes_whatever_python_hashes(kat_cli, tmp_path):
     """Python salts its hashes, and what is shown of reversed preferences goes by hashes."""
     rows = [pair(f"question {i}", "yes", "no") for i in range(12)]
