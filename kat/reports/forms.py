@@ -222,7 +222,7 @@ POLICY: Form = {
     "trend": Maybe({"value": NUMBER, "interval": Each(NUMBER, 2)}),
     "training": {"by_bin": By(By(COUNT, integers=True))},
     "answers": Each(
-        {"step": COUNT, "answers": COUNT, "reward": NUMBER, "kl": NUMBER, "tokens": AMOUNT, "ended": SHARE}
+        {"step": COUNT, "answers": COUNT, "reward": NUMBER, "kl": Maybe(NUMBER), "tokens": AMOUNT, "ended": SHARE}
     ),
 }
 """training.json of a policy."""
@@ -242,7 +242,7 @@ ANSWER: Form = {
     "id": TEXT,
     "step": COUNT,
     "bin": Is("an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    "prompt": Each({"role": TEXT, "content": Maybe(TEXT)}),
+    "prompt": Each({"role": TEXT, "content": Maybe(TEXT, absent=True)}),
     "completion": TEXT,
     "reward": NUMBER,
     "tokens": COUNT,

@@ -39,6 +39,13 @@ TRIED = {
         }
     ],
 }
+POLICY = {
+    "trend": {"value": 0.1, "interval": [-0.1, 0.2]},
+    "training": {"by_bin": {"drawn": {"-1": 2, "0": 3}, "dropped": {}}},
+    "answers": [{"step": 0, "answers": 4, "reward": -0.5, "kl": None, "tokens": 12.5, "ended": 0.75}],
+}
+CALL = {"role": "assistant", "tool_calls": []}
+ANSWER = {"id": "a@0", "step": 0, "bin": -1, "prompt": [{"role": "user", "content": "Hi"}, CALL], "completion": ""}
 FILES = {
     "density": (forms.DENSITY, metadata(np.ones(4))),
     "prefixes": (forms.PREFIXES, prefix_stats()),
@@ -46,6 +53,10 @@ FILES = {
     "reward model": (forms.REWARD_MODEL, TRAINING),
     "evaluation": (forms.EVALUATION, EVALUATION),
     "tried": (forms.TRIED, TRIED),
+    "policy": (forms.POLICY, POLICY),
+    "answer": (forms.ANSWER, ANSWER | {"reward": 0.5, "tokens": 3}),
+    "log": (forms.LOG, {"step": 3, "loss": None, "reward": -0.5}),
+    "rewards": (forms.REWARDS, {"opening_id": "a", "chosen": -1.5, "rejected": 0}),
 }
 
 
