@@ -26,6 +26,11 @@ def lock_path(output: Path) -> Path:
     return target.with_name(f"{_LOCK}{target.name}")
 
 
+def is_lock(name: str) -> bool:
+    """Whether a file of this name is a lock, which says nothing but who writes."""
+    return name.startswith(_LOCK)
+
+
 @contextlib.contextmanager
 def locked(output: Path) -> Iterator[None]:
     """Hold the lock of an output, whose folder is there, for as long as the block runs.

@@ -126,7 +126,8 @@ def read_pair_weights(path: str | Path, *, vouched: bool = True) -> PairWeights:
     try:
         if vouched:
             check_vouched(path)
-        table = pq.read_table(path, partitioning=None)
+        with path.open("rb") as file:  # a name that is no UTF-8 is none that Arrow opens
+            table = pq.read_table(file)
         held = list(table.column_names)
     except MismatchError:
         raise

@@ -116,7 +116,8 @@ def weigh_openings(
             weight_lines(meta, CONTEXT if unit == "context" else OPENING),
         )
         if meta["k"] < options.k:
-            say("density", f"k is {meta['k']}, not {options.k}: there are only {len(weights):,} texts.")
+            are = "is only 1 text" if len(weights) == 1 else f"are only {len(weights):,} texts"
+            say("density", f"k is {meta['k']}, not {options.k}: there {are}.")
 
 
 def _check_container(source: Path, out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from kat.pair_weights.facts import who_pays
 from kat.pair_weights.storage import PairWeights, read_pair_weights
 from kat.records import OPENING, Unit
 from kat.reports.console.evaluate_rm import evaluation_lines
+from kat.reports.drawing import why_not_drawn
 from kat.run_folder import EVALUATION, FIGURE, RunFolder
 from kat.stages.stage import stage
 
@@ -62,8 +62,12 @@ def evaluate_rewards(
         (job.folder / EVALUATION).write_bytes(json_bytes(facts))
         unit = _unit(pair_weights)
         details = evaluation_lines(facts, unit)
-        if not _draw(facts, job.folder / FIGURE, unit):
-            details.append('no figure: matplotlib is not installed. Type: pip install "kat[figures]"')
+        if (why := why_not_drawn()) is not None:
+            details.append(f"no figure: {why}")
+        else:
+            from kat.reports.figures import draw_evaluation
+
+            draw_evaluation(facts, job.folder / FIGURE, unit)
         job.bad_rows = sum(one.bad for one in read)
         openings = facts["evaluations"][0]["all"]["openings"]
         job.say(f"{len(pairs):,} pairs of {unit.count(openings)}", details)
@@ -140,13 +144,3 @@ def _check_known(scores: Scores, table: PairWeights) -> None:
         raise MismatchError(
             f"{len(strangers):,} rewards of {scores.path} belong to no pair of {table.path}, first {strangers[0]}."
         )
-
-
-def _draw(facts: dict[str, Any], path: Path, unit: Unit) -> bool:
-    """Draw the figure, if there is something to draw it with."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return False
-    from kat.reports.figures import draw_evaluation
-
-    draw_evaluation(facts, path, unit)
-    return True

@@ -8,11 +8,12 @@ from typing import Any
 
 from kat.artifacts import first_damage, read_manifest
 from kat.config import recorded
-from kat.errors import MismatchError, OutputError, translated
+from kat.errors import MismatchError, MissingExtraError, OutputError, translated
 from kat.report_config import ReportOptions
 from kat.reports.blocks import Chart, Report
+from kat.reports.drawing import why_not_drawn
 from kat.run_folder import REPORT, WEIGHTS, RunFolder, map_path
-from kat.stages.report_contents import ReportContents, installed_versions
+from kat.stages.report_contents import ReportContents, installed_versions, page_code
 from kat.stages.report_inputs import ReportInputs
 from kat.stages.stage import stage
 
@@ -21,13 +22,19 @@ def make_report(folder: Path, out: Path | None, options: ReportOptions, *, overw
     """Write OUT, a page that needs nothing else, RUN/report.html by default, and its map as a table; return OUT.
 
     An older report of the same run in its place is replaced, if nobody changed it. Raises InputError for a folder
-    without weights, MismatchError for files that do not belong together or changed.
+    without weights, MismatchError for files that do not belong together or changed,
+    MissingExtraError for figures that nothing here can draw.
     """
     run = RunFolder(folder)
     out = out or run.root / REPORT
+    if options.figures is not None and (why := why_not_drawn()) is not None:
+        raise MissingExtraError(f"--figures: {why}")
     held = ReportInputs(run, options.topic)
     contents = ReportContents(held, options.seed)
-    inputs, told = held.stage_inputs(installed_versions()), recorded(options) | {"run": str(run.root)}
+    inputs, told = (
+        held.stage_inputs(installed_versions() | {"page": page_code()}),
+        recorded(options) | {"run": str(run.root)},
+    )
     with stage(
         "report",
         out,

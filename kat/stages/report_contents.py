@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import kat
+from kat.digests import sha256_file
+from kat.folders import files_below
 from kat.reports.blocks import Note, Points, Section
 from kat.run_folder import LENGTHS, LOG_DENSITY, WEIGHTS, weigh_again
 from kat.stages.report_inputs import ReportInputs
 from kat.statistics import density_bins
 
 _PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "umap-learn", "scikit-learn")
+_PAGE, _CODE = ("reports", "projection"), (".py", ".js", ".css", ".j2")
 
 
-def installed_versions() -> Mapping[str, str | None]:
+def page_code() -> str:
+    """Return a hash of what makes a page of a run's contents: with another, the same contents are shown otherwise."""
+    root, digest = Path(kat.__file__).parent, hashlib.sha256()
+    for path in sorted(one for folder in _PAGE for one in files_below(root / folder) if one.suffix in _CODE):
+        digest.update(f"{path.relative_to(root).as_posix()} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def installed_versions() -> dict[str, str | None]:
     """Return the versions of what a report rests on, as they are here; None for what is not installed."""
     import platform
     from importlib import metadata

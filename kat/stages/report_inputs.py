@@ -27,6 +27,7 @@ from kat.pair_config import PairOptions
 from kat.pair_weights.specs import flags_of
 from kat.pair_weights.storage import PairWeights, read_pair_weights
 from kat.records import Embeddings, Neighbors
+from kat.reports import forms
 from kat.reports.sections.models import Evaluated, Trained, Training
 from kat.reports.sections.next_steps import Done
 from kat.reports.sections.provenance import Output
@@ -126,7 +127,7 @@ class ReportInputs:
     @cached_property
     def meta(self) -> dict[str, Any]:
         """The report of the weights."""
-        return read_object(self.run.density / METADATA)
+        return read_object(self.run.density / METADATA, forms.DENSITY)
 
     @cached_property
     def embeddings(self) -> Embeddings:
@@ -185,7 +186,7 @@ class ReportInputs:
     @cached_property
     def prefixes(self) -> dict[str, Any] | None:
         """The counts of the prefixes."""
-        return None if self._stats is None else read_object(self._stats, self.run.root / PREFIXES)
+        return None if self._stats is None else read_object(self._stats, forms.PREFIXES, self.run.root / PREFIXES)
 
     @cached_property
     def rejected(self) -> list[dict[str, Any]]:
@@ -199,7 +200,7 @@ class ReportInputs:
         told = (self.run.prefixes_manifest.get("beside") or {}).get(path.name)
         if told not in (None, sha256_read(path)):
             raise MismatchError(f"{path} does not hash to what the manifest of {self.run.prefixes} says. Remove it.")
-        rows = list(read_lines(path, _REJECTED))
+        rows = list(read_lines(path, {}, _REJECTED))
         if odd := [number for number, row in enumerate(rows, 1) if not row.keys() >= _BAD_ROW]:
             raise MismatchError(f"{path}:{odd[0]} is no row that kat set aside. Remove the file.")
         return rows
@@ -214,7 +215,7 @@ class ReportInputs:
         """The report of the pair weights."""
         path = self._pair_weights
         stats = None if path is None else self._beside(path, stats_path)
-        return None if stats is None else read_object(stats, path)
+        return None if stats is None else read_object(stats, forms.PAIR_WEIGHTS, path)
 
     @cached_property
     def trained(self) -> Trained:
@@ -223,8 +224,8 @@ class ReportInputs:
         if len(tried) > 1:
             self.notes.append(f"of what was tried, {tried[0]} is shown, and not {', '.join(tried[1:])}")
         evaluated = [self._evaluated(name) for name in self._names("evaluate-rm")]
-        models, policies = (list(map(self._training, self._names(stage))) for stage in _TRAINED)
-        weightings = read_object(root / tried[0] / TRIED) if tried else None
+        models, policies = ([self._training(n, forms.TRAINED[s]) for n in self._names(s)] for s in _TRAINED)
+        weightings = read_object(root / tried[0] / TRIED, forms.TRIED) if tried else None
         return Trained(weightings, models, policies, evaluated, unit=self.run.words)
 
     @cached_property
@@ -248,7 +249,7 @@ class ReportInputs:
             path = self.run.root / name / VALIDATION_SCORES
             if is_kept(path, path.parent):
                 total, count = Counter[str](), Counter[str]()
-                for row in read_lines(path):
+                for row in read_lines(path, forms.REWARDS):
                     total[row["opening_id"]] += row["chosen"] - row["rejected"]
                     count[row["opening_id"]] += 1
                 return name, {one: total[one] / count[one] for one in count}
@@ -325,7 +326,7 @@ class ReportInputs:
 
     def _evaluated(self, name: str) -> Evaluated:
         """An evaluation, each file of rewards under the name of the run's model that wrote it, else its own."""
-        facts, root = read_object(self.run.root / name / EVALUATION), self.run.root.resolve()
+        facts, root = read_object(self.run.root / name / EVALUATION, forms.EVALUATION), self.run.root.resolve()
         files = [
             path.parent.relative_to(root).as_posix()
             if path.name == VALIDATION_SCORES and root in path.parents
@@ -334,12 +335,11 @@ class ReportInputs:
         ]
         return Evaluated(name, facts | {"files": files or facts["files"]})
 
-    def _training(self, name: str) -> Training:
+    def _training(self, name: str, form: forms.Form) -> Training:
         folder = self.run.root / name
-        log, answers = (
-            list(read_lines(folder / p)) if is_kept(folder / p, folder) else [] for p in (TRAINING_LOG, ANSWERS)
-        )
-        return Training(name, read_object(folder / TRAINING), log, answers)
+        lines = ((TRAINING_LOG, forms.LOG), (ANSWERS, forms.ANSWER))
+        log, answers = (list(read_lines(folder / n, f)) if is_kept(folder / n, folder) else [] for n, f in lines)
+        return Training(name, read_object(folder / TRAINING, form), log, answers)
 
     def name_of(self, path: Path) -> str:
         """Return what a file of the run is called among the inputs of a report."""

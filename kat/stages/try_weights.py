@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +30,7 @@ from kat.pair_weights.table import pair_table
 from kat.pair_weights.weighting import TrainingPairs, label_columns, opening_clusters, weigh_table
 from kat.records import Pair
 from kat.reports.console.try_weights import sentence, tried_lines
+from kat.reports.drawing import why_not_drawn
 from kat.run_folder import FEATURES, LOG_DENSITY, TRIED, TRIED_FIGURE, WEIGHTS, RunFolder
 from kat.stages.stage import stage, with_progress
 from kat.stages.weigh_pairs import read_weights, unchanged_pairs
@@ -99,8 +99,8 @@ def try_weights(folder: Path, out: Path | None, options: TryOptions, run_options
         facts["sentence"] = sentence(facts)
         (job.folder / TRIED).write_bytes(json_bytes(facts))
         details = tried_lines(facts)
-        if importlib.util.find_spec("matplotlib") is None:
-            details.append('no figure: matplotlib is not installed. Type: pip install "kat[figures]"')
+        if (why := why_not_drawn()) is not None:
+            details.append(f"no figure: {why}")
         else:
             from kat.reports.figures import draw_tried
 

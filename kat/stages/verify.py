@@ -17,6 +17,7 @@ from kat.artifacts import MANIFEST, first_damage, manifest_path
 from kat.digests import sha256_file
 from kat.errors import InputError, MismatchError
 from kat.inputs import Inputs, input_hash, input_paths, input_text, is_there
+from kat.locks import is_lock
 from kat.models.digests import digest_now
 from kat.plugins import names
 from kat.run_folder import (
@@ -112,7 +113,8 @@ def not_covered(root: Path, proved: set[Path]) -> list[str]:
         folder = output if output.is_dir() else output.parent
         covered |= {folder / name for name in manifest.get("outputs", {})}
         covered |= {output.parent / name for name in manifest.get("beside", {})}
-    others = sorted(p.name for p in root.iterdir() if not any(p == c or p in c.parents for c in covered))
+    names = (path for path in root.iterdir() if not is_lock(path.name))
+    others = sorted(p.name for p in names if not any(p == c or p in c.parents for c in covered))
     return [f"{root}: no manifest speaks of {', '.join(others)}"] if others else []
 
 

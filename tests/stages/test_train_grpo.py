@@ -16,6 +16,7 @@ from making_training import tiny_chat_model
 from safetensors.torch import load_file
 
 import kat
+from kat.reports import forms
 
 OPTIONS = {
     "precision": "float32",
@@ -88,6 +89,8 @@ def test_from_a_run_to_a_policy_for_everybody(folder, train, kat_cli):
     part_of = dict(zip(table.opening_id.tolist(), table.split.tolist(), strict=True))
     bin_of = dict(zip(table.opening_id.tolist(), table.bin.tolist(), strict=True))
     answers = read_jsonl(out / "completions.jsonl")
+    for form, values in ((forms.POLICY, [report]), (forms.LOG, log), (forms.ANSWER, answers)):  # as a report reads them
+        assert [fault for one in values if (fault := forms.first_fault(one, form))] == []
     assert {row["step"] for row in answers} == {0, 2, 3}
     assert len({row["id"] for row in answers}) == len(answers)
     for row in answers:
