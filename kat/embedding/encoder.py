@@ -200,7 +200,7 @@ class Encoder:
             options = self.options
             settings = Settings(
                 model=options.source,
-                device=self.device,
+                device=self.device if self._launcher is None else "cpu",  # workers have the devices
                 precision=options.precision,
                 pooling=options.pooling,
                 allow_network=options.allow_network,

@@ -1,1 +1,1 @@
-"""Who does the work: processes of this machine, behind a Protocol that others can fulfil."""
+"""Who does the work: processes of this machine, or workers of a cluster that may be lost, behind one Protocol."""

@@ -33,6 +33,7 @@ from kat.executors.base import Arrays
 from kat.executors.crew import Crew
 from kat.executors.processes import MALLOC
 from kat.executors.surroundings import environment, own_signals
+from kat.terminal import note
 
 _REACH = 5.0
 """Seconds in which a cluster must answer."""
@@ -146,7 +147,9 @@ class RayCluster:
         try:
             logging.getLogger("ray").setLevel(logging.ERROR)
             with environment(private, ["RAY_AUTH_MODE"]), _on_loopback():  # Ray sets that one itself
+                note("ray       starts on this machine")
                 self.ray.init(
+                    address="local",  # whatever RAY_ADDRESS says: no address was named
                     num_cpus=max(_cores(), (self._options.ray_workers or 1) * self._options.cpus_per_worker),
                     include_dashboard=False,
                     _node_ip_address="127.0.0.1",

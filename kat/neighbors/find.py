@@ -59,7 +59,7 @@ def find_neighbors(
     k = whole_number("k", k)
     one_of("metric", metric, ("cosine", "euclidean"))
     one_of("search", search, ("exact", "approximate"))
-    device = pick_device(device)
+    device = pick_device(device if launcher is None else "cpu")  # workers have the devices
     for named in (x, queries):
         if isinstance(named, Embeddings):
             check_ids(named.ids, len(named), "the embeddings")
