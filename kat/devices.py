@@ -57,7 +57,8 @@ def _cpu_multiplies_bfloat16(root: Path = _ROOT) -> bool:
 def arithmetic(device: str) -> dict[str, str]:
     """Return what the rounding of a computation on a device depends on: the device, its instructions, torch's build.
 
-    Two machines that say the same give the same bytes, at equal numbers of threads.
+    Two machines that say otherwise round otherwise; what says the same may still, where a library looks at more (the
+    processor's maker, the sizes of its caches).
     """
     import torch
 

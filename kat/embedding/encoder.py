@@ -144,8 +144,9 @@ class Encoder:
                 pieces = self.tokenize(texts)
                 unread.add(texts, pieces.readings)
                 pooled = np.empty((len(pieces.lengths), vectors.shape[1]), np.float32)
-                with self._naming(pieces, ids[rows].__getitem__):
-                    for _ in self.compute(pieces, range(len(self.packs(pieces))), pooled, meter):
+                plan = self.packs(pieces)
+                with _naming(pieces, plan, ids[rows].__getitem__):
+                    for _ in self.compute(pieces, range(len(plan)), pooled, meter):
                         pass
                 self.combine(pieces, pooled, vectors[rows], counts[rows], ids[rows].__getitem__)
         unread.finish()
@@ -172,7 +173,7 @@ class Encoder:
                 plan = self.packs(pieces)
                 pooled, left = checkpoint.begin_window(number, plan, len(pieces.lengths))
                 id_of = partial(_id, items, rows.start)
-                with self._naming(pieces, id_of):
+                with _naming(pieces, plan, id_of):
                     for pack in self.compute(pieces, left, pooled, meter):
                         checkpoint.pack_done(number, pack, plan[pack])
                 self.combine(pieces, pooled, checkpoint.vectors[rows], checkpoint.lengths[rows], id_of)
@@ -221,7 +222,7 @@ class Encoder:
         if self._launcher is None:
             return [self.engine.facts()]
         ways: list[Facts] = []
-        for facts in self._crew().facts:
+        for facts in (self._workers or self._crew()).facts:
             own = {name: value for name, value in facts.items() if name not in IDENTITY}
             if own not in ways:
                 ways.append(own)
@@ -279,21 +280,6 @@ class Encoder:
                 meter.advance(len(vectors), int(lengths[plan[number]].sum()))
             yield number
 
-    @contextlib.contextmanager
-    def _naming(self, pieces: TextPieces, id_of: Callable[[int], str]) -> Iterator[None]:
-        """Add to the error of a pack that cost several workers whose texts it holds."""
-        try:
-            yield
-        except WorkerError as error:
-            if error.task is None:
-                raise
-            texts = pieces.texts_of(self.packs(pieces)[error.task])
-            ids = ", ".join(id_of(int(text)) for text in texts[:5])
-            raise WorkerError(
-                f"{error} It holds {len(texts):,} texts, ids {ids}{', …' if len(texts) > 5 else ''}. Look at them, or "
-                "read less at a time: --max_tokens, --batch_size."
-            ) from error
-
     def combine(
         self,
         pieces: TextPieces,
@@ -341,6 +327,22 @@ class Encoder:
         if self._workers is None or not self._workers.count:  # an error closes them
             self._workers = workers.start_workers(self.engine.settings, devices, threads)
         yield from workers.pooled_packs(self._workers, packs)
+
+
+@contextlib.contextmanager
+def _naming(pieces: TextPieces, plan: Sequence[np.ndarray], id_of: Callable[[int], str]) -> Iterator[None]:
+    """Add to the error of a pack that cost several workers whose texts it holds."""
+    try:
+        yield
+    except WorkerError as error:
+        if error.task is None:
+            raise
+        texts = pieces.texts_of(plan[error.task])
+        ids = ", ".join(id_of(int(text)) for text in texts[:5])
+        raise WorkerError(
+            f"{error} It holds {len(texts):,} texts, ids {ids}{', …' if len(texts) > 5 else ''}. Look at them, or "
+            "read less at a time: --max_tokens, --batch_size."
+        ) from error
 
 
 def _id(items: Iterable[Prefix], start: int, row: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,7 +88,11 @@ class Engine:
     def facts(self) -> dict[str, Any]:
         """Return what the bytes of the vectors depend on besides texts, weights and threads, plain JSON."""
         own = {"precision": self.precision, "autocast": self._autocast, "budget": self.full_budget}
-        return arithmetic(str(self.device)) | own | {"padded": bool(self.unpacked)}
+        return (
+            arithmetic(str(self.device))
+            | own
+            | {"padded": bool(self.unpacked), "transformers": version("transformers")}
+        )
 
     def vectors(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
         """Return pooled vectors [B, D] float32, not yet of unit length, of texts as token ids.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -15,7 +14,7 @@ from kat.embedding.engine import Engine, Settings
 from kat.errors import ModelError
 from kat.executors.base import Arrays, Compute, Executor, Facts, Launcher
 from kat.executors.processes import Workers
-from kat.models.digests import weights_digest
+from kat.models.digests import model_inputs
 from kat.models.sources import resolve
 
 FUNCTION = "kat.embedding.workers:make_worker"
@@ -29,11 +28,10 @@ def make_worker(settings: dict[str, Any], shared: Sequence[np.ndarray]) -> tuple
     """
     torch.set_num_threads(settings["threads"])
     engine = Engine(Settings(**settings["engine"]))
-    if expected := settings.get("weights"):
-        model = engine.settings.model
-        own = weights_digest(resolve(model, allow_network=engine.settings.allow_network))
-        if own != expected:
-            raise ModelError(f"{socket.gethostname()} has other weights under the name {model}. Copy the same there.")
+    if (expected := settings.get("digests")) and (own := _digests(engine.settings)) != expected:
+        part = next(name for name in expected if own[name] != expected[name])
+        what = "settings" if part.endswith("_settings") else "weights"
+        raise ModelError(f"{engine.settings.model} has other {what} there than here. Copy the same model to it.")
 
     def compute(arrays: Arrays) -> Arrays:
         flat, lengths = arrays
@@ -50,10 +48,16 @@ def start_workers(settings: Settings, devices: list[str], threads: int) -> Execu
 
 def start_remote(launcher: Launcher, settings: Settings) -> Executor:
     """Start workers on a cluster, each with the engine and the weights that this machine has."""
-    weights = weights_digest(resolve(settings.model, allow_network=settings.allow_network))
     device = launcher.device or settings.device
-    values = {"engine": asdict(replace(settings, device=device)), "threads": launcher.threads, "weights": weights}
+    values = {"engine": asdict(replace(settings, device=device)), "threads": launcher.threads}
+    values["digests"] = _digests(settings)
     return launcher.start(FUNCTION, values, alike=True)
+
+
+def _digests(settings: Settings) -> dict[str, str]:
+    """Return the hashes of a model's weights and settings, as they are on this machine."""
+    source = resolve(settings.model, allow_network=settings.allow_network)
+    return {name: digest.compute() for name, digest in model_inputs(source).items()}
 
 
 def pooled_packs(executor: Executor, packs: Iterable[tuple[int, list[np.ndarray]]]) -> Iterator[tuple[int, np.ndarray]]:

@@ -6,6 +6,7 @@ to unpickle them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import uuid
@@ -15,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from kat import __version__
-from kat.atomic import as_output_error
-from kat.errors import WorkerError
+from kat.errors import OptionError, WorkerError
 from kat.executors.base import Arrays, Compute
 from kat.executors.wire import receive, send
 from kat.executors.worker import resolve
@@ -29,10 +29,17 @@ class Actor:
         self._compute: Compute | None = None
         self._folder = folder
 
-    def begin(self, function: str, settings: dict[str, Any], *shared: np.ndarray) -> dict[str, Any]:
-        """Get ready for tasks of one kind; return {"facts": …} or {"error": name, "message": …}."""
+    def begin(self, version: str, function: str, settings: dict[str, Any], *shared: np.ndarray) -> dict[str, Any]:
+        """Get ready for tasks of one kind; return {"facts": …} or {"error": name, "message": …}.
+
+        `version` is that of kat where the tasks come from.
+        """
         self._compute = None  # the last work's model goes before the next one's comes
         try:
+            if version != __version__:
+                raise OptionError(f"has kat {__version__}, and the command {version}. Install the same.")
+            if self._folder is not None and not Path(self._folder).is_dir():
+                raise OptionError(f"does not see {self._folder}: --shared_dir must be a folder that all machines see.")
             self._compute, facts = resolve(function)(settings, shared)
         except Exception as error:  # told to the driver, which raises it there
             return _told(error)
@@ -51,8 +58,8 @@ class Actor:
 
 def handed_over(file: str) -> Arrays:
     """Return the arrays that a worker wrote, and remove its file. Raises WorkerError if they are not complete."""
-    path = Path(file)
-    with as_output_error(path), path.open("rb") as pipe:
+    path, message = Path(file), None
+    with contextlib.suppress(OSError), path.open("rb") as pipe:
         message = receive(pipe)
     if message is None:
         raise WorkerError(f"{path} is not complete on this machine. Is --shared_dir a folder that all machines see?")
@@ -69,4 +76,4 @@ def _written(folder: str, arrays: Arrays) -> str:
 
 
 def _told(error: Exception) -> dict[str, Any]:
-    return {"error": type(error).__name__, "message": str(error)}
+    return {"error": type(error).__name__, "message": f"On {socket.gethostname()}: {error}"}

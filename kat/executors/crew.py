@@ -10,7 +10,6 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from kat import __version__
 from kat.errors import OptionError, WorkerError
 from kat.executors.base import IDENTITY, Arrays, Facts
 from kat.executors.processes import as_raised
@@ -19,8 +18,10 @@ _AHEAD = 2
 """Tasks that a worker has at a time: one that it computes, one that waits."""
 _LOST = 3
 """Workers that a task may cost before it is taken for the cause."""
-PATIENCE = 120.0
-"""Seconds without any worker after which there is taken to be no room for one."""
+PATIENCE = 600.0
+"""Seconds without any worker after which none is taken to come: a large model may take minutes to load."""
+JOINING = 5.0
+"""Seconds that the others are waited for once a worker is ready; they join later, or are at other work."""
 
 
 class Backend(Protocol):
@@ -58,7 +59,7 @@ class Crew:
     """Workers of a backend that compute one function: an `Executor`.
 
     With `alike` workers whose facts differ are refused. Raises WorkerError if no worker gets ready, OptionError for
-    another version of kat or workers that are not alike, and whatever error a worker meets as it gets ready.
+    workers that are not alike, and whatever error a worker meets as it gets ready.
     """
 
     def __init__(self, backend: Backend, workers: Sequence[Any], *, alike: bool):
@@ -112,6 +113,8 @@ class Crew:
                         self._hand_out(again, waiting)
                         yield number, self._backend.arrays(answer)
                 self._hand_out(again, waiting)
+            if next(waiting, None) is not None:
+                raise WorkerError("There is no worker left. Give the same command again.")
         except BaseException:
             self.close()
             raise
@@ -125,11 +128,14 @@ class Crew:
         self._starting, self._ready, self._at_work = {}, [], {}
 
     def _await(self) -> None:
-        """Wait until all workers are ready, or some of them and no other comes: they may be at other work."""
-        end = time.monotonic() + PATIENCE / 2
+        """Wait until all workers are ready, or the first of them and the others a little longer."""
+        end = 0.0
         while self._starting and not (self._ready and time.monotonic() > end):
+            alone = not self._ready
             for reference in self._answers():
                 self._take_in(reference)
+            if alone and self._ready:
+                end = time.monotonic() + JOINING
 
     def _take_in(self, reference: Any) -> None:
         """Count a worker as ready, or hire another if it was lost."""
@@ -137,21 +143,18 @@ class Crew:
         answer = self._backend.answer(reference)
         if answer is None:
             self._failed += 1
-            if self._failed >= _LOST:
+            if self._failed < _LOST:
+                self._replace()
+            elif not self._ready and not self._starting:
                 raise WorkerError(
-                    f"{_LOST} workers were lost while they got ready, one after the other: memory that runs out, or "
-                    "kat missing on that machine. --executor local needs none."
+                    f"{self._failed} workers were lost while they got ready, and there is none: memory that runs out, "
+                    "or kat missing on that machine. --executor local needs none."
                 )
-            self._replace()
             return
         try:
             if "error" in answer:
                 raise as_raised(answer["error"], answer["message"])
             facts, self._failed = answer["facts"], 0
-            if facts["kat"] != __version__:
-                raise OptionError(
-                    f"{facts['host']} has kat {facts['kat']}, this machine {__version__}. Install the same."
-                )
             if self._alike and self._facts:
                 _check_alike(self._facts[0], facts)
         except BaseException:
@@ -187,7 +190,7 @@ class Crew:
             came = self._backend.wait([*self._at_work, *self._starting], 1.0)
             if came or self._ready:
                 return came
-            if time.monotonic() > end:
+            if time.monotonic() > end or not (self._at_work or self._starting):
                 raise WorkerError(f"No worker got ready in {PATIENCE:.0f} s: {self._backend.no_room()}")
 
     def _lose(self, worker: Any, again: deque[tuple[int, Arrays]]) -> int:
@@ -216,6 +219,9 @@ def _check_alike(first: Facts, other: Facts) -> None:
 
 
 def _deadly(number: int) -> WorkerError:
-    error = WorkerError(f"Task {number} was being computed when {_LOST} workers were lost, one after the other.")
+    error = WorkerError(
+        f"Task {number} was being computed when {_LOST} workers were lost, one after the other. Where memory runs out, "
+        "fewer workers a machine help: --ray_workers, --cpus_per_worker."
+    )
     error.task = number
     return error

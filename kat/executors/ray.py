@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 import kat.errors
+from kat import __version__
 from kat.atomic import as_output_error
 from kat.errors import MissingExtraError, OptionError, WorkerError
 from kat.executor_config import ExecutorOptions
@@ -58,6 +59,8 @@ class RayCluster:
                 self._slices = Path(tempfile.mkdtemp(prefix=_FOLDERS, dir=options.shared_dir.resolve()))
         try:
             with own_signals():
+                if options.ray_address and not self._is_own:
+                    raise OptionError("Ray is started in this process already: leave ray_address out.")
                 if options.ray_address:
                     _connect(self.ray, options.ray_address)
                 elif self._is_own:
@@ -81,12 +84,12 @@ class RayCluster:
         self, function: str, settings: Mapping[str, Any], shared: Sequence[np.ndarray] = (), *, alike: bool = False
     ) -> Crew:
         """Return workers that compute one function: see `Launcher`."""
+        references = [self.ray.put(array) for array in shared]
         count = self._options.ray_workers or self._room()
         while len(self._actors) < count:
             self._actors.append(self.hire())
         actors, self._actors = self._actors[:count], self._actors[count:]
-        references = [self.ray.put(array) for array in shared]
-        work = _Work(self, (function, dict(settings), *references))
+        work = _Work(self, (__version__, function, dict(settings), *references))
         return Crew(work, actors, alike=alike and not self._options.mixed_workers)
 
     def hire(self) -> Any:
@@ -162,6 +165,8 @@ class RayCluster:
     def _gpus_per_worker(self, device: str) -> float:
         """Return the graphics devices of a worker: as told, or one where there are any and the device may be one."""
         there_are = self.ray.cluster_resources().get("GPU", 0)
+        if device.split(":")[0] not in ("auto", "cpu", "cuda") or (device.startswith("cuda") and not there_are):
+            raise OptionError(f"device is {device}; the cluster has {there_are:g} graphics devices of CUDA.")
         if (asked := self._options.gpus_per_worker) is None:
             return 1.0 if there_are and device.split(":")[0] in ("auto", "cuda") else 0.0
         if asked and asked > there_are:

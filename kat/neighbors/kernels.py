@@ -244,7 +244,7 @@ def compact(lists: Lists, p: int, search: Search, rank: int) -> None:
         left += np.int32(keys[c] >> 32) <= limit
     lists.limits[p], lists.counts[p] = limit, left
     if left > room - room // 4 and search.query.x.shape[0] == 0:
-        key = kth_smallest(keys[:left].copy(), max(k, room // 2))
+        key = kth_smallest(keys[:left].copy(), min(left, max(k, room // 2)))
         limit = lists.limits[p] = min(limit, np.int32(key >> 32) - 1)
         stay = 0
         for c in range(left):
@@ -264,11 +264,15 @@ def compact(lists: Lists, p: int, search: Search, rank: int) -> None:
 
 @kernel(**FLAGS)
 def mark(line: np.ndarray, norms: np.ndarray, limits: np.ndarray, norm: float, limit: float, marks: np.ndarray) -> None:
-    """Set marks [n] to 1 where the squared code distance is within the row's or the column's limit."""
+    """Set marks [n] to 1 where the squared code distance may be within the row's or the column's limit.
+
+    Lists and limits hold distances rounded down: one that is no whole number may lie above its limit by less than 1.
+    """
     kind = line.dtype.type
+    spare = kind(kind(0.5) + kind(0.5))  # 1, and 0 for whole numbers
     for j in range(line.shape[0]):  # every step is narrowed to 32 bits: numba would work in 64, at half the lanes
         value = kind(kind(norm + norms[j]) - kind(line[j] + line[j]))
-        marks[j] = value <= kind(max(limit, limits[j]))
+        marks[j] = value <= kind(kind(max(limit, limits[j])) + spare)
 
 
 @kernel(**FLAGS)

@@ -158,6 +158,9 @@ def _embedded(
     with contextlib.ExitStack() as stack:
         encoder = stack.enter_context(open_encoder(options, run_options.device, launcher))
         computed = "{precision} on {device}".format(**encoder.ways[0])
+        if launcher is not None:  # other machines may come the next time: theirs must not be mixed with these
+            kind = "{instructions}, torch {torch}, {threads} threads".format(**encoder.ways[0])
+            computed += f", {kind if len(encoder.ways) == 1 else 'mixed'}"
         started, shape = checkpoint_manifest(job.manifest, computed), (len(prompts), encoder.engine.dimension)
         checkpoint = stack.enter_context(EmbeddingCheckpoint(folder, started, shape, overwrite=run_options.overwrite))
         if checkpoint.resumed:

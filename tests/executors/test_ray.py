@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray>=2.52'")
 
 import kat
+from kat.devices import cpu_cores
 from kat.embedding import encoder as encoders
 from kat.errors import InputError, OptionError, WorkerError
 from kat.executor_config import ExecutorOptions
@@ -82,7 +83,9 @@ def pairs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def local(pairs):
     run = pairs.with_name("local")
-    rc, _, err = ended(command("run", pairs, "--out", run, "--no_report", "--batch_size", 9, "--processes", 2))
+    rc, _, err = ended(
+        command("run", pairs, "--out", run, "--no_report", "--batch_size", 9, "--processes", cpu_cores())
+    )
     assert rc == 0, err
     return run
 
@@ -196,7 +199,7 @@ def test_neighbours_whoever_is_killed(cluster, monkeypatch):
 def test_texts(cluster, monkeypatch):
     monkeypatch.setattr(encoders, "WORTHWHILE", 0)
     texts = [f"text number {n} of {n % 7} and more {'words ' * (n % 31)}" for n in range(120)]
-    with kat.Encoder("minilm", batch_size=8, processes=2) as one:
+    with kat.Encoder("minilm", batch_size=8, processes=cpu_cores()) as one:
         wanted = one.encode(texts)
     with kat.Encoder("minilm", batch_size=8, launcher=cluster) as encoder:
         again = encoder.encode(texts)

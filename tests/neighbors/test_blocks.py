@@ -112,6 +112,24 @@ def test_vectors_stay_at_home_unless_codes_do_not_tell(monkeypatch):
     assert launcher.shared_bytes > near.nbytes
 
 
+@pytest.mark.parametrize("products", ["int8", "float32", "topk"])
+@pytest.mark.parametrize(("side", "least"), [(8, 5000), (8, 2048), (5, 2048), (11, 5000)])
+def test_limits_of_codes_that_are_no_whole_numbers(products, side, least, monkeypatch):
+    """Lists hold distances rounded down. A limit of 2 keeps 2.7, or a neighbour at 2.3 would be lost as proven."""
+    if products == "int8" and not tiles.has_int8_products(2):
+        pytest.skip("no exact 8-bit products on this processor")
+    monkeypatch.setattr(blocks, "LEAST", least)
+    rng = np.random.default_rng(0)
+    corners = [[-127, -127], [127, 127], [-127, 127], [127, -127]]  # far away: the grid of codes is coarse
+    x = np.concatenate([rng.uniform(0, side, (4000, 2)), corners]).astype(np.float32)[rng.permutation(4004)]
+    gaps = ((x[:, None].astype(np.float64) - x[None]) ** 2).sum(2)
+    np.fill_diagonal(gaps, np.inf)
+    nearest = np.sqrt(np.sort(gaps, axis=1)[:, :10])
+    for launcher in (Here(), None):
+        distances = exact.knn_self(x, 10, products=products, threads=1, launcher=launcher)[1]
+        np.testing.assert_allclose(distances, nearest, rtol=1e-5)
+
+
 def test_queries_are_sent_where_they_are_many(small_blocks, monkeypatch):
     x, queries = made("gaussian"), made("gaussian")[:170] + np.float32(0.1)
     launcher = Here()
