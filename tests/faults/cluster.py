@@ -89,11 +89,10 @@ def until_done(words: tuple, cluster: Cluster, draw: np.random.Generator, killed
             elif not cluster.kill(what, draw):
                 continue
             killed[what] += 1
-        _, err = process.communicate()
         if process.returncode == 0:
             return again
         if not own:
-            print(f"  ended with {process.returncode}: {err.strip().splitlines()[-1:]}", flush=True)
+            print(f"  ended with {process.returncode}: {said(process).splitlines()[-1:]}", flush=True)
     raise SystemExit("a command never ends well: " + " ".join(map(str, words)))
 
 
@@ -156,15 +155,23 @@ ENVIRONMENT = {
 
 def kat(*words: object) -> subprocess.Popen:
     command = [sys.executable, "-m", "kat.cli", *map(str, words)]
-    return subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    words_of = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would stop it
+    process = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=words_of, start_new_session=True
     )
+    process.words_of = words_of
+    return process
 
 
 def finished(process: subprocess.Popen) -> None:
-    _, err = process.communicate()
-    if process.returncode:
-        raise SystemExit(err)
+    if process.wait():
+        raise SystemExit(said(process))
+
+
+def said(process: subprocess.Popen) -> str:
+    """What a command wrote to stderr."""
+    process.words_of.seek(0)
+    return process.words_of.read().strip()
 
 
 def processes() -> dict[int, str]:
