@@ -155,7 +155,7 @@ ENVIRONMENT = {
 
 def kat(*words: object) -> subprocess.Popen:
     command = [sys.executable, "-m", "kat.cli", *map(str, words)]
-    words_of = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would stop it
+    words_of = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads would stop it
     process = subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=words_of, start_new_session=True
     )
