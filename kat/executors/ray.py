@@ -62,7 +62,7 @@ class RayCluster:
                 if options.ray_address and not self._is_own:
                     raise OptionError("Ray is started in this process already: leave ray_address out.")
                 if options.ray_address:
-                    _connect(self.ray, options.ray_address)
+                    connect(self.ray, options.ray_address)
                 elif self._is_own:
                     self._start_here()
             self._gpus = self._gpus_per_worker(device)
@@ -230,7 +230,7 @@ def _module() -> Any:
     return ray
 
 
-def _connect(ray: Any, address: str) -> None:
+def connect(ray: Any, address: str) -> None:
     """Join a cluster. Raises WorkerError in seconds if nobody answers."""
     remedy = (
         "Start one with: ray start --head (and on each other machine: ray start --address HOST:PORT), "

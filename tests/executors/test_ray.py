@@ -21,10 +21,12 @@ from kat.errors import InputError, OptionError, WorkerError
 from kat.executor_config import ExecutorOptions
 from kat.executors.base import Launcher
 from kat.executors.launch import launching
+from kat.executors.ray import connect
 from kat.neighbors import blocks, exact
 
 ALL_WORK = (
-    "import sys; from kat.embedding import encoder; from kat.neighbors import blocks; encoder.WORTHWHILE = 0; "
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell may have it ignored
+    "from kat.embedding import encoder; from kat.neighbors import blocks; encoder.WORTHWHILE = 0; "
     "blocks.LEAST = 100; blocks.FEW = 0; from kat.cli.main import main; main(sys.argv[1:])"
 )
 """The command with workers for however little work."""
@@ -228,13 +230,24 @@ def test_errors_of_workers_come_as_they_are(cluster):
     ],
 )
 def test_a_cluster_that_is_not_there(address, error, message):
+    import ray
+
     begun = time.monotonic()
-    with (
-        pytest.raises(error, match=message),
-        launching(ExecutorOptions(executor="ray", ray_address=address), "cpu"),
-    ):
-        raise AssertionError("nobody can be there")
+    with pytest.raises(error, match=message):
+        connect(ray, address)
     assert time.monotonic() - begun < 60
+
+
+def test_a_ray_that_is_started_already_is_used(cluster):
+    """Somebody who has started Ray keeps it: it is joined, and goes on when the work is done."""
+    import ray
+
+    options = ExecutorOptions(executor="ray", ray_address="127.0.0.1:6379")
+    with pytest.raises(OptionError, match="leave ray_address out"), launching(options, "cpu"):
+        raise AssertionError("it is another one")
+    with launching(ExecutorOptions(executor="ray"), "cpu") as other:
+        assert isinstance(other, Launcher)
+    assert ray.is_initialized()
 
 
 def test_without_ray(pairs, tmp_path):
