@@ -12,6 +12,7 @@ Bytes that move, of N rows in B blocks: N D codes to every machine, 4 N B limits
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,7 @@ from kat.neighbors.tiles import (
 
 FUNCTION = "kat.neighbors.blocks:make_worker"
 LEAST, MOST = 2048, 131_072  # rows of a block: tens of milliseconds, and lists of some 400 MB
-BLOCKS = 24  # that rows are cut into otherwise: 300 tasks, of a second each at a million rows
+BLOCKS = 12  # of 100,000 rows; ten times the rows are cut into three times the blocks: 38 of a million, 741 tasks
 FEW = 1e12  # multiplications that this process makes itself rather than send for workers
 
 
@@ -214,7 +215,8 @@ def fill(
 
 def edges(rows: int) -> np.ndarray:
     """Return bounds int64 [blocks + 1] of the blocks that tasks are made of: a function of the rows alone."""
-    return cuts(rows, min(max(-(-rows // BLOCKS), LEAST), MOST))
+    each = math.isqrt(rows * 100_000) // BLOCKS
+    return cuts(rows, min(max(each, LEAST), MOST))
 
 
 def _shared(job: Job) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ from kat.neighbors import blocks, exact
 ALL_WORK = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell may have it ignored
     "from kat.embedding import encoder; from kat.neighbors import blocks; encoder.WORTHWHILE = 0; "
-    "blocks.LEAST = 100; blocks.FEW = 0; from kat.cli.main import main; main(sys.argv[1:])"
+    "blocks.LEAST = 100; blocks.BLOCKS = 10_000; blocks.FEW = 0; from kat.cli.main import main; main(sys.argv[1:])"
 )
 """The command with workers for however little work."""
 
@@ -172,6 +172,7 @@ def clustered(rows=3000, columns=24):
 
 def test_neighbours_whoever_is_killed(cluster, monkeypatch):
     monkeypatch.setattr(blocks, "LEAST", 150)
+    monkeypatch.setattr(blocks, "BLOCKS", 10_000)
     x = clustered()
     wanted = exact.knn_self(x, 10)
     assert isinstance(cluster, Launcher)

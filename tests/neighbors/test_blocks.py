@@ -67,6 +67,7 @@ def small_blocks(request, monkeypatch):
     """Blocks of few rows, so that small sets have several, with several tiles each."""
     least, tile = request.param
     monkeypatch.setattr(blocks, "LEAST", least)
+    monkeypatch.setattr(blocks, "BLOCKS", 10_000)
     monkeypatch.setattr(blocks, "TILE", tile)
 
 
@@ -197,7 +198,7 @@ def test_blocks_are_a_function_of_the_rows_alone():
         assert sizes.min() > 0
         assert sizes.max() <= blocks.MOST
         assert sizes.max() - sizes.min() <= 1
-    assert len(blocks.edges(1_000_000)) - 1 == blocks.BLOCKS
+    assert [len(blocks.edges(rows)) - 1 for rows in (100_000, 1_000_000, 10_000_000)] == [13, 38, 121]
 
 
 def test_an_executor_of_this_file_is_one():
