@@ -191,7 +191,7 @@ class Crew:
             if came or self._ready:
                 return came
             if time.monotonic() > end or not (self._at_work or self._starting):
-                raise WorkerError(f"No worker got ready in {PATIENCE:.0f} s: {self._backend.no_room()}")
+                raise WorkerError(f"No worker got ready, and none is left: {self._backend.no_room()}")
 
     def _lose(self, worker: Any, again: deque[tuple[int, Arrays]]) -> int:
         """Take back the tasks of a worker that is lost, and hire another; return the number of the first of them.

@@ -284,7 +284,7 @@ class _Saved:
     """The file that holds what is merged: written when it is due, and seldom enough to take a twentieth of the time."""
 
     def __init__(self, path: Path, job: Job, merge: _Merge, edges: np.ndarray):
-        self.path, self._merge = path, merge
+        self.path = path
         self._name = f"{fingerprint(job)} in {len(edges) - 1} blocks"
         lists = job.lists
         self._arrays = {"counts": lists.counts, "full": lists.full, "limits": lists.limits, "keys": lists.keys}
