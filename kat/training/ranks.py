@@ -5,6 +5,7 @@ Each computes its part of a step's rows; gradients are summed, so that a step is
 
 from __future__ import annotations
 
+import atexit
 import os
 from datetime import timedelta
 from typing import Any, Protocol
@@ -58,6 +59,9 @@ class SeveralRanks:
             ) from error
         self.state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
         self.rank, self.count = self.state.process_index, self.state.num_processes
+        # Gloo's threads that still live when the interpreter goes abort the process in one run of some forty, after all
+        # is written: the launcher then calls the whole training failed.
+        atexit.register(self.state.destroy_process_group)
 
     @property
     def device(self) -> str:

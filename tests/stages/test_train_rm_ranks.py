@@ -94,3 +94,26 @@ def test_two_processes_go_on_from_a_checkpoint(made, tmp_path):
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
     shutil.rmtree(tmp_path / "two")
+
+
+def test_the_processes_leave_their_group_before_they_end(tmp_path):
+    script = tmp_path / "leaving.py"
+    script.write_text(
+        "import atexit, sys, torch\n"
+        "atexit.register(lambda: print('left', not torch.distributed.is_initialized()))\n"  # runs last
+        "from kat.training.ranks import current_ranks\n"
+        "ranks = current_ranks('cpu')\n"
+        "ones = torch.ones(3)\n"
+        "ranks.sum([ones])\n"
+        "assert ones.tolist() == [2, 2, 2] and torch.distributed.is_initialized()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("left True") == 2, ran.stdout
