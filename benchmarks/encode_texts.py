@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import kat
-from kat.data.prompts import read_prompts
+from kat.data.prompts import PromptFile
 
 FILES = ("raw.hh_harmless.dev", "pairs.rmb.all")
 QUERIES = "prompts.ir_queries.all"
@@ -71,8 +71,8 @@ def prefixes(data: Path, most: int | None) -> list[str]:
 
 def queries(data: Path, most: int) -> list[str]:
     """Distinct short texts; rows that cannot be read are left out."""
-    items = read_prompts(file_of(data, QUERIES), max_bad_rows="all")
-    return drawn(distinct([prefix.text for prefix in items.prefixes]), most)
+    prompts = PromptFile(file_of(data, QUERIES), max_bad_rows="all")
+    return drawn(distinct([prompt.text for prompt in prompts]), most)
 
 
 SETS = {"openings": openings, "prefixes": prefixes}

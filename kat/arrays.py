@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,15 +48,17 @@ def check_ids(ids: Sequence[str], n: int, where: str) -> None:
         raise MismatchError(f"{where} repeats the id {repeated} in row {row}.")
 
 
-def compare_ids(ids: list[str], others: list[str], name: str, other_name: str) -> None:
-    """Raise MismatchError, naming the first difference, unless both lists are the same in the same order."""
-    for row, (own, other) in enumerate(zip(ids, others, strict=False)):
-        if own != other:
+def compare_ids(ids: Sequence[str], others: Iterable[str], name: str, other_name: str) -> None:
+    """Raise MismatchError, naming the first difference, unless both are the same in the same order."""
+    count = 0
+    for other in others:
+        if count < len(ids) and ids[count] != other:
             raise MismatchError(
-                f"Row {row} is {own} in {name} and {other} in {other_name}; was it made from this file?"
+                f"Row {count} is {ids[count]} in {name} and {other} in {other_name}; was it made from this file?"
             )
-    if len(ids) != len(others):
-        raise MismatchError(f"{name} has {len(ids):,} ids and {other_name} {len(others):,}.")
+        count += 1
+    if count != len(ids):
+        raise MismatchError(f"{name} has {len(ids):,} ids and {other_name} {count:,}.")
 
 
 def check_array(path: Path, array: np.ndarray, shape: tuple[int | None, ...]) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 Row = dict[str, Any]
@@ -51,6 +52,14 @@ def zstd(data: bytes) -> bytes:
     with pa.CompressedOutputStream(sink, "zstd") as stream:
         stream.write(data)
     return sink.getvalue().to_pybytes()
+
+
+def read_prompts(path: Path, *more: Any, **options: Any) -> Any:
+    """The prompts of a file, all of them: `prefixes`, their `ids`, and what the file counted."""
+    from kat.data.prompts import PromptFile
+
+    file = PromptFile(path, *more, **options)
+    return SimpleNamespace(prefixes=list(file), ids=list(file.ids()), bad=file.bad, made_ids=file.made_ids)
 
 
 def write(path: Path, data: bytes) -> Path:

@@ -6,7 +6,6 @@ import contextlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NoReturn
@@ -87,36 +86,12 @@ class PromptFile:
         if number is not None:
             raise InputError(f"{self._place(number)} changed while the file was read. Start again.")
 
+    def ids(self) -> Iterator[str]:
+        """Yield the prompts' ids, in order."""
+        return (prompt.id for prompt in self)
+
     def _place(self, number: int) -> str:
         return next((row.place(self.path) for row in self._read() if row.number == number), str(self.path))
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """The prompts of a file in its order, each as a prefix (a string is one of a single user message).
-
-    `bad` and `made_ids` are as in `PromptFile`; `ids` are the prefixes', all distinct.
-    """
-
-    prefixes: list[Prefix]
-    bad: int = 0
-    made_ids: int = 0
-    ids: list[str] = field(default_factory=list)
-
-
-def read_prompts(
-    path: Inputs,
-    max_bad_rows: int | str = 0,
-    sink: Callable[[bytes], object] | None = None,
-    inside: Sequence[str] = (),
-    *,
-    max_line_bytes: int = MAX_LINE_BYTES,
-) -> Prompts:
-    """Read all prompts of an input into memory. Raises what `PromptFile` raises, which streams them."""
-    file = PromptFile(path, max_bad_rows, sink, inside, max_line_bytes=max_line_bytes)
-    prefixes = list(file)
-    ids = [prefix.id for prefix in prefixes]
-    return Prompts(prefixes=prefixes, bad=file.bad, made_ids=file.made_ids, ids=ids)
 
 
 _OF_TEXT = OF_PROMPTS
@@ -227,8 +202,8 @@ def check_prompts(folder: Path, ids: list[str], manifest: Mapping[str, Any], pro
         ]
     left_out = manifest.get("left_out") or {}
     most = line_limit_of(manifest)
-    read = read_prompts(path, "all", inside=inside_of(manifest), max_line_bytes=most)
-    theirs = [prompt_id for prompt_id in read.ids if prompt_id not in left_out]
+    file = PromptFile(path, "all", inside=inside_of(manifest), max_line_bytes=most)
+    theirs = (prompt_id for prompt_id in file.ids() if prompt_id not in left_out)
     compare_ids(ids, theirs, str(folder / IDS if folder.is_dir() else folder), input_text(path))
     digest = (manifest.get("inputs") or {}).get("items") or manifest.get("items_sha256")
     if digest and input_hash(path) != digest:

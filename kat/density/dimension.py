@@ -11,6 +11,9 @@ import numpy as np
 TINY = np.finfo(np.float64).tiny
 """The smallest distance that a logarithm is taken of."""
 
+_ROWS = 65_536
+"""Rows whose logarithms are taken at once."""
+
 Duplicates = np.ndarray | int
 """Rows that share a row's vector, itself included: [N], or 1 for all."""
 
@@ -23,10 +26,16 @@ def intrinsic_dimension(distances: np.ndarray, duplicates: Duplicates = 1) -> fl
     """
     if distances.shape[1] < 2:
         return 1.0
-    radii = np.maximum(distances.astype(np.float64), TINY)
-    ratios = np.log(radii[:, -1:] / radii[:, :-1]).mean(axis=1)
+    starts = range(0, len(distances), _ROWS)
+    ratios = np.concatenate([_log_ratios(distances[start : start + _ROWS]) for start in starts])
     inverse = np.average(ratios, weights=np.broadcast_to(1 / np.float64(duplicates), ratios.shape))
     return float(max(1.0, 1.0 / inverse)) if inverse > 0 else 1.0
+
+
+def _log_ratios(distances: np.ndarray) -> np.ndarray:
+    """The mean over a row's neighbours of log(distance to the farthest / its distance), [N]."""
+    radii = np.maximum(distances.astype(np.float64), TINY)
+    return np.log(radii[:, -1:] / radii[:, :-1]).mean(axis=1)
 
 
 def two_nn(distances: np.ndarray, duplicates: Duplicates = 1) -> float:

@@ -29,15 +29,15 @@ def load_density_mapping(prompts_path: Inputs, weights_path: str | Path) -> dict
     """
     from kat.data.columns import line_limit_of
     from kat.data.prompt_texts import inside_of
-    from kat.data.prompts import read_prompts
+    from kat.data.prompts import PromptFile
 
     weights_path = Path(weights_path)
     values = np.asarray(load_array(weights_path))
     ids = load_ids(weights_path.parent)
     manifest = readable_manifest(weights_path.parent) or {}
-    prompts = read_prompts(prompts_path, "all", inside=inside_of(manifest), max_line_bytes=line_limit_of(manifest))
+    prompts = PromptFile(prompts_path, "all", inside=inside_of(manifest), max_line_bytes=line_limit_of(manifest))
     check_weights(values, ids, weights_path)
-    compare_ids(ids, prompts.ids, f"{weights_path.parent / IDS}", input_text(prompts_path))
+    compare_ids(ids, prompts.ids(), f"{weights_path.parent / IDS}", input_text(prompts_path))
     return dict(zip(ids, values.tolist(), strict=True))
 
 

@@ -60,21 +60,24 @@ def weight_metadata(embeddings: Embeddings, weights: Weights, openings: Mapping[
 
 def heaviest_ids(weights: Weights) -> list[str]:
     """Return the ids of the heaviest openings, heaviest first, ties in row order."""
-    order = np.argsort(-weights.values, kind="stable")[:HEAVIEST]
-    return [weights.ids[i] for i in order]
+    return [weights.ids[row] for row in _heaviest_rows(weights)]
+
+
+def _heaviest_rows(weights: Weights) -> list[int]:
+    return np.argsort(-weights.values, kind="stable")[:HEAVIEST].tolist()
 
 
 def _heaviest(weights: Weights, openings: Mapping[str, Heading] | None) -> list[dict[str, Any]]:
-    by_id = weights.mapping()
-    rows: list[dict[str, Any]] = []
-    for i in heaviest_ids(weights):
-        row: dict[str, Any] = {"id": i, "weight": by_id[i]}
+    told: list[dict[str, Any]] = []
+    for row in _heaviest_rows(weights):
+        one: dict[str, Any] = {"id": weights.ids[row], "weight": float(weights.values[row])}
         if openings is not None:
-            row["opening"] = openings[i].opening[:200]
-            if openings[i].later:
-                row["later"] = openings[i].later[:200]
-        rows.append(row)
-    return rows
+            heading = openings[weights.ids[row]]
+            one["opening"] = heading.opening[:200]
+            if heading.later:
+                one["later"] = heading.later[:200]
+        told.append(one)
+    return told
 
 
 def _truncation(embeddings: Embeddings) -> dict[str, int]:

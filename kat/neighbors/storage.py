@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ _ARRAYS = {
     "half_second": (False, False, 2),
 }
 """Of each array: whether it holds whole numbers, whether it has a row for each vector, and its dimensions."""
+_ROWS = 65_536
+"""Rows that are checked at once."""
 _AGAIN = "Make it again: kat density EMBEDDINGS --out DIR --overwrite"
 
 
@@ -45,12 +47,13 @@ def save_neighbors(neighbors: Neighbors, folder: Path) -> None:
 
 
 def load_neighbors(folder: Path, embeddings: Embeddings) -> Neighbors:
-    """Read the neighbours of a folder, for the embeddings they were searched among. Raises MismatchError."""
+    """Map the neighbours of a folder, for the embeddings they were searched among, into memory: arrays as they are
+    stored, read where they are used. Raises MismatchError."""
     manifest = readable_manifest(folder)
     if manifest is None or not set(NEIGHBOR_FILES) <= set(manifest.get("outputs") or ()):
         raise MismatchError(f"{folder} holds no complete neighbours; run kat density again.")
     names = {name.removesuffix(".npy") for name in manifest["outputs"]}
-    arrays = {name: np.asarray(load_array(folder / f"{name}.npy")) for name in names & _ARRAYS.keys()}
+    arrays = {name: load_array(folder / f"{name}.npy") for name in names & _ARRAYS.keys()}
     _check_arrays(folder, arrays, len(embeddings))
     metric = manifest["options"].get("metric")
     if metric not in ("cosine", "euclidean"):
@@ -58,10 +61,10 @@ def load_neighbors(folder: Path, embeddings: Embeddings) -> Neighbors:
     halves = Halves(*(arrays[n] for n in _HALVES)) if _HALVES[0] in arrays else None
     return Neighbors(
         ids=embeddings.ids,
-        indices=arrays["indices"].astype(np.int64),
+        indices=arrays["indices"],
         distances=arrays["distances"],
         distinct_distances=arrays.get("spacing", arrays["distances"]),
-        multiplicity=arrays["multiplicity"].astype(np.int64),
+        multiplicity=arrays["multiplicity"],
         metric=metric,
         halves=halves,
         recall=float(manifest.get("recall", 1.0)),
@@ -89,10 +92,28 @@ def _check_arrays(folder: Path, arrays: Mapping[str, np.ndarray], n: int) -> Non
     for one, other in (("indices", "distances"), ("half_first", "half_second")):
         if one in arrays and arrays[one].shape != arrays[other].shape:
             raise MismatchError(f"{folder}: {one}.npy and {other}.npy are not of one shape. {_AGAIN}")
-    for name in ("distances", "spacing", "half_first", "half_second"):
-        values = arrays.get(name, np.zeros((1, 1), np.float32))
-        if not (np.isfinite(values).all() and (values >= 0).all() and (values[:, 1:] >= values[:, :-1]).all()):
+    for name in {"distances", "spacing", "half_first", "half_second"} & arrays.keys():
+        if not all(map(_ascend, _blocks(arrays[name]))):
             raise MismatchError(f"{folder / f'{name}.npy'} holds no distances, nearest first. {_AGAIN}")
+
+
+def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Some rows at a time: what a check makes of them is small, and a mapped file is read through once."""
+    return (array[start : start + _ROWS] for start in range(0, len(array), _ROWS))
+
+
+def _ascend(values: np.ndarray) -> bool:
+    """Whether rows are finite, from 0 up, and in ascending order."""
+    return bool(np.isfinite(values).all() and (values >= 0).all() and (values[:, 1:] >= values[:, :-1]).all())
+
+
+def _wrong(near: np.ndarray, apart: np.ndarray) -> Iterator[np.ndarray]:
+    """Which rows have neighbours that are not there, are themselves, or are out of order, some rows at a time."""
+    for start in range(0, len(near), _ROWS):
+        others, distances = near[start : start + _ROWS], apart[start : start + _ROWS]
+        own = np.arange(start, start + len(others))[:, None]
+        strange = ((others < 0) | (others >= len(near)) | (others == own)).any(axis=1)
+        yield strange | (~(np.diff(distances, axis=1) >= 0)).any(axis=1)
 
 
 def check_neighbors(folder: Path, ids: list[str] | None = None) -> str:
@@ -104,8 +125,7 @@ def check_neighbors(folder: Path, ids: list[str] | None = None) -> str:
     check_array(folder / "distances.npy", apart, (None if ids is None else len(ids), None))
     if near.shape != apart.shape or near.dtype != np.int32:
         raise MismatchError(f"{folder / 'indices.npy'} is {near.dtype} {near.shape}; expected int32 {apart.shape}.")
-    n, rows = len(near), np.arange(len(near))[:, None]
-    wrong = ((near < 0) | (near >= n) | (near == rows)).any(axis=1) | (~(np.diff(apart, axis=1) >= 0)).any(axis=1)
+    wrong = np.concatenate([np.zeros(0, bool), *_wrong(near, apart)])
     if wrong.any():
         row = int(np.argmax(wrong))
         name = "" if ids is None else f" (id {ids[row]})"

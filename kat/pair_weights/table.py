@@ -11,8 +11,9 @@ import numpy as np
 from kat.config import DensityOptions, RunOptions
 from kat.data.columns import SOURCE
 from kat.data.pair_columns import DUPLICATE, PairColumns
-from kat.density.estimators import estimate_density, query_log_density
+from kat.density.estimators import estimate_density, query_log_density, reads_vectors
 from kat.errors import InputError, MismatchError
+from kat.neighbors.among import neighbors_among
 from kat.neighbors.find import find_neighbors
 from kat.pair_config import PairOptions
 from kat.pair_weights.duplicates import JACCARD, LETTERS, Sketches, SketchTable
@@ -200,24 +201,31 @@ def _density_among(
     if len(inside) == len(run.embeddings):
         log_density[inside] = run.density.log_values[place[inside]]
         return log_density, None
-    vectors = np.asarray(run.embeddings.vectors)
-    shared: dict[str, Any] = {"metric": search.metric, "center": search.center, "device": device, "progress": True}
+    vectors, near = run.embeddings.vectors, run.density.neighbors
+    assert near is not None, "the density of a run knows its neighbours"
     k = min(run.density.k, max(len(inside) - 1, 1))
-    trained = vectors[place[inside]]
-    near = find_neighbors(trained, k, search=search.search, least_recall=search.least_recall, **shared)
-    density = estimate_density(near, k, search.estimator)
+    how: dict[str, Any] = {"device": device, "progress": True}
+    if search.center or reads_vectors(search.estimator, near.metric):
+        # Other rows have another mean to take off, and an estimator that reads vectors wants neighbours of its own.
+        how |= {"center": search.center, "metric": search.metric}
+        trained = np.asarray(vectors)[place[inside]]
+        ours = find_neighbors(trained, k, search=search.search, least_recall=search.least_recall, **how)
+        asked = find_neighbors(trained, k, queries=vectors[place[outside]], **how) if len(outside) else None
+    else:
+        trained = place[inside]
+        ours = neighbors_among(near, trained, trained, k, vectors=vectors, **how)
+        asked = neighbors_among(near, trained, place[outside], k, vectors=vectors, **how) if len(outside) else None
+    density = estimate_density(ours, k, search.estimator)
     log_density[inside] = density.log_values
-    if not len(outside):
-        return log_density, None
-    asked = find_neighbors(trained, k, queries=vectors[place[outside]], **shared)
-    log_density[outside] = query_log_density(asked, density)
+    if asked is not None:
+        log_density[outside] = query_log_density(asked, density)
     return log_density, asked
 
 
 def _sides(openings: _Openings, trains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The openings with vectors that train, and the others with vectors, as rows of the openings."""
+    """The openings with vectors that train, and the others with vectors, as rows of the openings in the run's order."""
     inside, outside = (np.flatnonzero((openings.place >= 0) & side) for side in (trains, ~trains))
-    return inside, outside
+    return inside[np.argsort(openings.place[inside])], outside[np.argsort(openings.place[outside])]
 
 
 def _own_leak(

@@ -16,7 +16,7 @@ from kat.config import DensityOptions, EmbedOptions, RunOptions, recorded, recor
 from kat.data.columns import line_limit_of
 from kat.data.headings import Heading, headings
 from kat.data.prompt_texts import inside_of
-from kat.data.prompts import check_prompts, read_prompts
+from kat.data.prompts import PromptFile, check_prompts
 from kat.density.storage import check_weight_file
 from kat.density.summary import heaviest_ids, weight_metadata
 from kat.embedding.elsewhere import NUMBERED
@@ -219,8 +219,8 @@ def _checked_prompts(source: Path, prompts: Inputs | None, run_options: RunOptio
     if prompts is None:
         return named_items(source, origin)
     allowed, most = run_options.max_bad_rows, run_options.max_line_bytes
-    ids = read_prompts(prompts, allowed, inside=inside_of(origin), max_line_bytes=most).ids
-    compare_ids(list(embeddings.ids), ids, str(source), input_text(prompts))
+    file = PromptFile(prompts, allowed, inside=inside_of(origin), max_line_bytes=most)
+    compare_ids(embeddings.ids, file.ids(), str(source), input_text(prompts))
     return prompts
 
 
@@ -235,8 +235,8 @@ def _openings(prompts: Inputs | None, ids: Iterable[str], manifest: Mapping[str,
     for file in input_files(prompts):
         check_vouched(file.path)
     shown = set(ids)
-    read = read_prompts(prompts, "all", inside=inside_of(manifest), max_line_bytes=line_limit_of(manifest))
-    return headings(p for p in read.prefixes if p.id in shown)
+    texts = PromptFile(prompts, "all", inside=inside_of(manifest), max_line_bytes=line_limit_of(manifest))
+    return headings(prompt for prompt in texts if prompt.id in shown)
 
 
 def prove(output: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:

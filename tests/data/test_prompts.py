@@ -3,9 +3,8 @@
 from random import Random
 
 import pytest
-from making import jsonl, md5_id, random_text, turn, write
+from making import jsonl, md5_id, random_text, read_prompts, turn, write
 
-from kat.data.prompts import read_prompts
 from kat.errors import BadRowsError, DuplicateIdError, InputError, OptionError
 
 

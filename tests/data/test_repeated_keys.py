@@ -4,10 +4,9 @@ import json
 from random import Random
 
 import pytest
-from making import jsonl, random_text, turn, write
+from making import jsonl, random_text, read_prompts, turn, write
 
 from kat import read_pairs
-from kat.data.prompts import read_prompts
 from kat.data.repeated_keys import _may_repeat, repeated_key
 from kat.data.rows import parse_line, read_rows
 from kat.errors import BadRowsError, InputError

@@ -194,6 +194,24 @@ def test_density_is_measured_among_the_openings_that_train():
     assert sum(b["share_of_weight"] for b in facts["bins"]) == pytest.approx(1)
 
 
+def test_another_mean_is_taken_off_the_openings_that_train():
+    pairs = make_pairs()
+    run, centred = make_run(pairs), DensityOptions(k=K, center=True)
+    run = replace(run, density=estimate_density(find_neighbors(run.embeddings, 50, center=True), K))
+    options = PairOptions(group_cosine=0.95, validation_share=0.2)
+    table, _ = pair_table(collect_columns(pairs), run, Sketches(), options, centred, device="cpu")
+    row = {one: i for i, one in enumerate(run.embeddings.ids)}
+    sides = [
+        sorted({row[x] for x in table.opening_id[table.split == side].tolist()}) for side in ("train", "validation")
+    ]
+    train, validation = (run.embeddings.vectors[rows] for rows in sides)
+    density = estimate_density(find_neighbors(train, K, center=True), K)
+    asked = query_log_density(find_neighbors(train, K, center=True, queries=validation), density)
+    among = dict(zip([*sides[0], *sides[1]], [*density.log_values, *asked], strict=True))
+    for one, value in zip(table.opening_id, table.train_log_density, strict=True):
+        assert value == pytest.approx(among[row[one]], abs=1e-9)
+
+
 def test_a_query_has_the_density_that_it_would_have_as_a_row():
     x = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
     whole = estimate_density(find_neighbors(x, k=K), K)

@@ -5,10 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from making import hh, jsonl, md5_id, tiny, turn, write
+from making import hh, jsonl, md5_id, read_prompts, tiny, turn, write
 
 import kat
-from kat.data.prompts import read_prompts
 from kat.errors import InputError
 
 CHATML = "<|im_start|>{}\n{}<|im_end|>\n"

@@ -72,7 +72,8 @@ def estimate_density(
         return _flat(neighbors, estimator)
     distances, duplicates = neighbors.distinct_distances[:, :used], neighbors.multiplicity
     dimension = plugin.dimension(distances, duplicates)
-    if plugin.of_vectors is not None and neighbors.metric != "cosine":
+    if reads_vectors(estimator, neighbors.metric):
+        assert plugin.of_vectors is not None
         log_density = plugin.of_vectors(neighbors, used, embeddings)
     else:
         log_density = partial(plugin.log_density, distances)
@@ -92,6 +93,12 @@ def estimate_density(
     )
 
 
+def reads_vectors(estimator: str, metric: str) -> bool:
+    """Tell whether an estimator needs the vectors beside distances of this metric."""
+    plugin: Estimator = load(ESTIMATORS, estimator)
+    return plugin.of_vectors is not None and metric != "cosine"
+
+
 def query_log_density(queries: Neighbors, among: Density) -> np.ndarray:
     """Return the log density [M] of queries, on the scale of that of the rows that they were searched among.
 
@@ -101,7 +108,7 @@ def query_log_density(queries: Neighbors, among: Density) -> np.ndarray:
     if among.k == 0:
         return np.zeros(len(queries))
     plugin: Estimator = load(ESTIMATORS, among.estimator)
-    if plugin.of_vectors is not None and queries.metric != "cosine":
+    if reads_vectors(among.estimator, queries.metric):
         raise OptionError(f"{plugin.name} of queries needs cosine neighbours: search with metric='cosine'.")
     distances = queries.distinct_distances[:, : among.k]
     return plugin.log_density(distances, among.intrinsic_dimension, queries.multiplicity)
