@@ -35,13 +35,17 @@ WINDOW = 16
 """Where many openings share a shingle, each is compared with this many that follow it in the order of sketches."""
 ORDERED = 8
 """Sketches are put in order by this many of their smallest hashes, then by id."""
+PARTS = 16
+"""All hashes are counted in so many passes, and keys sorted in so many parts: memory for each."""
 BLOCK = 1 << 16
-"""Hashes that are counted at once, and keys that are sorted at once, at least; of many more it is a part of all."""
+"""So many hashes are one part, if there are no more."""
+PENDING = 1 << 20
+"""Pairs that are found before they are put in order."""
 
 
 class Sketches:
-    """The sampled shingles of openings, by id: 4 bytes for each different shingle of a text, 4 · SKETCH at most, and 38
-    of its id and length, whatever the length of the texts."""
+    """The sampled shingles of openings, by id: 4 bytes for each different shingle of a text, 4 · SKETCH at most, and
+    some 60 beside them (its id, its length, room to grow), whatever the length of the texts."""
 
     def __init__(self) -> None:
         self._ids = IdNumbers()
@@ -87,9 +91,9 @@ class SketchTable:
     """Sketches of X openings, ready to be compared.
 
     They lie in `hashes` [H] uint32, which are only read: those of row r are the `length` [X] int16 from `start` [X] on,
-    ascending. Beside the hashes a row takes some 25 bytes, and while near-duplicates are found some 220 more at 100
-    hashes a row (5 for each of the fifth that is compared, 45 of signatures and the like, 70 while rows are put in
-    order) and 300 MB in all; and 40 for each pair that is found.
+    ascending. An opening takes 4 bytes for each hash, and some 270 while near-duplicates are found: 700 in all at 108
+    hashes, measured with a million openings of 112 letters, and up to 200 more where no two texts have a shingle in
+    common. Each pair that is found takes 56.
     """
 
     def __init__(self, hashes: np.ndarray, start: np.ndarray, length: np.ndarray, ids: Sequence[str]):
@@ -122,7 +126,7 @@ class SketchTable:
         signs = kernels.signatures(self.rows, order)
         # A slot or two for each row: most pairs that meet again do so before others took their slots.
         memo = np.zeros(1 << max(n, 2).bit_length(), np.int64)
-        near, ends = _Distinct(), np.empty(min(1 << 20, WINDOW * n) + WINDOW, np.int64)
+        near, ends = _Distinct(), np.empty(min(PENDING, WINDOW * n) + WINDOW, np.int64)
         for keys in self._keys(rarest, order):
             at = 0
             while at < len(keys):
@@ -186,14 +190,13 @@ class SketchTable:
         rarest = kernels.Rarest(
             first, np.zeros(n, np.int16), held=np.zeros(first[-1], np.uint32), place=np.zeros(first[-1], np.uint8)
         )
-        cursor = np.zeros(n, np.int16)
-        ranges = _ranges(kernels.bucket_sizes(self.rows), parts=64)
-        # Where one bucket is more than a block it holds many equals: its values are no more than 2¹⁶.
-        distinct = max((min(held, high - low) for low, high, held in ranges), default=0)
-        bits = max(int(2 * distinct - 1).bit_length(), 4)
+        cursor, bits = np.zeros(n, np.int16), 10
         table = np.empty((1 << bits, 2), np.uint32)
-        for _, high, _ in ranges:
+        for _, high, _ in _ranges(kernels.bucket_sizes(self.rows)):
             table[:] = 0
+            while not kernels.count_hashes(self.rows, cursor, high, table, shift=32 - bits):
+                bits += 1
+                table = np.zeros((1 << bits, 2), np.uint32)
             kernels.take_rarest(self.rows, rarest, cursor, high, table=table, shift=32 - bits)
         return rarest
 
@@ -203,7 +206,7 @@ class SketchTable:
 
         position = np.empty_like(order)
         position[order] = np.arange(len(order), dtype=order.dtype)
-        for low, high, held in _ranges(kernels.shared_bucket_sizes(self.rows, rarest), parts=16):
+        for low, high, held in _ranges(kernels.shared_bucket_sizes(self.rows, rarest)):
             keys = np.empty(held, np.uint64)
             kernels.shared_keys(self.rows, rarest, position, low=low, high=high, keys=keys)
             keys.sort()
@@ -220,7 +223,7 @@ class _Distinct:
     def add(self, numbers: np.ndarray) -> None:
         """Take a copy of an array [K]."""
         self._new.append(numbers.copy())
-        if sum(map(len, self._new)) > max(len(self._held), 1 << 20):
+        if sum(map(len, self._new)) > max(len(self._held), PENDING):
             self._held, self._new = self.numbers(), []
 
     def numbers(self) -> np.ndarray:
@@ -245,14 +248,14 @@ def _letters(text: str) -> np.ndarray:
     return np.frombuffer(f" {' '.join(words)} ".encode("utf-32-le", "surrogatepass"), "<u4")
 
 
-def _ranges(sizes: np.ndarray, parts: int) -> list[tuple[int, int, int]]:
-    """Consecutive ranges of hashes as (first, past the last, how many they hold): one of so many parts of all or BLOCK
-    hashes at most, or one bucket.
+def _ranges(sizes: np.ndarray) -> list[tuple[int, int, int]]:
+    """Consecutive ranges of hashes as (first, past the last, how many they hold): at most one of PARTS of all, or BLOCK
+    hashes, or one bucket.
 
     `sizes` counts the hashes of each bucket.
     """
     ends = np.cumsum(sizes)
-    block = max(int(ends[-1]) // parts, BLOCK)
+    block = max(int(ends[-1]) // PARTS, BLOCK)
     ranges, low, before = [], 0, 0
     while before < ends[-1]:
         bucket = max(int(np.searchsorted(ends, before + block, "right")), low + 1)

@@ -156,19 +156,33 @@ def _slot(table: np.ndarray, shift: int, number: int) -> int:
 
 
 @kernel(**FLAGS)
-def take_rarest(rows: Rows, rarest: Rarest, cursor: np.ndarray, high: int, table: np.ndarray, shift: int) -> None:
-    """Count the hashes from each row's `cursor` [X] to below `high` in an empty table; keep the rarest of each row.
+def count_hashes(rows: Rows, cursor: np.ndarray, high: int, table: np.ndarray, shift: int) -> bool:
+    """Count the hashes from each row's `cursor` [X] to below `high` in an empty table; return whether half held them.
 
-    Called for one range of hashes after the other, so that in a row of equals the first stay. Moves the cursors.
+    If not, the table is to be taken larger: what it says then is of no use.
     """
+    room = len(table) // 2
     for row in range(len(rows.start)):
         i, stop = rows.start[row] + cursor[row], rows.start[row] + rows.length[row]
         while i < stop and rows.hashes[i] < high:
             if not _is_dropped(rows, i):
                 at = _slot(table, shift, np.int64(rows.hashes[i]))
-                table[at, 0] = rows.hashes[i]
+                if table[at, 1] == 0:
+                    if room == 0:
+                        return False
+                    room -= 1
+                    table[at, 0] = rows.hashes[i]
                 table[at, 1] += np.uint32(1)
             i += 1
+    return True
+
+
+@kernel(**FLAGS)
+def take_rarest(rows: Rows, rarest: Rarest, cursor: np.ndarray, high: int, table: np.ndarray, shift: int) -> None:
+    """Take the rarest of the hashes that `count_hashes` counted, with those that are held; move the cursors.
+
+    Called for one range of hashes after the other, so that of equally rare ones the smallest stay.
+    """
     for row in range(len(rows.start)):
         first = rarest.first[row]
         i, stop, room = rows.start[row] + cursor[row], rows.start[row] + rows.length[row], rarest.first[row + 1] - first

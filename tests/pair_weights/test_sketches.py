@@ -154,15 +154,16 @@ def same_edges(compact, plain, least):
     return len(got[0])
 
 
-@pytest.fixture(params=[1 << 16, 64])
-def block(request, monkeypatch):
-    """Everything in one range of hashes, and many ranges."""
-    monkeypatch.setattr(duplicates, "BLOCK", request.param)
+@pytest.fixture(params=[{}, {"BLOCK": 64, "PARTS": 300, "PENDING": 8}], ids=["one", "many"])
+def parts(request, monkeypatch):
+    """All hashes at once, and in many parts."""
+    for name, number in request.param.items():
+        monkeypatch.setattr(duplicates, name, number)
 
 
 @pytest.mark.parametrize("make", [mixed_texts, templated, crowd])
 @pytest.mark.parametrize("seed", range(2))
-def test_edges_and_shares_are_those_of_the_plain_table(make, seed, block):
+def test_edges_and_shares_are_those_of_the_plain_table(make, seed, parts):
     made = make(seed)
     compact, plain = tables(made)
     for least in (0.4, 0.8, 1.0):
