@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Sketches:
                 self.add(pair.prefix.id, asked_text(pair.prefix))
             yield pair
 
-    def table(self, ids: list[str]) -> SketchTable:
+    def table(self, ids: Sequence[str]) -> SketchTable:
         """Return the sketches of some openings [X]. Raises KeyError for an id that was never added."""
         return SketchTable([self._of[one] for one in ids], ids)
 
@@ -61,7 +61,7 @@ class SketchTable:
     """Sketches of X openings as rows `hashes` [X, SKETCH] uint32, sorted and filled up with the largest number; `size`
     [X] counts them, and `reach` [X] is the largest hash up to which a row lacks none."""
 
-    def __init__(self, sketches: list[np.ndarray], ids: list[str]):
+    def __init__(self, sketches: list[np.ndarray], ids: Sequence[str]):
         self.ids = ids
         self.size = np.asarray([len(one) for one in sketches], np.int64)
         self.hashes = np.full((len(sketches), SKETCH), _NONE, np.uint32)
