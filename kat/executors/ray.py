@@ -34,7 +34,7 @@ from kat.executors.crew import Crew
 from kat.executors.own_folder import OwnFolder
 from kat.executors.pool import Pool
 from kat.executors.processes import MALLOC
-from kat.executors.surroundings import environment, own_signals
+from kat.executors.surroundings import environment, late_signals, own_signals
 from kat.terminal import note
 
 _LOOK = 2.0
@@ -59,7 +59,7 @@ class RayCluster:
             if options.shared_dir is not None:
                 with as_output_error(options.shared_dir):
                     self._slices = OwnFolder(options.shared_dir.resolve())
-            with own_signals():
+            with late_signals():
                 if options.ray_address and not self._is_own:
                     raise OptionError("Ray is started in this process already: leave ray_address out.")
                 if options.ray_address:
