@@ -169,6 +169,10 @@ def test_what_cannot_be_joined_is_refused(folder, tokenizer, tmp_path):
         WeightedRewardTrainer(model_of(folder), config(tmp_path), processing_class=tokenizer, pair_weights=drawn())
     with pytest.raises(OptionError, match="not an iterable one"):
         weighted(folder, tokenizer, tmp_path, drawn(), pairs().to_iterable_dataset())
+    without = weighted(folder, tokenizer, tmp_path, drawn())
+    without.train_dataset = without.train_dataset.remove_columns("weight")
+    with pytest.raises(MismatchError, match="A batch that trains has no weights"):
+        without.train()
 
 
 def test_margins_and_centring_go_with_weights_of_one(folder, tokenizer, tmp_path):
