@@ -28,6 +28,21 @@ KEPT = 1 << 22
 """Pairs whose order in passes is kept, 32 MB: it is asked for four times, to count steps, to take them, to report."""
 
 
+class Loss(Protocol):
+    """What a step's rewards lose: see `kat.training.losses.bradley_terry`."""
+
+    def __call__(
+        self,
+        chosen: torch.Tensor,
+        rejected: torch.Tensor,
+        weights: torch.Tensor,
+        margins: torch.Tensor,
+        nominal: int,
+        center: float = 0.0,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of some pairs of a step of `nominal`, and sums."""
+
+
 class Rewarder(Protocol):
     """What turns the pairs of a step into rewards, a part of the step at a time."""
 
@@ -82,6 +97,7 @@ class Trainer:
         weights: np.ndarray,
         options: RewardOptions,
         ranks: Ranks | None = None,
+        loss: Loss = bradley_terry,
     ) -> None:
         if len(weights) != len(data):
             raise InputError(f"There are {len(data):,} pairs and {len(weights):,} weights.")
@@ -89,6 +105,7 @@ class Trainer:
             raise InputError("No pair is left to train.")
         self.rewarder, self.data, self.options = rewarder, data, options
         self.ranks: Ranks = ranks or OneRank()
+        self.loss = loss
         self.weights = np.asarray(weights, np.float32)
         self.parameters = [p for group in groups for p in group["params"]]
         device = self.parameters[0].device
@@ -166,7 +183,7 @@ class Trainer:
                     chosen.device
                 )
                 margins = torch.from_numpy(self.data.margins[some]).to(chosen.device)
-                loss, part = bradley_terry(
+                loss, part = self.loss(
                     chosen, rejected, v, margins, nominal=nominal, center=self.options.center_rewards
                 )
                 loss.backward()
