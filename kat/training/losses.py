@@ -75,7 +75,6 @@ class PreferenceLoss:
         weights: torch.Tensor,
         margins: torch.Tensor,
         nominal: int,
-        center: float = 0.0,
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Return Σ v · loss(β·(log-ratio of chosen − of rejected) − margin) / nominal, and sums. `chosen` and
         `rejected` [P] are implicit rewards, β · log-ratio."""
