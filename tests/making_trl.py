@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from trl import RewardConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from trl import DPOConfig, RewardConfig
 
-from kat.integrations.trl import WeightedRewardTrainer
+from kat.integrations.trl import WeightedDPOTrainer, WeightedRewardTrainer
 
 N = 24
 
@@ -46,11 +46,11 @@ def drawn(seed: int = 0, n: int = N) -> dict[str, float]:
     return {f"p{i}": float(v) for i, v in enumerate(values / values.mean())}
 
 
-def config(tmp_path: Path, **more) -> RewardConfig:
+def config(tmp_path: Path, kind=RewardConfig, **more):
     options = {"per_device_train_batch_size": 8, "report_to": [], "use_cpu": True, "bf16": False, "save_strategy": "no"}
     options |= {"learning_rate": 0.1, "lr_scheduler_type": "constant", "logging_steps": 1, "optim": "sgd"}
     options |= {"max_grad_norm": 0.0, "gradient_checkpointing": False, "weight_decay": 0.0, "disable_tqdm": True}
-    return RewardConfig(str(tmp_path), **options | more)
+    return kind(str(tmp_path), **options | more)
 
 
 def trained(trainer):
@@ -70,4 +70,41 @@ def weighted(folder, tokenizer, tmp_path, weights, dataset=None, **more):
         processing_class=tokenizer,
         pair_weights=weights,
         **options,
+    )
+
+
+def policy_of(folder, target: Path) -> str:
+    """A folder with a whole causal model, head and all: TRL loads the reference from it once more."""
+    torch.manual_seed(2)
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(target)
+    tokenizer_of(folder).save_pretrained(target)
+    return str(target)
+
+
+def reference_of(policy: str):
+    """A reference that is not the policy, so that the first loss is not log 2 for every pair."""
+    model = AutoModelForCausalLM.from_pretrained(policy)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def dpo_config(tmp_path: Path, loss_type="sigmoid", **more) -> DPOConfig:
+    options = {"loss_type": loss_type, "beta": 0.5, "learning_rate": 0.01, "precompute_ref_batch_size": 4}
+    if "exo_pair" in loss_type or "robust" in loss_type:
+        options["label_smoothing"] = 0.1
+    return config(tmp_path, DPOConfig, **options | more)
+
+
+def weighted_dpo(policy, tokenizer, tmp_path, weights, dataset=None, *, allow_dropped=0, **more):
+    return WeightedDPOTrainer(
+        AutoModelForCausalLM.from_pretrained(policy),
+        reference_of(policy),
+        dpo_config(tmp_path, **more),
+        train_dataset=pairs() if dataset is None else dataset,
+        processing_class=tokenizer,
+        pair_weights=weights,
+        allow_dropped=allow_dropped,
     )

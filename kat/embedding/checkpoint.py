@@ -7,6 +7,7 @@ Beside the output stands a folder OUT.unfinished:
     embeddings.npy   [N, D] float32, rows of complete windows
     lengths.npy      [N, 2] int32: tokens of the text, tokens lost
     pooled-W.npy     [pieces, D] float32 of the window at work
+    workers.json     the kinds of a cluster's workers that computed any of it, in every run
 
 Arrays are mapped, so that the vectors are the system's to keep or to write. `kat.journal` says when a line is believed.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from kat import artifacts
 from kat.atomic import as_output_error, atomic_file
@@ -27,7 +29,8 @@ from kat.journal import COMPUTED, Journal, checksum, discard_work, mapped_array,
 from kat.run_folder import LENGTHS, VECTORS, checkpoint_path
 
 _ARRAYS = (VECTORS, LENGTHS, "pooled-*.npy")
-_FILES = (*_ARRAYS, "journal")
+_WORKERS = "workers.json"
+_FILES = (*_ARRAYS, "journal", _WORKERS)
 _COMPLETE = "whole"
 """In the journal, in place of a pack's number: all rows of the window are in place."""
 
@@ -47,6 +50,7 @@ class EmbeddingCheckpoint:
             try:
                 self._begin(asked, overwrite)
                 self._checksums = self._journal.read()
+                self._ways = _read_ways(folder / _WORKERS)
                 self.vectors = mapped_array(folder / VECTORS, shape, np.dtype(np.float32))
                 self.lengths = mapped_array(folder / LENGTHS, (shape[0], 2), np.dtype(np.int32))
             except BaseException:
@@ -64,6 +68,18 @@ class EmbeddingCheckpoint:
     def resumed(self) -> bool:
         """Return whether an earlier run left something."""
         return bool(self._checksums)
+
+    @property
+    def ways(self) -> list[dict[str, Any]]:
+        """Return the kinds of a cluster's workers that computed any of the vectors, sorted; none without a cluster."""
+        return self._ways
+
+    def computed_by(self, ways: Sequence[Mapping[str, Any]]) -> None:
+        """Note of which kinds the workers are that compute, before anything of theirs is noted as done."""
+        if new := [dict(way) for way in ways if way not in self._ways]:
+            self._ways = sorted([*self._ways, *new], key=artifacts.json_bytes)
+            with as_output_error(self.folder), atomic_file(self.folder / _WORKERS) as file:
+                file.write(artifacts.json_bytes(self._ways))
 
     def is_complete(self, window: int, rows: slice) -> bool:
         """Return whether an earlier run completed a window, its rows unharmed."""
@@ -111,6 +127,7 @@ class EmbeddingCheckpoint:
         if begun is None or difference:
             for path in _arrays(self.folder):
                 path.unlink()
+            (self.folder / _WORKERS).unlink(missing_ok=True)
             self._journal.clear()
             with atomic_file(self.folder / artifacts.MANIFEST) as file:
                 file.write(artifacts.json_bytes(asked))
@@ -129,6 +146,16 @@ def discard(out: Path, asked: Mapping[str, Any]) -> None:
 def remove(folder: Path) -> None:
     """Remove the folder of a checkpoint, but nothing of anybody else's in it."""
     remove_work(folder, _FILES)
+
+
+def _read_ways(path: Path) -> list[dict[str, Any]]:
+    """Return what an earlier run noted. Raises OutputError for a damaged file: nobody could say who computed."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except ValueError:
+        raise OutputError(f"{path} is damaged. Add --overwrite to start over.") from None
 
 
 def _arrays(folder: Path) -> Iterator[Path]:

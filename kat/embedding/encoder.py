@@ -8,18 +8,18 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kat.config import EmbedOptions
 from kat.devices import torch_threads
+from kat.embedding.blame import id_of_row, naming_texts
 from kat.embedding.pieces import TextPieces, cut_into_pieces
 from kat.embedding.progress import Progress
 from kat.embedding.tokenize import BulkTokenizer, render
 from kat.embedding.unread import UnreadTexts
-from kat.errors import InputError, ModelError, OptionError, WorkerError
+from kat.errors import InputError, ModelError, OptionError
 from kat.executors.base import IDENTITY
 from kat.models.sources import resolve
 from kat.packing.budget import packs, windows
@@ -117,6 +117,8 @@ class Encoder:
         self._engine: Engine | None = None
         self._workers: Executor | None = None
         self._launcher = launcher
+        self.used_ways: list[Facts] = []
+        """The kinds of a launcher's workers that have computed something, for `encode_into` since it began."""
 
     def __enter__(self) -> Encoder:
         return self
@@ -145,7 +147,7 @@ class Encoder:
                 unread.add(texts, pieces.readings)
                 pooled = np.empty((len(pieces.lengths), vectors.shape[1]), np.float32)
                 plan = self.packs(pieces)
-                with _naming(pieces, plan, ids[rows].__getitem__):
+                with naming_texts(pieces, plan, ids[rows].__getitem__):
                     for _ in self.compute(pieces, range(len(plan)), pooled, meter):
                         pass
                 self.combine(pieces, pooled, vectors[rows], counts[rows], ids[rows].__getitem__)
@@ -161,7 +163,7 @@ class Encoder:
         Holds one window of texts in memory, and no vectors: those belong to files. Returns the facts of
         `UnreadTexts`: what the model could not read.
         """
-        unread = self._unread(len(items))
+        unread, self.used_ways = self._unread(len(items)), []
         with Progress(len(items), progress) as meter:
             for number, (rows, texts) in enumerate(self.windows(items)):
                 if checkpoint.is_complete(number, rows):
@@ -172,9 +174,10 @@ class Encoder:
                 unread.add(texts, pieces.readings)
                 plan = self.packs(pieces)
                 pooled, left = checkpoint.begin_window(number, plan, len(pieces.lengths))
-                id_of = partial(_id, items, rows.start)
-                with _naming(pieces, plan, id_of):
+                id_of = partial(id_of_row, items, rows.start)
+                with naming_texts(pieces, plan, id_of):
                     for pack in self.compute(pieces, left, pooled, meter):
+                        checkpoint.computed_by(self.used_ways)
                         checkpoint.pack_done(number, pack, plan[pack])
                 self.combine(pieces, pooled, checkpoint.vectors[rows], checkpoint.lengths[rows], id_of)
                 checkpoint.complete_window(number, rows)
@@ -315,8 +318,11 @@ class Encoder:
         if self._launcher is not None:
             own, crew = self.engine.facts(), self._crew()
             if not little or any({**own, "threads": way["threads"]} != way for way in self.ways):
-                yield from workers.pooled_packs(crew, packs)
+                for number, vectors, way in workers.pooled_packs(crew, packs):
+                    self._use(way)
+                    yield number, vectors
                 return
+            self._use(self.ways[0])
         devices, threads = workers.worker_devices(self.engine, self.options.processes)
         if little or len(devices) < 2 or self._launcher is not None:
             for number, pieces in packs:
@@ -326,25 +332,9 @@ class Encoder:
             return
         if self._workers is None or not self._workers.count:  # an error closes them
             self._workers = workers.start_workers(self.engine.settings, devices, threads)
-        yield from workers.pooled_packs(self._workers, packs)
+        for number, vectors, _ in workers.pooled_packs(self._workers, packs):
+            yield number, vectors
 
-
-@contextlib.contextmanager
-def _naming(pieces: TextPieces, plan: Sequence[np.ndarray], id_of: Callable[[int], str]) -> Iterator[None]:
-    """Add to the error of a pack that cost several workers whose texts it holds."""
-    try:
-        yield
-    except WorkerError as error:
-        if error.task is None:
-            raise
-        texts = pieces.texts_of(plan[error.task])
-        ids = ", ".join(id_of(int(text)) for text in texts[:5])
-        raise WorkerError(
-            f"{error} It holds {len(texts):,} texts, ids {ids}{', …' if len(texts) > 5 else ''}. Look at them, or "
-            "read less at a time: --max_tokens, --batch_size."
-        ) from error
-
-
-def _id(items: Iterable[Prefix], start: int, row: int) -> str:
-    """Return the id of an item of a file, read again for the sake of an error."""
-    return next(islice(items, start + row, None)).id
+    def _use(self, way: Facts) -> None:
+        if way not in self.used_ways:
+            self.used_ways.append(way)

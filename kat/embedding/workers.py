@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import orjson
 import torch
 
 from kat.devices import cpu_cores, memory_bytes
@@ -23,8 +24,8 @@ FUNCTION = "kat.embedding.workers:make_worker"
 def make_worker(settings: dict[str, Any], shared: Sequence[np.ndarray]) -> tuple[Compute, Facts]:
     """Load an engine and return what a worker computes, and what decides its bytes.
 
-    A task is [ids end to end, lengths [B]], its result [vectors [B, D]]. Raises ModelError if the weights here are not
-    those that the settings name.
+    A task is [ids end to end, lengths [B]], its result [vectors [B, D], what decides its bytes as JSON]. Raises
+    ModelError if the weights here are not those that the settings name.
     """
     torch.set_num_threads(settings["threads"])
     engine = Engine(Settings(**settings["engine"]))
@@ -33,11 +34,14 @@ def make_worker(settings: dict[str, Any], shared: Sequence[np.ndarray]) -> tuple
         what = "settings" if part.endswith("_settings") else "weights"
         raise ModelError(f"{engine.settings.model} has other {what} there than here. Copy the same model to it.")
 
+    way = engine.facts() | {"threads": settings["threads"]}
+    told = np.frombuffer(orjson.dumps(way), np.uint8)
+
     def compute(arrays: Arrays) -> Arrays:
         flat, lengths = arrays
-        return [engine.vectors(np.split(flat, np.cumsum(lengths)[:-1]))]
+        return [engine.vectors(np.split(flat, np.cumsum(lengths)[:-1])), told]
 
-    return compute, engine.facts() | {"threads": settings["threads"]}
+    return compute, way
 
 
 def start_workers(settings: Settings, devices: list[str], threads: int) -> Executor:
@@ -60,14 +64,18 @@ def _digests(settings: Settings) -> dict[str, str]:
     return {name: digest.compute() for name, digest in model_inputs(source).items()}
 
 
-def pooled_packs(executor: Executor, packs: Iterable[tuple[int, list[np.ndarray]]]) -> Iterator[tuple[int, np.ndarray]]:
+def pooled_packs(
+    executor: Executor, packs: Iterable[tuple[int, list[np.ndarray]]]
+) -> Iterator[tuple[int, np.ndarray, Facts]]:
     """Yield the number and the pooled vectors [B, D] of each numbered pack of token ids, in the order of their end.
+
+    The third is what decided their bytes: the kind of the worker that computed them.
 
     Raises WorkerError if a worker ends and its packs cannot be given out again, and whatever error one meets; the
     workers are closed then.
     """
-    for number, (vectors,) in executor.run((number, _flat(tokens)) for number, tokens in packs):
-        yield number, vectors
+    for number, (vectors, way) in executor.run((number, _flat(tokens)) for number, tokens in packs):
+        yield number, vectors, orjson.loads(way.tobytes())
 
 
 def _flat(tokens: list[np.ndarray]) -> Arrays:

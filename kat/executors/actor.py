@@ -29,6 +29,9 @@ class Actor:
         self._compute: Compute | None = None
         self._folder = folder
 
+    def started(self) -> None:
+        """Say that there is a process, before anything is loaded."""
+
     def begin(self, version: str, function: str, settings: dict[str, Any], *shared: np.ndarray) -> dict[str, Any]:
         """Get ready for tasks of one kind; return {"facts": …} or {"error": name, "message": …}.
 

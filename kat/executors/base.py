@@ -59,6 +59,10 @@ class Launcher(Protocol):
     def threads(self) -> int:
         """Return the threads that a worker may use."""
 
+    @property
+    def mixed(self) -> bool:
+        """Return whether workers whose results may differ are allowed."""
+
     def start(
         self, function: str, settings: Mapping[str, Any], shared: Sequence[np.ndarray] = (), *, alike: bool = False
     ) -> Executor:
@@ -66,10 +70,11 @@ class Launcher(Protocol):
 
         `function` names a function of kat as "kat.module:function". A worker calls it with the settings and the
         `shared` arrays, which it must not change, and gets what answers its tasks and what it has to say of itself.
-        With `alike` workers whose results may differ are refused, unless the user allows them.
+        With `alike` workers whose results may differ are refused, unless the user allows them. Those of the last
+        `start`, if they are not closed, may be taken for it.
 
-        Raises WorkerError if no worker gets ready, OptionError for workers that are not alike, and whatever error the
-        function raises there.
+        Raises WorkerError if no worker gets ready, OptionError for workers that are not alike, or if those of the last
+        `start` are in the middle of something, and whatever error the function raises there.
         """
 
     def close(self) -> None:

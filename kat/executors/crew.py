@@ -5,21 +5,26 @@ Where the workers are is a `Backend`'s to know. Nothing here waits for a worker 
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from time import monotonic
 from typing import Any, Protocol
 
 from kat.errors import OptionError, WorkerError
 from kat.executors.base import IDENTITY, Arrays, Facts
 from kat.executors.processes import as_raised
+from kat.terminal import note
 
 _AHEAD = 2
 """Tasks that a worker has at a time: one that it computes, one that waits."""
 _LOST = 3
 """Workers that a task may cost before it is taken for the cause."""
+NOTED = 10.0
+"""Seconds after which it is said what workers are waited for; while there is none, again after twice as long."""
 PATIENCE = 600.0
-"""Seconds without any worker after which none is taken to come: a large model may take minutes to load."""
+"""Seconds in which some worker must have started, while there is none: clusters that grow take minutes for it."""
+LOADING = 3600.0
+"""Seconds that workers which have started may take to get ready, while there is none: large models load slowly."""
 JOINING = 5.0
 """Seconds that the others are waited for once a worker is ready; they join later, or are at other work."""
 
@@ -32,6 +37,9 @@ class Backend(Protocol):
 
     def begin(self, worker: Any) -> Any:
         """Let a worker get ready; return a reference to {"facts": …} or {"error": name, "message": …}."""
+
+    def has_started(self, worker: Any) -> bool:
+        """Tell whether a worker that begins has a machine and a process, or had. Before that it waits for room."""
 
     def give(self, worker: Any, arrays: Arrays) -> Any:
         """Give a worker a task; return a reference to {"arrays": …}, {"file": name} or {"error": …, "message": …}."""
@@ -52,7 +60,7 @@ class Backend(Protocol):
         """Keep workers that have nothing to do for the next work."""
 
     def no_room(self) -> str:
-        """Say why no worker may have come."""
+        """Say what a worker needs, what there is of it, and what to do."""
 
 
 class Crew:
@@ -69,11 +77,17 @@ class Crew:
         self._ready: list[Any] = []
         self._at_work: dict[Any, tuple[Any, int, Arrays]] = {}  # {reference of the answer: (worker, number, task)}
         self._failed = 0  # workers that were lost before they were ready, one after the other
+        self._asked, self._noted_at = monotonic(), NOTED  # when workers were hired; seconds from then to the next note
+        self._is_running = False
+        idle = deque(workers)
         try:
-            for worker in workers:
-                self._starting[backend.begin(worker)] = worker
+            while idle:
+                self._starting[backend.begin(idle[0])] = idle[0]
+                idle.popleft()
             self._await()
         except BaseException:
+            for worker in idle:
+                backend.end(worker)
             self.close()
             raise
 
@@ -87,10 +101,16 @@ class Crew:
         """Return what each worker that was ready said of itself."""
         return self._facts
 
+    @property
+    def is_running(self) -> bool:
+        """Return whether tasks were given to `run` that are not all done."""
+        return self._is_running
+
     def run(self, tasks: Iterable[tuple[int, Arrays]]) -> Iterator[tuple[int, Arrays]]:
         """Yield (number, result) of each numbered task: see `Executor`. Lost workers' tasks are given out again."""
         waiting, again = iter(tasks), deque[tuple[int, Arrays]]()
         lost: Counter[int] = Counter()
+        self._is_running = True
         try:
             self._hand_out(again, waiting)
             while self._at_work or again:
@@ -115,6 +135,7 @@ class Crew:
                 self._hand_out(again, waiting)
             if next(waiting, None) is not None:
                 raise WorkerError("There is no worker left. Give the same command again.")
+            self._is_running = False
         except BaseException:
             self.close()
             raise
@@ -125,17 +146,17 @@ class Crew:
         for worker in [*self._starting.values(), *busy]:
             self._backend.end(worker)
         self._backend.take_back([worker for worker in self._ready if worker not in busy])
-        self._starting, self._ready, self._at_work = {}, [], {}
+        self._starting, self._ready, self._at_work, self._is_running = {}, [], {}, False
 
     def _await(self) -> None:
         """Wait until all workers are ready, or the first of them and the others a little longer."""
         end = 0.0
-        while self._starting and not (self._ready and time.monotonic() > end):
+        while self._starting and not (self._ready and monotonic() > end):
             alone = not self._ready
             for reference in self._answers():
                 self._take_in(reference)
             if alone and self._ready:
-                end = time.monotonic() + JOINING
+                end = monotonic() + JOINING
 
     def _take_in(self, reference: Any) -> None:
         """Count a worker as ready, or hire another if it was lost."""
@@ -166,6 +187,7 @@ class Crew:
     def _replace(self) -> None:
         worker = self._backend.hire()
         self._starting[self._backend.begin(worker)] = worker
+        self._asked, self._noted_at = monotonic(), NOTED
 
     def _hand_out(self, again: deque[tuple[int, Arrays]], waiting: Iterator[tuple[int, Arrays]]) -> None:
         """Give every worker tasks until it has `_AHEAD` of them, first those that a lost worker had."""
@@ -183,15 +205,40 @@ class Crew:
     def _answers(self) -> Sequence[Any]:
         """Wait for an answer, or a worker that gets ready: a second, or as long as there is none that could work.
 
-        Raises WorkerError if none comes.
+        Says what is waited for, and raises WorkerError if none comes.
         """
-        end = time.monotonic() + PATIENCE
+        begun = monotonic()
         while True:
             came = self._backend.wait([*self._at_work, *self._starting], 1.0)
+            self._say_what_is_waited_for()
             if came or self._ready:
                 return came
-            if time.monotonic() > end or not (self._at_work or self._starting):
-                raise WorkerError(f"No worker got ready, and none is left: {self._backend.no_room()}")
+            self._check_patience(monotonic() - begun)
+
+    def _say_what_is_waited_for(self) -> None:
+        waited = monotonic() - self._asked
+        if waited < self._noted_at or not self._starting:
+            return
+        self._noted_at = float("inf") if self._ready else 2 * self._noted_at
+        waiting = [worker for worker in self._starting.values() if not self._backend.has_started(worker)]
+        if waiting:
+            of = len(self._starting) + len(self._ready)
+            rest = "; the others work meanwhile" if self._ready else ""
+            text = f"{len(waiting)} of {of} did not start in {waited:.0f} s{rest}: {self._backend.no_room()}"
+            note(f"workers   {text}")
+        elif not self._ready:
+            note(f"workers   have started, and load libraries and model for {waited:.0f} s")
+
+    def _check_patience(self, waited: float) -> None:
+        """Raise WorkerError if there is no worker yet and there will be none, after so many seconds without news."""
+        if any(self._backend.has_started(worker) for worker in self._starting.values()):
+            if waited > LOADING:
+                raise WorkerError(
+                    f"Workers have started, and none was ready after {waited:.0f} s of loading libraries and model. "
+                    "Look at their machines: a disk or a network that hangs. --executor local needs none."
+                )
+        elif waited > PATIENCE or not self._starting:
+            raise WorkerError(f"No worker started in {waited:.0f} s: {self._backend.no_room()}")
 
     def _lose(self, worker: Any, again: deque[tuple[int, Arrays]]) -> int:
         """Take back the tasks of a worker that is lost, and hire another; return the number of the first of them.

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
 
 
 @contextlib.contextmanager
@@ -27,11 +28,39 @@ def environment(variables: Mapping[str, str], restored: Sequence[str] = ()) -> I
                 os.environ[name] = old
 
 
+_NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@contextlib.contextmanager
+def late_signals() -> Iterator[None]:
+    """Let the first signal come when the block has ended, for a library that crashes if it is stopped half-way.
+
+    A second one comes at once. What is ignored stays so, and signals are put back as they were, whatever is set
+    meanwhile.
+    """
+    before = {number: handler for number in _NUMBERS if callable(handler := signal.getsignal(number))}
+    late: list[int] = []
+
+    def note_down(number: int, frame: FrameType | None) -> None:
+        late.append(number)
+        if len(late) > 1:
+            before[number](number, frame)
+
+    try:
+        with own_signals():
+            for number in before:
+                with contextlib.suppress(ValueError):  # another thread than the main one, which alone gets signals
+                    signal.signal(number, note_down)
+            yield
+    finally:
+        if len(late) == 1:
+            signal.raise_signal(late[0])
+
+
 @contextlib.contextmanager
 def own_signals() -> Iterator[None]:
     """Put signals back as they were, whatever is set meanwhile."""
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in _NUMBERS}
     try:
         yield
     finally:

@@ -39,16 +39,17 @@ def weighed_pairs(pairs: Iterable[Pair], table: PairWeights) -> Iterator[Weighed
     Raises MismatchError if the table was made from other pairs.
     """
     row, draws = 0, table.draw_weights()
+    texts = zip(*(table.text(name) for name in ("pair_id", "opening_id", "split")), strict=True)
     for pair in pairs:
-        if row == len(table) or table.row[row] != pair.row or table.opening_id[row] != pair.prefix.id:
+        pair_id, opening_id, part = next(texts, ("", "", ""))
+        if row == len(table) or table.row[row] != pair.row or opening_id != pair.prefix.id:
             raise MismatchError(
                 f"Row {pair.row:,} of the pairs is not row {row:,} of {table.path}: it was made from another file. "
                 "Make it again: kat weigh-pairs RUN --overwrite"
             )
-        part = table.split[row]
         if part:
             v = float(table.v[row]) if part == "train" else None
-            yield WeighedPair(pair, table.pair_id[row], part, v, draws[pair.prefix.id])
+            yield WeighedPair(pair, pair_id, part, v, draws[pair.prefix.id])
         row += 1
     if row < len(table):
         raise MismatchError(f"The pairs end after {row:,} rows, and {table.path} has {len(table):,}.")

@@ -1,8 +1,8 @@
-"""TRL's trainers with weights where they belong: `WeightedRewardTrainer` and `DensityGRPOTrainer`.
+"""TRL's trainers with weights where they belong: `WeightedRewardTrainer`, `WeightedDPOTrainer`, `DensityGRPOTrainer`.
 
     from kat.integrations.trl import WeightedRewardTrainer
 
-`with_weights` is the trainer's own join of weights with rows. Each class loads on first use, so that nothing here loads
+`with_weights` is the trainers' own join of weights with rows. Each class loads on first use, so that nothing here loads
 TRL or torch before, and one trainer not the other's needs.
 """
 
@@ -15,13 +15,15 @@ from kat.errors import MissingExtraError
 from kat.integrations.weights import with_weights
 
 if TYPE_CHECKING:
+    from kat.integrations._trl_dpo import WeightedDPOTrainer
     from kat.integrations._trl_grpo import DensityGRPOTrainer
     from kat.integrations._trl_reward import WeightedRewardTrainer
 
-__all__ = ["DensityGRPOTrainer", "WeightedRewardTrainer", "with_weights"]
+__all__ = ["DensityGRPOTrainer", "WeightedDPOTrainer", "WeightedRewardTrainer", "with_weights"]
 
 _HOMES = {
     "DensityGRPOTrainer": "kat.integrations._trl_grpo",
+    "WeightedDPOTrainer": "kat.integrations._trl_dpo",
     "WeightedRewardTrainer": "kat.integrations._trl_reward",
 }
 

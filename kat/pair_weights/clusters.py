@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kat.data.texts import text_column
 from kat.parameters import whole_number
 
 _STARTS, _ROUNDS = 5, 100
@@ -32,7 +33,7 @@ def cluster_openings(
     """
     clusters = whole_number("clusters", clusters)
     own = np.arange(len(ids)) if among is None else np.flatnonzero(among)
-    own = own[np.argsort(np.asarray([ids[i] for i in own.tolist()], object), kind="stable")]
+    own = own[text_column(ids).take(own).order()]
     rows = np.ascontiguousarray(vectors[own], np.float32)
     draw = np.random.default_rng(seed)
     _, centres = max((_grown(rows, clusters, draw) for _ in range(_STARTS)), key=lambda fit: fit[0])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from kat.data.texts import CodedTexts
 from kat.evaluation.power import detectable
+from kat.pair_config import PairOptions
+from kat.pair_weights.duplicates import JACCARD, LETTERS
 from kat.pair_weights.storage import PairWeights
 from kat.statistics import BINS, effective_sample_size
 
@@ -29,19 +32,19 @@ MOST_VALIDATION_SHARE = 0.5
 
 def bin_facts(table: PairWeights) -> list[dict[str, Any]]:
     """What each density bin has of the training part, and what the weights make of it."""
-    bins = []
+    bins, split, opening = [], table.text("split").coded(), table.text("opening_id").coded().codes
+    all_train, all_validate = split.equals("train"), split.equals("validation")
     for b in range(BINS):
-        trains = (table.bin == b) & (table.split == "train")
-        validates = (table.bin == b) & (table.split == "validation")
+        trains, validates = (table.bin == b) & all_train, (table.bin == b) & all_validate
         v = table.v[trains]
         bins.append(
             {
                 "bin": b,
-                "openings": len(set(table.opening_id[trains])),
+                "openings": int((np.bincount(opening[trains]) > 0).sum()),
                 "pairs": int(trains.sum()),
                 "validation_pairs": int(validates.sum()),
-                "validation_openings": len(set(table.opening_id[validates])),
-                "share_of_pairs": float(trains.sum() / (table.split == "train").sum()),
+                "validation_openings": int((np.bincount(opening[validates]) > 0).sum()),
+                "share_of_pairs": float(trains.sum() / all_train.sum()),
                 "share_of_weight": float(v.sum() / np.nansum(table.v)),
                 "mean_v": mean(v),
                 "ess_share": effective_sample_size(v) / len(v) if len(v) else None,
@@ -50,20 +53,20 @@ def bin_facts(table: PairWeights) -> list[dict[str, Any]]:
     return bins
 
 
-def pay_facts(labels: Mapping[str, np.ndarray], v: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+def pay_facts(labels: Mapping[str, np.ndarray | CodedTexts], v: np.ndarray) -> dict[str, list[dict[str, Any]]]:
     """What each value of some columns [P] of the training pairs has of the pairs and of their weights v [P].
 
     By column, the values that lose most first; NAMED of them at most, of which there are more the smallest left out.
     """
     pays = {}
     for column, values in labels.items():
-        names, place, pairs = np.unique(values.astype(str), return_inverse=True, return_counts=True)
-        weight = np.bincount(place, v)
+        names, place = _distinct(values)
+        pairs, weight = np.bincount(place), np.bincount(place, v)
         kept = np.argsort(-pairs, kind="stable")[:NAMED]
         kept = kept[np.argsort((weight / pairs)[kept], kind="stable")]
         pays[column] = [
             {
-                "value": str(names[i]),
+                "value": names[i],
                 "pairs": int(pairs[i]),
                 "share_of_pairs": float(pairs[i] / len(v)),
                 "share_of_weight": float(weight[i] / weight.sum()),
@@ -111,18 +114,31 @@ def weight_warnings(facts: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
+def _distinct(values: np.ndarray | CodedTexts) -> tuple[Sequence[str], np.ndarray]:
+    """The distinct texts of a column [P] in order, and the number [P] of each pair's among them."""
+    if isinstance(values, CodedTexts):
+        return values.distinct()
+    names, place = np.unique(values.astype(str), return_inverse=True)
+    return names.tolist(), place
+
+
 def heaviest(table: PairWeights) -> list[dict[str, Any]]:
     """The openings whose pairs weigh most, each once, heaviest first."""
-    rows = np.flatnonzero(table.split == "train")
-    openings: dict[str, dict[str, Any]] = {}
-    for row in rows[np.argsort(-table.v[rows], kind="stable")]:
-        opening_id = table.opening_id[row]
-        if opening_id not in openings:
-            facts = {"v": float(table.v[row]), "w": float(table.w[row]), "m": int(table.m[row])}
-            openings[opening_id] = {"id": opening_id, **facts, "row": int(table.row[row]), "src": table.src[row]}
-        if len(openings) == HEAVIEST:
-            break
-    return list(openings.values())
+    rows = np.flatnonzero(table.text("split").coded().equals("train"))
+    rows = rows[np.argsort(-table.v[rows], kind="stable")]
+    ids, src = table.text("opening_id").coded(), table.text("src")
+    first = np.unique(ids.codes[rows], return_index=True)[1]
+    return [
+        {
+            "id": ids[row],
+            "v": float(table.v[row]),
+            "w": float(table.w[row]),
+            "m": int(table.m[row]),
+            "row": int(table.row[row]),
+            "src": src[row],
+        }
+        for row in rows[np.sort(first)[:HEAVIEST]].tolist()
+    ]
 
 
 def mean(values: np.ndarray) -> float | None:
@@ -178,3 +194,28 @@ def _thin_bins(facts: Mapping[str, Any]) -> list[str]:
 def _detectable_points(pairs: int) -> float:
     """The smallest difference of an accuracy about ½ from a known one that so many single pairs show, in points."""
     return min(100 * detectable(0.5 / math.sqrt(pairs)), 100.0)
+
+
+def split_facts(pairs: np.ndarray, group: np.ndarray, validates: np.ndarray, options: PairOptions) -> dict[str, Any]:
+    """Return how openings are split that have `pairs` [X] kept ones, are of a `group` [X] each and validate or not."""
+    paired = pairs > 0
+    names, place, sizes = np.unique(group[paired], return_inverse=True, return_counts=True)
+    of_group = np.bincount(place, pairs[paired])
+    largest = int(np.lexsort((of_group, sizes))[-1])
+    parts = {
+        name: {"pairs": int(pairs[side].sum()), "openings": int((paired & side).sum())}
+        for name, side in (("train", ~validates), ("validation", validates))
+    }
+    return parts | {
+        "by": options.split,
+        "seed": options.seed,
+        "validation_share_asked": options.validation_share,
+        "group_cosine": options.group_cosine,
+        "group_jaccard": JACCARD if options.group_cosine is None else None,
+        "shingle_letters": LETTERS if options.group_cosine is None else None,
+        "openings": int(paired.sum()),
+        "groups": len(names),
+        "groups_of_several_openings": int((sizes > 1).sum()),
+        "openings_in_groups_of_several": int(sizes[sizes > 1].sum()),
+        "largest_group": {"openings": int(sizes[largest]), "pairs": int(of_group[largest])},
+    }

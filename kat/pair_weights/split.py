@@ -74,11 +74,13 @@ def split_groups(
     _, place = np.unique(group, return_inverse=True)
     pairs = np.bincount(place, size).astype(np.int64)
     room = share * pairs.sum()
-    taken = np.zeros(len(pairs), bool)
+    taken = pairs == 0  # they take no room
     # A few pairs in all: a group is then small enough if it is a single opening's single pair.
     largest = max(room * LARGEST, 1)
-    for number in np.argsort(_group_keys(ids, place, seed), kind="stable"):
-        if pairs[number] <= min(room, largest):
+    for number in np.argsort(_group_keys(ids, place, seed), kind="stable").tolist():
+        if room < 1:
+            break
+        if 0 < pairs[number] <= min(room, largest):
             taken[number] = True
             room -= pairs[number]
     if share and not taken.any():
@@ -101,8 +103,10 @@ def expected_leak(rows: np.ndarray, n: int, share: float) -> np.ndarray:
 
 def _group_keys(ids: Sequence[str], place: np.ndarray, seed: int) -> np.ndarray:
     """A number for each group that its ids and the seed decide: the smallest of theirs."""
-    digests = (hashlib.blake2b(f"{seed}:{opening_id}".encode(), digest_size=8).digest() for opening_id in ids)
-    keys = np.frombuffer(b"".join(digests), ">u8")
+    digests = bytearray()
+    for opening_id in ids:
+        digests += hashlib.blake2b(f"{seed}:{opening_id}".encode(), digest_size=8).digest()
+    keys = np.frombuffer(digests, ">u8")
     smallest = np.full(place.max(initial=-1) + 1, np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(smallest, place, keys)
     return smallest

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
 from kat.artifacts import check_vouched
+from kat.data.texts import ArrowTexts, TextColumn, text_column
 from kat.errors import InputError, MismatchError
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairWeights:
-    """The columns of the file, [P] each; strings as Python objects.
+    """The columns of the file, [P] each; strings as Python objects, which are made when a column is first read.
 
     `pair_id` is unique and `row` the pair's line in the source. `m` counts the pairs of its opening in its own part of
     the split, and `multiplicity_factor` is m^(a−1). `log_density` is the run's, which made the density weight `w` of
@@ -58,8 +60,8 @@ class PairWeights:
 
     def training_weights(self) -> dict[str, float]:
         """Return {pair id: v} of the pairs that train."""
-        rows = self.split == "train"
-        return dict(zip(self.pair_id[rows].tolist(), self.v[rows].tolist(), strict=True))
+        rows = np.flatnonzero(self.text("split").coded().equals("train"))
+        return dict(zip(self.text("pair_id").take(rows), self.v[rows].tolist(), strict=True))
 
     def draw_weights(self, blend: float | None = None) -> dict[str, float]:
         """Return {opening id: blend · u + 1 − blend} for drawing openings; by its own blend if none is given.
@@ -68,46 +70,88 @@ class PairWeights:
         unit, and no factor of multiplicity has a say. One that does not train has w in its place, on the same scale.
         """
         share = self.blend if blend is None else blend
-        kept = self.split != ""
-        ids, place, pairs = np.unique(self.opening_id[kept].astype(str), return_inverse=True, return_counts=True)
-        trains = np.bincount(place, self.split[kept] == "train") > 0
+        split = self.text("split").coded()
+        kept = np.flatnonzero(~split.equals(""))
+        ids, place = self.text("opening_id").coded().take(kept).distinct()
+        pairs = np.bincount(place)
+        trains = np.bincount(place, split.equals("train")[kept]) > 0
         w = np.bincount(place, self.w[kept]) / pairs
         u = np.bincount(place, np.nan_to_num(self.u[kept])) / pairs
         u = np.where(trains, u / u[trains].mean(), w / w[trains].mean())
-        return dict(zip(ids.tolist(), (share * u + 1 - share).tolist(), strict=True))
+        return dict(zip(ids, (share * u + 1 - share).tolist(), strict=True))
+
+    def text(self, name: str) -> TextColumn:
+        """Return a column of strings as it is held: in Arrow's memory or as codes, until it was read as an array."""
+        return text_column(self.__dict__[name])
+
+
+class _Text:
+    """A field that holds a `TextColumn` until it is read, and from then on the array of strings made of it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, record: PairWeights | None, owner: type) -> Any:
+        if record is None:
+            return self
+        held = record.__dict__[self._name]
+        if isinstance(held, TextColumn):
+            held = record.__dict__[self._name] = held.objects()
+        return held
+
+    def __set__(self, record: PairWeights, values: Any) -> None:
+        record.__dict__[self._name] = values
 
 
 COLUMNS = tuple(f.name for f in fields(PairWeights) if f.name not in ("blend", "path"))
 _TEXT = ("pair_id", "opening_id", "src", "split", "left_out")
+for _name in _TEXT:
+    setattr(PairWeights, _name, _Text(_name))  # not in the class: a dataclass would take it for the field's default
 _INTEGERS = {"row": "int64", "m": "int32", "group": "int64", "bin": "int8", "chosen_chars": "int32"}
 _INTEGERS |= {"rejected_chars": "int32", "cluster": "int32"}
 _OPTIONAL = ("u", "cluster")
 """Columns that files of earlier versions lack, and those of weights that need none."""
 _NULLS = {"split": "", "left_out": "", "bin": -1, "group": -1, "cluster": -1}
 """Of integers and strings; of float columns it is NaN."""
+_ROW_GROUP = 1 << 20
+"""Rows of a row group, which are also written at a time."""
 _RANGES = {"split": ("train", "validation"), "bin": range(5)}
 """What a column may say where it is not null."""
 
 
 def write_pair_weights(weights: PairWeights, file: IO[bytes], facts: str) -> None:
     """Write the file; `facts`, a JSON report, stands in its metadata under "kat"."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {}
-    for name in COLUMNS:
-        values = getattr(weights, name)
-        if values is None:
+    n = len(weights)
+    columns = {name: weights.text(name) if name in _TEXT else getattr(weights, name) for name in COLUMNS}
+    schema = _arrow_rows(columns, 0, 0).schema.with_metadata({"kat": facts})
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for start in range(0, max(n, 1), _ROW_GROUP):
+            rows = _arrow_rows(columns, start, min(start + _ROW_GROUP, n))
+            writer.write_table(rows.replace_schema_metadata(schema.metadata), _ROW_GROUP)
+
+
+def _arrow_rows(columns: Mapping[str, Any], start: int, stop: int) -> pa.Table:
+    """Some rows of a table's columns as the file has them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    arrays = {}
+    for name, column in columns.items():
+        if column is None:
             continue
-        if name in _TEXT:
-            columns[name] = pa.array([v if v or name not in _NULLS else None for v in values], pa.string())
-        elif name in _INTEGERS:
+        if isinstance(column, TextColumn):
+            texts = column.chunks(start, stop)
+            arrays[name] = pc.if_else(pc.equal(texts, ""), None, texts) if name in _NULLS else texts
+            continue
+        values = column[start:stop]
+        if name in _INTEGERS:
             mask = values == _NULLS[name] if name in _NULLS else None
-            columns[name] = pa.array(values.astype(_INTEGERS[name]), mask=mask)
+            arrays[name] = pa.array(values.astype(_INTEGERS[name]), mask=mask)
         else:
-            columns[name] = pa.array(values.astype(np.float64), mask=np.isnan(values))
-    table = pa.table(columns).replace_schema_metadata({"kat": facts})
-    pq.write_table(table, file, compression="zstd")
+            arrays[name] = pa.array(values.astype(np.float64), mask=np.isnan(values))
+    return pa.table(arrays)
 
 
 def read_pair_weights(path: str | Path, *, vouched: bool = True) -> PairWeights:
@@ -128,6 +172,7 @@ def read_pair_weights(path: str | Path, *, vouched: bool = True) -> PairWeights:
             check_vouched(path)
         with path.open("rb") as file:  # a name that is no UTF-8 is none that Arrow opens
             table = pq.read_table(file)
+        table.validate(full=True)
         held = list(table.column_names)
     except MismatchError:
         raise
@@ -135,7 +180,7 @@ def read_pair_weights(path: str | Path, *, vouched: bool = True) -> PairWeights:
         raise InputError(f"{path} is no parquet file, or damaged. {remedy}") from error
     if missing := [name for name in COLUMNS if name not in (*held, *_OPTIONAL)]:
         raise InputError(f"{path} has no column {', '.join(missing)}. {remedy}")
-    columns = {}
+    columns: dict[str, Any] = {}
     for name in (name for name in COLUMNS if name in held):
         if held.count(name) > 1:
             raise InputError(f"{path} has {held.count(name)} columns {name}. {remedy}")
@@ -143,10 +188,19 @@ def read_pair_weights(path: str | Path, *, vouched: bool = True) -> PairWeights:
             raise InputError(f"{path}: column {name} {fault}. {remedy}")
         columns[name] = _column(table[name], name)
     columns.setdefault("u", columns["w"])
-    ids, counts = np.unique(columns["pair_id"].astype(str), return_counts=True)
-    if len(ids) < len(table):
-        raise MismatchError(f"{path} holds the pair id {ids[np.argmax(counts)]} {counts.max()} times. {remedy}")
+    if repeated := _most_repeated(columns["pair_id"]):
+        raise MismatchError(f"{path} holds the pair id {repeated[0]} {repeated[1]} times. {remedy}")
     return PairWeights(**columns, blend=_blend(table), path=path)
+
+
+def _most_repeated(ids: TextColumn) -> tuple[str, int] | None:
+    """The id that stands most often in a column, the first of them in order, and how often; None if all differ."""
+    coded = ids.coded()
+    if len(coded.names) == len(ids):
+        return None
+    names, place = coded.distinct()
+    counts = np.bincount(place)
+    return names[int(np.argmax(counts))], int(counts.max())
 
 
 def _blend(table: pa.Table) -> float:
@@ -180,7 +234,7 @@ def _fault(column: pa.ChunkedArray, name: str) -> str | None:
     return None
 
 
-def _column(column: pa.ChunkedArray, name: str) -> np.ndarray:
+def _column(column: pa.ChunkedArray, name: str) -> np.ndarray | TextColumn:
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
@@ -190,7 +244,8 @@ def _column(column: pa.ChunkedArray, name: str) -> np.ndarray:
     if name in _NULLS:
         column = column.fill_null(_NULLS[name])
     if name in _TEXT:
-        return np.asarray(column.to_pylist(), object)
+        texts = ArrowTexts(column if column.type == pa.large_string() else column.cast(pa.string()))
+        return texts if name in ("pair_id", "opening_id") else texts.coded()
     return np.asarray(column.to_numpy(), None if name in _INTEGERS else np.float64)
 
 
@@ -200,22 +255,26 @@ def check_pair_weights(table: PairWeights, path: Path, *, by_group: bool) -> str
     `by_group` says that groups of near-duplicates do not cross it either. Raises MismatchError.
     """
     remedy = "Make it again: kat weigh-pairs RUN --overwrite"
-    kept, train = table.split != "", table.split == "train"
+    split = table.text("split").coded()
+    kept, train = ~split.equals(""), split.equals("train")
     weighed = np.isfinite(table.v) & (table.v > 0)
     if not (np.isfinite(table.v) == train).all() or not weighed[train].all():
         row = int(np.argmax(weighed != train))
         raise MismatchError(
-            f"{path}: row {row} (pair {table.pair_id[row]}, {table.split[row]}) has v = {table.v[row]}."
+            f"{path}: row {row} (pair {table.text('pair_id')[row]}, {split[row]}) has v = {table.v[row]}."
         )
     if abs((mean := float(table.v[train].mean())) - 1) > 1e-6:
         raise MismatchError(f"{path}: the mean of v over the training pairs is {mean:.6g}, not 1. {remedy}")
-    _, opening, counts = np.unique(table.opening_id[kept].astype(str), return_inverse=True, return_counts=True)
-    if wrong := int((table.m[kept] != counts[opening]).sum()):
+    opening = table.text("opening_id").coded()
+    counts = np.bincount(opening.codes[kept], minlength=len(opening.names))
+    if wrong := int((table.m[kept] != counts[opening.codes[kept]]).sum()):
         raise MismatchError(f"{path}: {wrong:,} pairs have an m that is not the number of their opening's pairs.")
-    for name in ("opening_id", "group") if by_group else ("opening_id",):
-        values = getattr(table, name)
-        both = set(values[train].tolist()) & set(values[kept & ~train].tolist())
-        if both:
-            raise MismatchError(f"{path}: {len(both):,} values of {name} train and validate, first {min(both)}.")
+    both = np.intersect1d(opening.codes[train], opening.codes[kept & ~train])
+    crossing: dict[str, Any] = {"opening_id": opening.names.take(both)}
+    if by_group:
+        crossing["group"] = np.intersect1d(table.group[train], table.group[kept & ~train])
+    for name, values in crossing.items():
+        if len(values):
+            raise MismatchError(f"{path}: {len(values):,} values of {name} train and validate, first {min(values)}.")
     sides = f"{int(train.sum()):,} train, {int((kept & ~train).sum()):,} validate"
     return f"  {len(table):,} pairs: {sides}; v has mean 1, m is counted, no opening is on both sides"

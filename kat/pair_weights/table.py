@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 from kat.config import DensityOptions, RunOptions
 from kat.data.columns import SOURCE
 from kat.data.pair_columns import DUPLICATE, PairColumns
+from kat.data.texts import CodedTexts, coded_texts, rows_of
 from kat.density.estimators import estimate_density, query_log_density, reads_vectors
 from kat.errors import InputError, MismatchError
 from kat.neighbors.among import neighbors_among
 from kat.neighbors.find import find_neighbors
 from kat.pair_config import PairOptions
-from kat.pair_weights.duplicates import JACCARD, LETTERS, Sketches, SketchTable
-from kat.pair_weights.facts import bin_facts, heaviest, mean, pay_facts, split_warnings, weight_warnings
+from kat.pair_weights.duplicates import JACCARD, Sketches, SketchTable
+from kat.pair_weights.facts import bin_facts, heaviest, mean, pay_facts, split_facts, split_warnings, weight_warnings
 from kat.pair_weights.split import connected, expected_leak, near_duplicates, split_groups, within
 from kat.pair_weights.storage import PairWeights
 from kat.pair_weights.weigh import PairWeighting
@@ -26,6 +27,7 @@ from kat.records import Density, Embeddings, Neighbors
 from kat.statistics import BINS, density_bins
 
 UNWEIGHTED = "its opening has no density weight"
+_REASONS, _SIDES = ("", UNWEIGHTED, DUPLICATE), ("", "train", "validation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,7 @@ class _Openings:
     """The X openings of the pairs: `place` [X] is the run's row of each, −1 if it has none; `pairs` [X] counts those
     that are kept; `length` [X] is in the unit that `unit` names."""
 
-    ids: list[str]
+    ids: Sequence[str]
     place: np.ndarray
     pairs: np.ndarray
     length: np.ndarray
@@ -58,7 +60,7 @@ class _Split:
     """`left_out` [P] says why a pair is left out, "" if it is not; `group` [X] is the group of near-duplicates of each
     opening, and `validates` [X] whether it is on the validation side."""
 
-    left_out: np.ndarray
+    left_out: CodedTexts
     group: np.ndarray
     validates: np.ndarray
 
@@ -84,7 +86,7 @@ def pair_table(
     """
     place = _places(columns, run, options)
     left_out = _left_out(columns, place, options)
-    kept = left_out == ""
+    kept = left_out.codes == 0
     if not kept.any():
         raise InputError("No pair is left: all were left out.")
     openings = _openings(columns, run, place, np.bincount(columns.opening[kept], minlength=len(place)))
@@ -113,7 +115,7 @@ def pair_table(
     leaks = _own_leak(asked, openings, trains, edges=edges, sketches=sketches, options=options)
     table = _table(training, run, openings, split, weighting=weighting, among=among, clusters=clusters)
     facts = _source_facts(columns, left_out, place, openings)
-    facts["split"] = _split_facts(openings, split, options) | {"leak": leaks}
+    facts["split"] = split_facts(openings.pairs, split.group, split.validates, options) | {"leak": leaks}
     facts["split"]["leak_by_opening"] = _leak_facts(edges[0], openings, table, columns, options)
     facts["weights"] = weighting.facts(openings.length[columns.opening[rows]])
     facts["weights"] |= weighting_facts | {"length_unit": openings.unit}
@@ -127,8 +129,7 @@ def pair_table(
 
 def _places(columns: PairColumns, run: OpeningWeights, options: PairOptions) -> np.ndarray:
     """The run's row [X] of each opening, −1 where it has none."""
-    rows = {opening_id: row for row, opening_id in enumerate(run.embeddings.ids)}
-    place = np.asarray([rows.get(opening_id, -1) for opening_id in columns.opening_ids], np.int64)
+    place = rows_of(columns.opening_ids, run.embeddings.ids)
     missing = np.flatnonzero(place < 0)
     if len(missing) and options.missing_weight == "error":
         first = int(np.argmax(columns.opening == missing[0]))
@@ -139,14 +140,14 @@ def _places(columns: PairColumns, run: OpeningWeights, options: PairOptions) -> 
     return place
 
 
-def _left_out(columns: PairColumns, place: np.ndarray, options: PairOptions) -> np.ndarray:
+def _left_out(columns: PairColumns, place: np.ndarray, options: PairOptions) -> CodedTexts:
     """Why a pair is left out [P], "" if it is not."""
-    reasons = np.full(len(columns), "", object)
+    reasons = np.zeros(len(columns), np.int8)
     if options.missing_weight == "drop":
-        reasons[place[columns.opening] < 0] = UNWEIGHTED
+        reasons[place[columns.opening] < 0] = _REASONS.index(UNWEIGHTED)
     if options.duplicates == "drop":
-        reasons[columns.duplicate] = DUPLICATE
-    return reasons
+        reasons[columns.duplicate] = _REASONS.index(DUPLICATE)
+    return coded_texts(reasons, _REASONS)
 
 
 def _openings(columns: PairColumns, run: OpeningWeights, place: np.ndarray, pairs: np.ndarray) -> _Openings:
@@ -269,66 +270,47 @@ def _table(
 ) -> PairWeights:
     """The table: `among` and `clusters` [X] are the openings' log densities and clusters."""
     columns, rows = training.columns, training.rows
-    opening, kept = columns.opening, split.left_out == ""
-    side = np.where(split.validates[opening], "validation", "train")
+    opening, kept = columns.opening, split.left_out.codes == 0
+    side = np.where(kept, 1 + split.validates[opening].astype(np.int8), 0)
     factor, u, v = (np.full(len(columns), np.nan) for _ in range(3))
     factor[rows], u[rows], v[rows] = weighting.factor, weighting.u, weighting.values
     _, number = np.unique(split.group, return_inverse=True)
+    texts: dict[str, Any] = {  # become arrays when they are read as such
+        "pair_id": columns.pair_ids,
+        "opening_id": CodedTexts(opening, columns.opening_ids),
+        "src": columns.src,
+        "split": coded_texts(side, _SIDES),
+        "left_out": split.left_out,
+    }
     return PairWeights(
-        pair_id=np.asarray(columns.pair_ids, object),
+        **texts,
         row=columns.row,
-        opening_id=np.asarray(columns.opening_ids, object)[opening],
-        src=np.asarray(columns.src, object),
         m=np.where(kept, openings.pairs[opening], 0),
         log_density=openings.spread(run.density.log_values, np.nan)[opening],
         w=training.w[opening],
         multiplicity_factor=factor,
         u=u,
         v=v,
-        split=np.where(kept, side, "").astype(object),
         group=number[opening],
         train_log_density=among[opening],
         bin=density_bins(among, split.trains(openings))[opening],
         chosen_chars=columns.chosen_chars,
         rejected_chars=columns.rejected_chars,
-        left_out=split.left_out,
         cluster=None if clusters is None else clusters[opening],
     )
 
 
-def _source_facts(columns: PairColumns, left_out: np.ndarray, place: np.ndarray, openings: _Openings) -> dict[str, Any]:
+def _source_facts(columns: PairColumns, left_out: CodedTexts, place: np.ndarray, openings: _Openings) -> dict[str, Any]:
+    reasons, first, counts = np.unique(left_out.codes, return_index=True, return_counts=True)
+    met = [(_REASONS[reasons[i]], int(counts[i])) for i in np.argsort(first) if reasons[i]]
     return {
         "pairs": len(columns),
         "openings": len(place),
-        "left_out": dict(Counter(reason for reason in left_out if reason)),
+        "left_out": dict(met),
         "openings_without_weight": int((place < 0).sum()),
         "exact_duplicates": int(columns.duplicate.sum()),
         "renamed_pair_ids": columns.renamed,
         "most_pairs_of_an_opening": int(openings.pairs.max()),
-    }
-
-
-def _split_facts(openings: _Openings, split: _Split, options: PairOptions) -> dict[str, Any]:
-    paired = openings.pairs > 0
-    names, place, sizes = np.unique(split.group[paired], return_inverse=True, return_counts=True)
-    pairs = np.bincount(place, openings.pairs[paired])
-    largest = int(np.lexsort((pairs, sizes))[-1])
-    parts = {
-        name: {"pairs": int(openings.pairs[side].sum()), "openings": int((paired & side).sum())}
-        for name, side in (("train", ~split.validates), ("validation", split.validates))
-    }
-    return parts | {
-        "by": options.split,
-        "seed": options.seed,
-        "validation_share_asked": options.validation_share,
-        "group_cosine": options.group_cosine,
-        "group_jaccard": JACCARD if options.group_cosine is None else None,
-        "shingle_letters": LETTERS if options.group_cosine is None else None,
-        "openings": int(paired.sum()),
-        "groups": len(names),
-        "groups_of_several_openings": int((sizes > 1).sum()),
-        "openings_in_groups_of_several": int(sizes[sizes > 1].sum()),
-        "largest_group": {"openings": int(sizes[largest]), "pairs": int(pairs[largest])},
     }
 
 

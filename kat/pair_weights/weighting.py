@@ -10,6 +10,7 @@ import numpy as np
 
 from kat.data.columns import SOURCE
 from kat.data.pair_columns import PairColumns
+from kat.data.texts import CodedTexts
 from kat.pair_config import PairOptions, column_of
 from kat.pair_weights.clusters import cluster_openings
 from kat.pair_weights.controls import DRAWS, control_weights, permuted
@@ -44,17 +45,18 @@ class TrainingPairs:
         """The opening [P] of each pair."""
         return self.columns.opening[self.rows]
 
-    def labels(self, name: str) -> np.ndarray:
+    def labels(self, name: str) -> CodedTexts:
         """Return the value [P] of a column of the source for each pair."""
-        values = self.columns.src if name == SOURCE else self.columns.labels[name]
-        return np.asarray(values, object)[self.rows]
+        return self._column(name).take(self.rows)
 
     def strata(self, name: str) -> np.ndarray:
         """Return the number [P] of the value of a column of the source for each pair."""
         if name not in self._strata:
-            values = self.columns.src if name == SOURCE else self.columns.labels[name]
-            self._strata[name] = np.unique(np.asarray(values, str), return_inverse=True)[1]
+            self._strata[name] = self._column(name).distinct()[1]
         return self._strata[name][self.rows]
+
+    def _column(self, name: str) -> CodedTexts:
+        return self.columns.src if name == SOURCE else self.columns.labels[name]
 
 
 def label_columns(options: PairOptions) -> tuple[str, ...]:
@@ -69,7 +71,7 @@ def opening_clusters(pairs: TrainingPairs, options: PairOptions) -> np.ndarray |
         return None
     known = np.flatnonzero(pairs.place >= 0)
     clusters = np.full(len(pairs.place), -1, np.int64)
-    ids = [pairs.columns.opening_ids[i] for i in known.tolist()]
+    ids = pairs.columns.opening_ids.take(known)
     vectors = np.asarray(pairs.vectors)[pairs.place[known]]
     among = pairs.trains[known]
     clusters[known] = cluster_openings(vectors, ids, options.clusters, options.seed, among if among.any() else None)

@@ -160,7 +160,7 @@ def _embedded(
         computed = "{precision} on {device}".format(**encoder.ways[0])
         if launcher is not None:  # other machines may come the next time: theirs must not be mixed with these
             kind = "{instructions}, torch {torch}, {threads} threads".format(**encoder.ways[0])
-            computed += f", {kind if len(encoder.ways) == 1 else 'mixed'}"
+            computed = "by mixed workers" if launcher.mixed else f"{computed}, {kind}"
         started, shape = checkpoint_manifest(job.manifest, computed), (len(prompts), encoder.engine.dimension)
         checkpoint = stack.enter_context(EmbeddingCheckpoint(folder, started, shape, overwrite=run_options.overwrite))
         if checkpoint.resumed:
@@ -174,8 +174,8 @@ def _embedded(
         job.all_read()
         if unread:
             job.facts["unread"] = dict(unread)
-        if len(encoder.ways) > 1:
-            job.facts["workers"] = [dict(way) for way in encoder.ways]
+        if len(checkpoint.ways) > 1:
+            job.facts["workers"] = checkpoint.ways
         if (unit := unit_of(data)) != "opening":
             job.facts["unit"] = unit  # the prefixes may move; what their vectors are of stays known
         summary, *details = embed_lines(embedded.lengths, embedded.model, rows.made_ids)

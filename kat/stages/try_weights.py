@@ -15,6 +15,7 @@ from kat.config import RunOptions, recorded, recorded_as
 from kat.data.columns import reading_of
 from kat.data.pair_columns import collect_columns
 from kat.data.pairs import PairReader
+from kat.data.texts import rows_of
 from kat.evaluation.metrics import log_losses, wins
 from kat.evaluation.pairs import EvalPairs
 from kat.evaluation.weightings import RARE, Tried, best_of, tried_facts
@@ -147,13 +148,12 @@ def _prepared(
     columns = collect_columns(texts.watch(with_progress(pairs, "pairs")))
     weights, search = read_weights(run)
     table, _ = pair_table(columns, weights, texts, base, search, device=device)
-    if options.weightings is None and len(set(columns.src)) == 1:
+    if options.weightings is None and len(columns.src.names) == 1:
         specs = {name: spec for name, spec in specs.items() if name != WITHIN}
     x, ids, dropped = _features(run, with_progress(_training(reader(), table), "pairs"), options, device)
     place = {pair_id: row for row, pair_id in enumerate(table.pair_id.tolist())}
     rows = np.asarray([place[one] for one in ids], np.int64)
-    known = {opening_id: row for row, opening_id in enumerate(weights.embeddings.ids)}
-    places = np.asarray([known.get(one, -1) for one in columns.opening_ids], np.int64)
+    places = rows_of(columns.opening_ids, weights.embeddings.ids)
     trains = np.zeros(len(places), bool)
     trains[columns.opening[rows]] = True
     training = TrainingPairs(

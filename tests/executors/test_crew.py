@@ -17,15 +17,18 @@ class Fake:
     """A backend in this process: it answers one reference at a time, in an order of its own.
 
     `dies(worker, number)` tells whether a worker is lost at a task, `gets_ready(worker)` what it says when it begins:
-    facts, None if it is lost, "never" if it does not come.
+    facts, None if it is lost, "never" if it has no room, "loading" if it has started and is not ready.
     """
+
+    now = 0.0
+    """Seconds that were waited for in vain: the clock."""
 
     def __init__(self, dies=lambda worker, number: False, gets_ready=lambda worker: {}, seed=0):
         self.dies, self.gets_ready = dies, gets_ready
         self.names, self.references = itertools.count(), itertools.count()
         self.draw = np.random.default_rng(seed)
         self.queues = {}  # {worker: [(reference, task)]}
-        self.answers = {}
+        self.answers, self.began = {}, {}
         self.ended, self.returned = [], []
         self.most = 0
 
@@ -37,9 +40,13 @@ class Fake:
     def begin(self, worker):
         reference = next(self.references)
         said = self.gets_ready(worker)
-        if said != "never":
+        self.began[worker] = said
+        if said not in ("never", "loading"):
             self.answers[reference] = None if said is None else self._said(worker, said)
         return reference
+
+    def has_started(self, worker):
+        return self.began[worker] != "never"
 
     def _said(self, worker, said):
         if "error" in said:
@@ -58,6 +65,7 @@ class Fake:
         if ready:
             return [ready[0]]
         if not heads:
+            Fake.now += seconds
             return []
         worker = heads[self.draw.integers(len(heads))]
         reference, number = self.queues[worker][0]
@@ -84,6 +92,12 @@ class Fake:
 
     def no_room(self):
         return "all cores are taken."
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch):
+    monkeypatch.setattr(Fake, "now", 0.0)
+    monkeypatch.setattr(crew, "monotonic", lambda: Fake.now)
 
 
 def crew_of(backend, count=3, **options):
@@ -198,25 +212,84 @@ def test_a_closed_crew_does_not_leave_tasks_in_silence():
         squares(executor, 3)
 
 
-def test_nobody_waits_for_ever(monkeypatch):
-    monkeypatch.setattr(crew, "PATIENCE", 0.05)
-    with pytest.raises(WorkerError, match=r"No worker got ready.*all cores are taken"):
+def test_no_room_is_said_soon_and_an_error_in_the_end(capsys):
+    with pytest.raises(WorkerError, match=r"No worker started in 601 s: all cores are taken"):
         crew_of(Fake(gets_ready=lambda worker: "never"))
-    monkeypatch.setattr(crew, "JOINING", 0.05)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "workers   3 of 3 did not start in 10 s: all cores are taken."
+    assert [line.partition(" in ")[2].partition(":")[0] for line in said] == [
+        f"{10 * 2**n} s" for n in range(len(said))
+    ]
+    assert len(said) == 6  # 10 s to 320 s
+
+
+def test_workers_that_load_are_not_taken_for_no_room(capsys):
+    """One machine has a worker that loads for half an hour, the others have no room: nobody gives up."""
+
+    class Slow(Fake):
+        def wait(self, references, seconds):
+            if Fake.now > 1800 and self.began["w0"] == "loading":
+                self.began["w0"] = {}
+                self.answers[0] = self._said("w0", {})
+            return super().wait(references, seconds)
+
+    executor = crew_of(Slow(gets_ready=lambda worker: "loading" if worker == "w0" else "never"))
+    assert executor.count == 1
+    assert "2 of 3 did not start in 10 s: all cores are taken" in capsys.readouterr().err
+    with pytest.raises(WorkerError, match=r"have started, and none was ready after 3601 s of loading") as caught:
+        crew_of(Fake(gets_ready=lambda worker: "loading"))
+    assert "cores" not in str(caught.value)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "workers   have started, and load libraries and model for 10 s"
+
+
+def test_a_worker_is_replaced_and_its_successor_gets_all_the_time(capsys):
+    """It loads for long, dies, and another is hired, which has no room yet: its own wait counts."""
+
+    class Dying(Fake):
+        def wait(self, references, seconds):
+            if Fake.now > 500 and 0 in references:
+                self.answers[0] = None
+            return super().wait(references, seconds)
+
+    with pytest.raises(WorkerError, match=r"No worker started in 601 s"):
+        crew_of(Dying(gets_ready=lambda worker: "loading" if worker == "w0" else "never"), count=1)
+    assert Fake.now > 1100
+
+
+def test_nobody_waits_for_those_that_do_not_come(capsys):
     backend = Fake(gets_ready=lambda worker: {} if worker == "w0" else "never")  # the others are at other work
     executor = crew_of(backend)
     assert executor.count == 1
+    Fake.now += 30
     assert squares(executor, 10) == {n: n * n for n in range(10)}
     executor.close()
     assert set(backend.ended) == {"w1", "w2"}
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1  # once, for the work goes on
+    assert "2 of 3 did not start" in said[0]
+    assert "the others work meanwhile: all cores are taken." in said[0]
 
 
-def test_the_last_worker_may_die_and_none_come(monkeypatch):
-    monkeypatch.setattr(crew, "PATIENCE", 0.05)
+def test_the_last_worker_may_die_and_none_come():
     backend = Fake(dies=lambda worker, number: number == 5, gets_ready=lambda worker: {} if worker == "w0" else "never")
     executor = crew_of(backend, count=1)
-    with pytest.raises(WorkerError, match="No worker got ready"):
+    with pytest.raises(WorkerError, match="No worker started"):
         squares(executor, 10)
+
+
+def test_an_error_as_workers_begin_leaves_none():
+    backend = Fake()
+
+    def begin(worker, plain=backend.begin):
+        if worker == "w1":
+            raise WorkerError("the cluster is gone")
+        return plain(worker)
+
+    backend.begin = begin
+    with pytest.raises(WorkerError, match="the cluster is gone"):
+        crew_of(backend, count=4)
+    assert sorted(backend.ended) == ["w0", "w1", "w2", "w3"]
 
 
 def test_workers_of_two_kinds_are_refused_unless_that_is_meant():

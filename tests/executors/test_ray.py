@@ -19,6 +19,7 @@ from kat.devices import cpu_cores
 from kat.embedding import encoder as encoders
 from kat.errors import InputError, OptionError, WorkerError
 from kat.executor_config import ExecutorOptions
+from kat.executors import crew
 from kat.executors.base import Launcher
 from kat.executors.launch import launching
 from kat.executors.ray import connect
@@ -39,6 +40,7 @@ def command(*words, env=None):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **(env or {})},
+        start_new_session=True,  # a terminal sends Ctrl-C to all of it
     )
 
 
@@ -107,7 +109,9 @@ def test_a_run_gives_the_same_bytes(pairs, local, tmp_path):
     words = ("run", pairs, "--out", run, "--no_report", "--batch_size", 9, "--executor", "ray", "--ray_workers", 2)
     rc, _, err = ended(command(*words, "--shared_dir", tmp_path))
     assert rc == 0, err
-    assert [line for line in err.splitlines() if "ray" in line.lower()] == ["ray       starts on this machine"]
+    assert [line for line in err.splitlines() if "ray" in line.lower() and not line.startswith("workers ")] == [
+        "ray       starts on this machine"
+    ]
     assert files_of(run) == files_of(local)
     assert not list(tmp_path.iterdir())
     assert ended(command("verify", run))[0] == 0
@@ -115,9 +119,11 @@ def test_a_run_gives_the_same_bytes(pairs, local, tmp_path):
     assert not token.exists() or token.stat().st_mtime < begun  # Ray's own habit
 
 
-def test_a_driver_that_is_killed_goes_on_and_leaves_nothing(pairs, local):
+def test_a_driver_that_is_killed_goes_on_and_leaves_nothing(pairs, local, tmp_path):
     before, run = set(rays()), pairs.with_name("killed")
     words = ("run", pairs, "--out", run, "--no_report", "--batch_size", 9, "--executor", "ray", "--ray_workers", 2)
+    words += ("--shared_dir", tmp_path)
+    (tmp_path / "kat-ray-1-a_strangers").mkdir()
     first = command(*words)
     journal = run / "embeddings.unfinished" / "journal"
     assert wait_until(lambda: journal.is_file() and journal.stat().st_size > 0, 120), ended(first)
@@ -128,6 +134,7 @@ def test_a_driver_that_is_killed_goes_on_and_leaves_nothing(pairs, local):
     assert files_of(run) == files_of(local)
     assert wait_until(lambda: not set(rays()) - before), rays()  # Ray's own agent of the first takes a minute
     assert not list(Path("/tmp").glob(f"kat-ray-{first.pid}-*"))  # the next Ray removed it
+    assert [path.name for path in tmp_path.iterdir()] == ["kat-ray-1-a_strangers"]
 
 
 def test_ctrl_c(pairs, tmp_path):
@@ -135,9 +142,26 @@ def test_ctrl_c(pairs, tmp_path):
     process = command("run", pairs, "--out", run, "--batch_size", 9, "--executor", "ray", "--ray_workers", 2)
     journal = run / "embeddings.unfinished" / "journal"
     assert wait_until(lambda: journal.is_file() and journal.stat().st_size > 0, 120), ended(process)
-    process.send_signal(signal.SIGINT)
+    interrupted(process, before)
+
+
+@pytest.mark.parametrize("process_of_ray", ["gcs_server", "raylet/raylet"])
+def test_ctrl_c_while_ray_starts(pairs, tmp_path, process_of_ray):
+    before = set(rays())
+    process = command("run", pairs, "--out", tmp_path / "run", "--executor", "ray", "--ray_workers", 2)
+
+    def starts():
+        return any(process_of_ray in words for pid, words in rays().items() if pid not in before)
+
+    assert wait_until(starts), ended(process)
+    interrupted(process, before)
+
+
+def interrupted(process, before):
+    """Send what a terminal sends at Ctrl-C, and check how the command ends."""
+    os.killpg(process.pid, signal.SIGINT)
     rc, _, err = ended(process)
-    assert rc == 130
+    assert rc == 130, err
     assert err.strip().splitlines()[-1].startswith("kat: interrupted")
     assert "Traceback" not in err
     assert wait_until(lambda: not set(rays()) - before), rays()
@@ -210,7 +234,7 @@ def test_texts(cluster, monkeypatch):
         assert again.meta == wanted.meta
         [way] = encoder.ways
         assert (way["device"], way["threads"]) == ("cpu", 1)
-    assert cluster._actors  # kept for the next work, their libraries loaded
+    assert cluster.pool.idle  # kept for the next work, their libraries loaded
 
 
 def test_errors_of_workers_come_as_they_are(cluster):
@@ -249,6 +273,55 @@ def test_a_ray_that_is_started_already_is_used(cluster):
     with launching(ExecutorOptions(executor="ray"), "cpu") as other:
         assert isinstance(other, Launcher)
     assert ray.is_initialized()
+
+
+def test_no_room_on_a_cluster(cluster, monkeypatch, capsys):
+    monkeypatch.setattr(crew, "PATIENCE", 2.0)
+    monkeypatch.setattr(crew, "NOTED", 0.5)
+    options = ExecutorOptions(executor="ray", ray_workers=1, cpus_per_worker=1000)
+    words = r"each needs 1000 cores, and free on the cluster are \d+ of \d+ cores, 0 of 0 graphics devices\. No machine"
+    with launching(options, "cpu") as other, pytest.raises(WorkerError, match=f"No worker started in .*: {words}"):
+        other.start("kat.neighbors.blocks:make_worker", {})
+    assert "workers   1 of 1 did not start in " in capsys.readouterr().err
+
+
+HEADLESS = """
+import os, signal, time
+from pathlib import Path
+from kat.errors import WorkerError
+from kat.executor_config import ExecutorOptions
+from kat.executors import cluster
+from kat.executors.launch import launching
+
+cluster.AWAY = 2.0
+with launching(ExecutorOptions(executor="ray", ray_workers=1), "cpu") as launcher:
+    own = launcher._folder.path.name.encode()
+    words = {path: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
+    [head] = [path for path, line in words.items() if b"/gcs_server\\0" in line and own in line]
+    os.kill(int(head.parent.name), signal.SIGKILL)
+    time.sleep(1)
+    try:
+        launcher.start("kat.neighbors.blocks:make_worker", {})
+    except WorkerError as error:
+        print(error)
+print("closed")
+"""
+
+
+def test_a_head_that_dies_is_an_error_and_nothing_is_left():
+    before = set(rays())
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEADLESS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    rc, out, err = ended(process)
+    assert rc == 0, err
+    assert "The head of the cluster at 127.0.0.1:" in out
+    assert "is gone" in out
+    assert "The same command goes on" in out
+    assert out.endswith("closed\n")
+    assert "Traceback" not in err
+    assert wait_until(lambda: not set(rays()) - before), rays()
+    assert not list(Path("/tmp").glob(f"kat-ray-{process.pid}-*"))
 
 
 def test_without_ray(pairs, tmp_path):

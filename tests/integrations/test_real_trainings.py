@@ -3,6 +3,7 @@
 import gzip
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,31 @@ def test_a_reward_model_trains_on_weighed_pairs(weighed, tiny_bytes, tmp_path):
     assert long
     assert sorted(trainer.dropped) == sorted(long)
     assert moved(trainer)
+
+
+def test_the_pages_example_of_dpo_trains_on_weighed_pairs(weighed, tiny_bytes, tmp_path, monkeypatch):
+    """The block of docs/integrations.md, with a tiny policy and few steps."""
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    block = next(one for one in page.split("```")[1::2] if "WeightedDPOTrainer" in one)
+    folder, tokenizer = tiny_bytes
+    tokenizer.save_pretrained(tmp_path / "my-model")
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "my-model")
+    (tmp_path / "run").symlink_to(weighed / "run")
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "trl").symlink_to(weighed / "trl")
+    assert block.count('DPOConfig("dpo")') == 1
+    few = HOW | {"max_length": None, "per_device_train_batch_size": 2}
+    namespace = {}
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace('DPOConfig("dpo")', f'DPOConfig("dpo", **{few})'), namespace)
+    trainer = namespace["trainer"]
+    v = kat.read_pair_weights(weighed / "run" / "pair_weights.parquet").training_weights()
+    assert dict(zip(trainer.train_dataset["pair_id"], trainer.train_dataset["weight"], strict=True)) == v
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 4
+    assert np.isfinite(losses).all()
+    first, last = trainer.ref_model.state_dict(), trainer.model.state_dict()
+    assert any(not torch.equal(first[name], last[name]) for name in last)
 
 
 def test_grpo_asks_real_prompts_by_weight(weighed, tiny_bytes, tmp_path):

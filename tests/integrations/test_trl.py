@@ -2,7 +2,6 @@
 
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from making import tiny
 
 pytest.importorskip("trl", reason='TRL is not installed: pip install "kat[trl]"')
 
-import making_trl
 from datasets import Dataset, disable_progress_bars
 from making_trl import N, config, drawn, model_of, pairs, tokenizer_of, trained, weighted
 from transformers import AutoModelForCausalLM
@@ -169,6 +167,10 @@ def test_what_cannot_be_joined_is_refused(folder, tokenizer, tmp_path):
         WeightedRewardTrainer(model_of(folder), config(tmp_path), processing_class=tokenizer, pair_weights=drawn())
     with pytest.raises(OptionError, match="not an iterable one"):
         weighted(folder, tokenizer, tmp_path, drawn(), pairs().to_iterable_dataset())
+    without = weighted(folder, tokenizer, tmp_path, drawn())
+    without.train_dataset = without.train_dataset.remove_columns("weight")
+    with pytest.raises(MismatchError, match="A batch that trains has no weights"):
+        without.train()
 
 
 def test_margins_and_centring_go_with_weights_of_one(folder, tokenizer, tmp_path):
@@ -302,7 +304,12 @@ def test_grpo_goes_on_where_it_was(folder, chatty, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("WeightedRewardTrainer", "_trl_reward"), ("DensityGRPOTrainer", "_trl_grpo")]
+    ("name", "module"),
+    [
+        ("WeightedRewardTrainer", "_trl_reward"),
+        ("WeightedDPOTrainer", "_trl_dpo"),
+        ("DensityGRPOTrainer", "_trl_grpo"),
+    ],
 )
 def test_without_trl_the_error_says_what_to_type(monkeypatch, name, module):
     import kat.integrations.trl
@@ -327,32 +334,3 @@ def test_classes_can_be_named_and_pickled():
 
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = module.Nothing
-
-
-def test_two_processes_take_the_step_of_one(folder, tokenizer, tmp_path, python):
-    """The weighed loss is divided by the pairs of the global batch: eight in one process, or four in each of two."""
-    script = tmp_path / "step.py"
-    script.write_text(
-        f"import sys; sys.path[:0] = {[str(Path(making_trl.__file__).parent)]!r}\n"
-        "import os, pathlib, torch, making_trl as t\n"
-        "size, out = int(sys.argv[1]), pathlib.Path(sys.argv[2])\n"
-        f"tokenizer = t.tokenizer_of({folder!r})\n"
-        f"trainer = t.weighted({folder!r}, tokenizer, out.parent / 'trained', t.drawn(n=8), t.pairs(n=8),\n"
-        "                     per_device_train_batch_size=size, max_steps=1)\n"
-        "trainer.train()\n"
-        "if os.environ.get('RANK', '0') == '0':\n"
-        "    torch.save({n.removeprefix('module.'): p.detach() for n, p in trainer.model.named_parameters()}, out)\n"
-        # A gloo thread that drops a tensor while Python shuts down aborts the process: no shutting down. What fails
-        # before still ends with its own status.
-        "if torch.distributed.is_initialized():\n"
-        "    torch.distributed.barrier()\n"
-        "sys.stdout.flush(); sys.stderr.flush(); os._exit(0)\n"
-    )
-    alone = python(script, 8, tmp_path / "one.pt")
-    assert alone.rc == 0, alone.stderr
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
-    both = python(*launch, script, 4, tmp_path / "two.pt", env={"OMP_NUM_THREADS": "1"})
-    assert both.rc == 0, both.stderr
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
-    for name, parameter in one.items():
-        torch.testing.assert_close(two[name], parameter, rtol=1e-5, atol=2e-6)

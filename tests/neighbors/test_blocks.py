@@ -14,7 +14,7 @@ from kat.neighbors.find import find_neighbors
 class Here:
     """Workers in this process, which answer in an order of their own and get arrays that cannot be written to."""
 
-    device = None
+    device, mixed = None, False
 
     def __init__(self, seed=0, threads=1, stop_after=None):
         self.draw, self.threads, self.stop_after = np.random.default_rng(seed), threads, stop_after

@@ -99,5 +99,5 @@ PLUGIN = Export(
         "tools": "GRPOTrainer takes tools= when it is made and does not read the column of prompts",
     },
     next_step='datasets.load_dataset("parquet", data_files="{out}/explicit.train.parquet") and '
-    "kat.integrations.trl.WeightedRewardTrainer",
+    "kat.integrations.trl.WeightedRewardTrainer or WeightedDPOTrainer",
 )
