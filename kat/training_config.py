@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -17,10 +18,9 @@ from kat.parameters import integer, one_of, option, whole_number
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class RewardOptions:
-    """How a reward model is trained."""
+class PairTrainingOptions:
+    """What trainings on weighed pairs have in common; `learning_rate` and `backbone_lr` are a subclass' own."""
 
-    model: ModelName = "smollm2"
     train: Annotated[str, option("What trains with the head: head (nothing else), last:N blocks, lora or all.")] = (
         "last:2"
     )
@@ -28,11 +28,9 @@ class RewardOptions:
     epochs: Annotated[int, integer("Passes over the pairs, at most.")] = 1
     max_steps: Annotated[int | None, integer("Steps at most [default: no limit].")] = None
     batch_size: Annotated[int, integer("Pairs of a step at most; whole prompts are kept together.")] = 64
-    learning_rate: Annotated[float, option("Of the head.")] = 5e-4
-    backbone_lr: Annotated[float, option("Of everything below the head.")] = 5e-5
     weight_decay: Annotated[float, option("Of AdamW.")] = 0.0
     grad_clip: Annotated[float, option("Largest norm of a step's gradient; 0 for no limit.")] = 1.0
-    schedule: Annotated[Literal["linear", "cosine", "constant"], option("Of both rates, after the warm-up.")] = "linear"
+    schedule: Annotated[Literal["linear", "cosine", "constant"], option("Of the rates, after the warm-up.")] = "linear"
     warmup: Annotated[float, option("Share of the steps over which the rates rise.")] = 0.03
     max_len: Annotated[int, integer("Tokens of prompt and completion at most; prompts lose their beginning.")] = 512
     min_prompt: Annotated[int, integer("Tokens that a completion leaves for its prompt.")] = 128
@@ -42,16 +40,10 @@ class RewardOptions:
     weight_by: Annotated[
         Literal["loss", "sampling"], option("Weights scale a pair's loss, or say how often it stands in a pass.")
     ] = "loss"
-    center_rewards: Annotated[
-        float, option("Factor of (chosen + rejected)² in the loss, which keeps rewards near 0.")
-    ] = 0.0
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], option("Of matrix products; auto takes bfloat16 where it is faster.")
     ] = "auto"
     seed: Annotated[int, integer("Of the order of the pairs.")] = 0
-    activation_cache: Annotated[
-        Path | None, option("With --train last:N, a folder that keeps what these blocks are given, for any training.")
-    ] = field(default=None, metadata=NOT_RECORDED)
     row_tokens: Annotated[int, integer("Tokens that are computed at a time.")] = field(
         default=4096, metadata=NOT_RECORDED
     )
@@ -74,10 +66,6 @@ class RewardOptions:
 
     def __post_init__(self) -> None:
         one_of("report_to", self.report_to, ("none", "tensorboard", "trackio", "wandb"))
-        if not re.fullmatch(r"head|all|lora|last:[1-9]\d*", self.train):
-            raise OptionError(f"train is {self.train!r}; expected head, last:N (last:2), lora or all.")
-        if self.activation_cache is not None and not self.train.startswith("last:"):
-            raise OptionError(f"activation_cache is for train last:N, with frozen blocks; train is {self.train}.")
         one_of("select", self.select, ("last", "best"))
         if self.select == "best" and not self.eval_every:
             raise OptionError("select is best, and eval_every 0: nothing would be measured. Give --eval_every N.")
@@ -91,13 +79,71 @@ class RewardOptions:
             whole_number(name, getattr(self, name), least=0)
         if self.max_steps is not None:
             whole_number("max_steps", self.max_steps)
-        for name in ("learning_rate", "backbone_lr", "weight_decay", "grad_clip", "warmup", "center_rewards"):
-            value = getattr(self, name)
-            most = 1.0 if name == "warmup" else math.inf
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= most:
-                raise OptionError(f"{name} is {value!r}; expected a number from 0 to {most:g}.")
+        self.check_numbers({"weight_decay": math.inf, "grad_clip": math.inf, "warmup": 1.0})
         if self.min_prompt >= self.max_len:
             raise OptionError(f"min_prompt is {self.min_prompt} and max_len {self.max_len}; expected less.")
+
+    def check_numbers(self, limits: Mapping[str, float]) -> None:
+        """Raise OptionError unless each named option is a number from 0 to its limit."""
+        for name, most in limits.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= most:
+                raise OptionError(f"{name} is {value!r}; expected a number from 0 to {most:g}.")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class RewardOptions(PairTrainingOptions):
+    """How a reward model is trained."""
+
+    model: ModelName = "smollm2"
+    learning_rate: Annotated[float, option("Of the head.")] = 5e-4
+    backbone_lr: Annotated[float, option("Of everything below the head.")] = 5e-5
+    center_rewards: Annotated[
+        float, option("Factor of (chosen + rejected)² in the loss, which keeps rewards near 0.")
+    ] = 0.0
+    activation_cache: Annotated[
+        Path | None, option("With --train last:N, a folder that keeps what these blocks are given, for any training.")
+    ] = field(default=None, metadata=NOT_RECORDED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"head|all|lora|last:[1-9]\d*", self.train):
+            raise OptionError(f"train is {self.train!r}; expected head, last:N (last:2), lora or all.")
+        if self.activation_cache is not None and not self.train.startswith("last:"):
+            raise OptionError(f"activation_cache is for train last:N, with frozen blocks; train is {self.train}.")
+        self.check_numbers({"learning_rate": math.inf, "backbone_lr": math.inf, "center_rewards": math.inf})
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DpoOptions(PairTrainingOptions):
+    """How a policy is trained on pairs by DPO."""
+
+    train: Annotated[str, option("What trains: last:N blocks, lora or all.")] = "all"
+    policy: ModelName = "smollm2"
+    learning_rate: Annotated[float, option("Of all that trains.")] = 5e-6
+    beta: Annotated[float, option("How dear it is to leave the reference: rewards are β times log-ratios.")] = 0.1
+    loss: Annotated[Literal["sigmoid", "ipo", "hinge"], option("sigmoid is DPO; the loss of a pair's margin.")] = (
+        "sigmoid"
+    )
+    label_smoothing: Annotated[float, option("How likely a label is wrong, with --loss sigmoid.")] = 0.0
+    per_token: Annotated[
+        bool, option("Divide a completion's log-ratio by its tokens, so that length alone earns nothing.", negative="")
+    ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"all|lora|last:[1-9]\d*", self.train):
+            raise OptionError(f"train is {self.train!r}; expected last:N (last:2), lora or all.")
+        one_of("loss", self.loss, ("sigmoid", "ipo", "hinge"))
+        self.check_numbers({"learning_rate": math.inf, "beta": math.inf, "label_smoothing": 0.5})
+        if not self.beta:
+            raise OptionError("beta is 0; expected a number above it.")
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise OptionError(f"label_smoothing is for loss sigmoid; loss is {self.loss}.")
+        if not self.min_prompt:
+            raise OptionError("min_prompt is 0; a policy answers prompts of at least one token.")
 
 
 def trained_limits(model: Path) -> dict[str, Any]:

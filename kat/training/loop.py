@@ -21,11 +21,25 @@ from kat.training.losses import bradley_terry
 from kat.training.ranks import OneRank, Ranks
 from kat.training.steps import steps_of_pass, systematic_counts
 from kat.training.tokens import TokenPairs
-from kat.training_config import RewardOptions
+from kat.training_config import PairTrainingOptions
 
 DECILES = 10
 KEPT = 1 << 22
 """Pairs whose order in passes is kept, 32 MB: it is asked for four times, to count steps, to take them, to report."""
+
+
+class Loss(Protocol):
+    """What a step's rewards lose: see `kat.training.losses.bradley_terry`."""
+
+    def __call__(
+        self,
+        chosen: torch.Tensor,
+        rejected: torch.Tensor,
+        weights: torch.Tensor,
+        margins: torch.Tensor,
+        nominal: int,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of some pairs of a step of `nominal`, and sums."""
 
 
 class Rewarder(Protocol):
@@ -68,9 +82,9 @@ class NotFiniteError(InputError):
 
 
 class Trainer:
-    """The training of a reward model on weighed pairs; `run` yields after every step.
+    """The training of a reward model, or of a policy by DPO, on weighed pairs; `run` yields after every step.
 
-    `weights` [P] are the pair weights v, of mean 1. The loss of a step is Σ v · softplus(…) / B, B the batch size
+    `weights` [P] are the pair weights v, of mean 1. The loss of a step is Σ v · `loss` / B, B the batch size
     (`kat.training.losses`); the smallest step is the last of its pass and divides by its own count.
     """
 
@@ -80,8 +94,9 @@ class Trainer:
         groups: list[dict[str, Any]],
         data: TokenPairs,
         weights: np.ndarray,
-        options: RewardOptions,
+        options: PairTrainingOptions,
         ranks: Ranks | None = None,
+        loss: Loss = bradley_terry,
     ) -> None:
         if len(weights) != len(data):
             raise InputError(f"There are {len(data):,} pairs and {len(weights):,} weights.")
@@ -89,6 +104,7 @@ class Trainer:
             raise InputError("No pair is left to train.")
         self.rewarder, self.data, self.options = rewarder, data, options
         self.ranks: Ranks = ranks or OneRank()
+        self.loss = loss
         self.weights = np.asarray(weights, np.float32)
         self.parameters = [p for group in groups for p in group["params"]]
         device = self.parameters[0].device
@@ -166,16 +182,15 @@ class Trainer:
                     chosen.device
                 )
                 margins = torch.from_numpy(self.data.margins[some]).to(chosen.device)
-                loss, part = bradley_terry(
-                    chosen, rejected, v, margins, nominal=nominal, center=self.options.center_rewards
-                )
+                loss, part = self.loss(chosen, rejected, v, margins, nominal)
                 loss.backward()
                 sums = {name: sums.get(name, 0.0) + value for name, value in part.items()}
         sums = self._over_ranks(sums)
         norm = self._norm()
         if not math.isfinite(norm) or not math.isfinite(sums["loss"]):
             ids = ", ".join(self.data.ids[pair] for pair in pairs[:5].tolist())
-            rate = "--learning_rate" if self.options.train == "head" else "--backbone_lr"
+            by_part = self.options.train != "head" and hasattr(self.options, "backbone_lr")
+            rate = "--backbone_lr" if by_part else "--learning_rate"
             precise = "" if self.options.precision == "float32" else "--precision float32, or "
             raise NotFiniteError(
                 f"Step {self.progress.step + 1:,}: the loss is {sums['loss']:g} and the gradient's norm {norm:g}. Its "

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
+from torch.nn.functional import softplus
 
 
 def bradley_terry(
@@ -24,11 +28,66 @@ def bradley_terry(
     difference of rewards.
     """
     difference = chosen.float() - rejected.float()
-    losses = torch.nn.functional.softplus(margins - difference)
-    weighted = weights * losses
-    loss = weighted.sum() / nominal
+    loss, sums = _weighed(softplus(margins - difference), difference, weights, nominal)
     if center:
         loss = loss + center * (chosen.float() + rejected.float()).square().sum() / nominal
+    return loss, sums
+
+
+def sigmoid(difference: torch.Tensor, beta: float, smoothing: float) -> torch.Tensor:
+    """Return −(1 − ε) · log σ(z) − ε · log σ(−z) of z = `difference`: DPO (Rafailov et al. 2023, eq. 7), with labels
+    that are wrong with probability ε (Mitchell, "A note on DPO with noisy preferences", 2023)."""
+    loss = softplus(-difference)
+    return loss if not smoothing else (1 - smoothing) * loss + smoothing * softplus(difference)
+
+
+def ipo(difference: torch.Tensor, beta: float, smoothing: float) -> torch.Tensor:
+    """Return (h − 1 / 2β)² of the log-ratios' difference h = z / β: IPO (Azar et al. 2023, eq. 17)."""
+    return (difference / beta - 1 / (2 * beta)).square()
+
+
+def hinge(difference: torch.Tensor, beta: float, smoothing: float) -> torch.Tensor:
+    """Return max(0, 1 − z): SLiC's calibration loss (Zhao et al. 2023) on implicit rewards, as Liu et al. 2023 compare
+    it."""
+    return torch.relu(1 - difference)
+
+
+PREFERENCES: dict[str, Callable[[torch.Tensor, float, float], torch.Tensor]] = {
+    "sigmoid": sigmoid,
+    "ipo": ipo,
+    "hinge": hinge,
+}
+"""What a pair loses by the difference of its implicit rewards, less its margin."""
+
+
+@dataclass(frozen=True)
+class PreferenceLoss:
+    """A row of `PREFERENCES` with its β and label smoothing, in the form of `bradley_terry`."""
+
+    kind: str
+    beta: float
+    smoothing: float = 0.0
+
+    def __call__(
+        self,
+        chosen: torch.Tensor,
+        rejected: torch.Tensor,
+        weights: torch.Tensor,
+        margins: torch.Tensor,
+        nominal: int,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return Σ v · loss(β·(log-ratio of chosen − of rejected) − margin) / nominal, and sums. `chosen` and
+        `rejected` [P] are implicit rewards, β · log-ratio."""
+        difference = chosen.float() - rejected.float()
+        losses = PREFERENCES[self.kind](difference - margins, self.beta, self.smoothing)
+        return _weighed(losses, difference, weights, nominal)
+
+
+def _weighed(
+    losses: torch.Tensor, difference: torch.Tensor, weights: torch.Tensor, nominal: int
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return Σ v · loss / nominal of losses [P], and the sums."""
+    weighted = weights * losses
     with torch.no_grad():
         sums = {
             "loss": losses.sum(),
@@ -38,4 +97,5 @@ def bradley_terry(
             "margin": difference.sum(),
         }
     # One tensor: each number fetched by itself would be a wait for the device.
-    return loss, dict(zip(sums, torch.stack([value.double() for value in sums.values()]).tolist(), strict=True))
+    told = dict(zip(sums, torch.stack([value.double() for value in sums.values()]).tolist(), strict=True))
+    return weighted.sum() / nominal, told

@@ -61,10 +61,13 @@ class Policy:
     are computed once for each completion: the model reads padded batches then.
     """
 
+    head_name: str | None = None
+
     def __init__(self, loaded: LoadedModel, *, autocast: bool = False) -> None:
         self.loaded = loaded
         self.model: Any = loaded.model
         self.autocast = autocast
+        self.adapters: Any = None
         self.base: Any = getattr(self.model, self.model.base_model_prefix)
         pad = loaded.chat.pad
         self.model.config.get_text_config().pad_token_id = self.model.config.pad_token_id = pad
@@ -88,6 +91,12 @@ class Policy:
     def device(self) -> torch.device:
         """Return where the model is."""
         return self.model.device
+
+    def merge(self) -> None:
+        """Join adapters to the weights that they adapt, if there are any."""
+        if self.adapters is not None:
+            self.adapters.merge_and_unload()
+            self.adapters = None
 
     def predict(self, row: Row, temperature: float = 1.0) -> Predicted:
         """Return the log-probabilities of the tokens of a row's completions under softmax(logits / `temperature`)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class RewardModel:
         self.autocast = autocast
         self.adapters: Any = None
         self.base: Any = getattr(self.model, self.model.base_model_prefix)
-        self.head_name = _head_name(self.model)
+        self.head_name: str = _head_name(self.model)
         self.causal = self.head_name == HEADS[0]
         self._set_padding()
         self.unpacked = switch_over(self.base, loaded.limit)
@@ -207,15 +207,27 @@ class RewardModel:
         return None if off <= TOLERANCE else f"with shared trunks its rewards differ by {off:.1e}"
 
 
-def choose_trainable(model: RewardModel, train: str, lora_rank: int = 16) -> list[str]:
+class Trainable(Protocol):
+    """A model some of whose parameters train: a reward model, whose head always does, or a policy, which names none."""
+
+    model: Any
+    base: Any
+    adapters: Any
+
+    @property
+    def head_name(self) -> str | None:
+        """Return the name of the layer that always trains."""
+
+
+def choose_trainable(model: Trainable, train: str, lora_rank: int = 16) -> list[str]:
     """Let gradients through what `train` names, "head", "last:N", "lora" or "all", and through nothing else; return the
     names.
 
     "lora" gives every linear layer of the blocks adapters of `lora_rank` (Hu et al. 2021, by peft), which `merge` joins
     to the weights.
 
-    The head always trains. "last:N" are the last N blocks and the
-    norm behind them. Raises OptionError for another word, or more blocks than there are.
+    A head always trains. "last:N" are the last N blocks and the norm behind them. Raises OptionError for another word,
+    or more blocks than there are.
     """
     module = model.model
     if train == "lora":
@@ -234,7 +246,9 @@ def choose_trainable(model: RewardModel, train: str, lora_rank: int = 16) -> lis
     for name, parameter in module.named_parameters():
         of_base = name.removeprefix(prefix) if name.startswith(prefix) else None
         trains = (
-            train == "all" or of_base is None or (kept is not None and _is_late(of_base, stack_name, len(stack), kept))
+            train == "all"
+            or (of_base is None and model.head_name is not None)
+            or (kept is not None and of_base is not None and _is_late(of_base, stack_name, len(stack), kept))
         )
         parameter.requires_grad_(trains)
         if trains:
@@ -252,7 +266,7 @@ def _head_name(model: torch.nn.Module) -> str:
     return names[0]
 
 
-def _add_adapters(model: RewardModel, rank: int) -> None:
+def _add_adapters(model: Trainable, rank: int) -> None:
     """Give the linear layers of the blocks adapters, drawn from a fixed seed, and let gradients through them and the
     head alone."""
     try:

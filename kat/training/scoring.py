@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from kat.atomic import as_output_error, atomic_file
 from kat.devices import torch_threads
 from kat.errors import OutputError
 from kat.journal import Journal, checksum, mapped_array, remove_work
-from kat.training.reward import RewardModel
+from kat.packing.trunks import Row
 from kat.training.rewarders import branch_rows, branches_of, first_branches, tokens_of_branches
 from kat.training.tokens import TokenPairs
 
@@ -26,8 +26,15 @@ _REWARDS, _JOURNAL = "rewards.npy", "journal"
 FILES = (_REWARDS, _JOURNAL)
 
 
+class Scorer(Protocol):
+    """What gives completions a number: a reward model, or a policy by their log-probabilities."""
+
+    def rewards(self, row: Row, ends: np.ndarray) -> torch.Tensor:
+        """Return numbers [E] float32 of the sequences that end with these tokens of a row."""
+
+
 def rewards_of(
-    model: RewardModel, data: TokenPairs, budget: int, *, kept: ScoreCheckpoint | None = None, progress: bool = False
+    model: Scorer, data: TokenPairs, budget: int, *, kept: ScoreCheckpoint | None = None, progress: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rewards [P] float32 of the chosen and of the rejected completions, `budget` tokens at a time.
 

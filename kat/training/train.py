@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,11 @@ from kat.terminal import note
 from kat.training.checkpoint import Checkpoint, restored
 from kat.training.steps import token_counts
 from kat.training.tokens import TokenPairs, tokenize_pairs
-from kat.training_config import RewardOptions
+from kat.training_config import PairTrainingOptions, RewardOptions
 
 if TYPE_CHECKING:
     from kat.training.loop import Rewarder, Trainer
+    from kat.training.policy import Policy
     from kat.training.ranks import Ranks
     from kat.training.reward import RewardModel
 
@@ -91,8 +93,23 @@ def train_reward_model(
     pairs, ModelError for a model that cannot be loaded, OptionError for an option out of range.
     """
     chosen = replace(RewardOptions(), model=model, **options)
-    if chosen.select == "best":
-        raise OptionError("select best holds groups of a run's pairs out; use kat train-rm, or give fit a selection.")
+    listed, given = weighed_pairs(pairs, weights, chosen.select, "kat train-rm")
+    values: dict[str, float] = {}
+    loaded = load_reward_model(chosen, device)
+    # Pairs are told in their order, so that the next one's weight is that of the number of those before it.
+    data = tokens_of(loaded, listed, chosen, seen=lambda name, _: values.update({name: float(given[len(values)])}))
+    log: list[dict[str, Any]] = []
+    kept = normalised(np.asarray([values[i] for i in data.ids]))
+    facts = fit(loaded, data, kept, chosen, on_step=log.append, progress=progress)
+    return TrainedRewardModel(loaded, facts, log, chosen)
+
+
+def weighed_pairs(
+    pairs: Iterable[Pair], weights: Mapping[str, float] | Sequence[float] | None, select: str, command: str
+) -> tuple[list[Pair], Sequence[float]]:
+    """Return the pairs that train, and a weight of each. Raises what `train_reward_model` raises of them."""
+    if select == "best":
+        raise OptionError(f"select best holds groups of a run's pairs out; use {command}, or give fit a selection.")
     listed = list(pairs)
     if isinstance(weights, Mapping):
         listed = [pair for pair in listed if pair.id in weights]
@@ -103,14 +120,7 @@ def train_reward_model(
         given = [1.0] * len(listed) if weights is None else weights
     if len(given) != len(listed):
         raise InputError(f"There are {len(listed):,} pairs and {len(given):,} weights.")
-    values: dict[str, float] = {}
-    loaded = load_reward_model(chosen, device)
-    # Pairs are told in their order, so that the next one's weight is that of the number of those before it.
-    data = tokens_of(loaded, listed, chosen, seen=lambda name, _: values.update({name: float(given[len(values)])}))
-    log: list[dict[str, Any]] = []
-    kept = normalised(np.asarray([values[i] for i in data.ids]))
-    facts = fit(loaded, data, kept, chosen, on_step=log.append, progress=progress)
-    return TrainedRewardModel(loaded, facts, log, chosen)
+    return listed, given
 
 
 def load_reward_model(options: RewardOptions, device: str) -> RewardModel:
@@ -126,7 +136,7 @@ def load_reward_model(options: RewardOptions, device: str) -> RewardModel:
     return model
 
 
-def precision_of(options: RewardOptions | GrpoOptions, device: str) -> str:
+def precision_of(options: PairTrainingOptions | GrpoOptions, device: str) -> str:
     """Return what `auto` comes to on a device: bfloat16 where it multiplies that itself."""
     if options.precision != "auto":
         return options.precision
@@ -134,9 +144,9 @@ def precision_of(options: RewardOptions | GrpoOptions, device: str) -> str:
 
 
 def tokens_of(
-    model: RewardModel,
+    model: RewardModel | Policy,
     pairs: Iterable[Pair],
-    options: RewardOptions,
+    options: PairTrainingOptions,
     *,
     identical: str = "drop",
     seen: Callable[[str, Pair], object] | None = None,
@@ -174,10 +184,9 @@ def fit(
     them calls this with the same arguments; rank 0 alone keeps the state. With `selection`, pairs that do not train,
     the parameters of the lowest unweighted loss on them are those that are kept in the end.
     """
-    from tqdm import tqdm
-
     from kat.training.features import branch_features
     from kat.training.loop import Trainer
+    from kat.training.losses import bradley_terry
     from kat.training.ranks import OneRank
     from kat.training.reward import choose_trainable
     from kat.training.rewarders import KeptFeatures, WholeModel, branches_of
@@ -191,7 +200,8 @@ def fit(
     began = time.monotonic()
     ranks = ranks or OneRank()
     whole: Rewarder = WholeModel(model, data, options.row_tokens, ranks)
-    trainer = Trainer(whole, groups, data, weights, options, ranks=ranks)
+    loss = partial(bradley_terry, center=options.center_rewards)
+    trainer = Trainer(whole, groups, data, weights, options, ranks=ranks, loss=loss)
     if not below:
         needed = branches_of(data, np.unique(np.concatenate(trainer.planned_steps())))
         if ranks.rank:
@@ -200,31 +210,13 @@ def fit(
         trainer.rewarder = KeptFeatures(model, data, needed, features, ranks)
     elif options.activation_cache is not None:
         trainer.rewarder = _kept_activations(model, data, options, ranks)
-    if restored(trainer, checkpoint, ranks, model.device):
-        note(f"train-rm  goes on at step {trainer.progress.step:,} of {trainer.total:,}")
-    with (
-        torch_threads(),
-        tqdm(
-            total=trainer.total,
-            initial=trainer.progress.step,
-            unit="step",
-            desc="train-rm",
-            disable=None if progress else True,
-            delay=2,
-        ) as bar,
-    ):
-        for numbers in trainer.run():
-            bar.update()
-            bar.set_postfix(loss=f"{numbers['loss']:.3f}", accuracy=f"{numbers['accuracy']:.2f}", refresh=False)
-            at_end = numbers["step"] == trainer.total
-            if selection is not None and not ranks.rank and (at_end or numbers["step"] % options.eval_every == 0):
-                numbers["selection_loss"] = score_tokens(model, selection, options.row_tokens).loss
-                trainer.compare(numbers["selection_loss"])
-            if on_step is not None:
-                on_step(numbers)
-            due = numbers["step"] % options.save_every == 0 and numbers["step"] < trainer.total
-            if checkpoint is not None and due and not ranks.rank:
-                checkpoint.save(trainer.state())
+    run_steps(
+        trainer,
+        checkpoint=checkpoint,
+        on_step=on_step,
+        progress=progress,
+        selection_loss=None if selection is None else lambda: score_tokens(model, selection, options.row_tokens).loss,
+    )
     trainer.take_best()
     return trainer.facts() | {
         "trained_parameters": sum(named[name].numel() for name in names),
@@ -234,6 +226,47 @@ def fit(
         "precision": "bfloat16" if model.autocast else "float32",
         "unshared": model.unshared,
     }
+
+
+def run_steps(
+    trainer: Trainer,
+    *,
+    name: str = "train-rm",
+    checkpoint: Checkpoint | None = None,
+    on_step: Callable[[dict[str, Any]], object] | None = None,
+    progress: bool = False,
+    selection_loss: Callable[[], float] | None = None,
+) -> None:
+    """Take the steps that are left, from the state of a `checkpoint` if there is one, and keep it every `save_every`.
+    With `selection_loss`, measured every `eval_every` steps by rank 0, the trainer keeps the best parameters."""
+    from tqdm import tqdm
+
+    options, ranks = trainer.options, trainer.ranks
+    if restored(trainer, checkpoint, ranks, trainer.parameters[0].device):
+        note(f"{name}  goes on at step {trainer.progress.step:,} of {trainer.total:,}")
+    with (
+        torch_threads(),
+        tqdm(
+            total=trainer.total,
+            initial=trainer.progress.step,
+            unit="step",
+            desc=name,
+            disable=None if progress else True,
+            delay=2,
+        ) as bar,
+    ):
+        for numbers in trainer.run():
+            bar.update()
+            bar.set_postfix(loss=f"{numbers['loss']:.3f}", accuracy=f"{numbers['accuracy']:.2f}", refresh=False)
+            at_end = numbers["step"] == trainer.total
+            if selection_loss is not None and not ranks.rank and (at_end or numbers["step"] % options.eval_every == 0):
+                numbers["selection_loss"] = selection_loss()
+                trainer.compare(numbers["selection_loss"])
+            if on_step is not None:
+                on_step(numbers)
+            due = numbers["step"] % options.save_every == 0 and numbers["step"] < trainer.total
+            if checkpoint is not None and due and not ranks.rank:
+                checkpoint.save(trainer.state())
 
 
 def _kept_activations(model: RewardModel, data: TokenPairs, options: RewardOptions, ranks: Ranks) -> Rewarder:
