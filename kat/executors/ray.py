@@ -120,12 +120,17 @@ class RayCluster:
                 self.ray.kill(actor)
 
     def no_room(self) -> str:
-        """Say what a worker needs, and what of it the cluster has, and has free."""
+        """Say what a worker needs, and what of it the cluster has, and has free. Raises WorkerError if a Ray that was
+        started here has lost its only machine: none will come."""
         if self.head is not None:
             self.head.look(_LOOK)
         with _plainly("did not say what the cluster has"):
             free, total = self.ray.available_resources(), self.ray.cluster_resources()
             machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if self._folder is not None and not machines:
+            raise WorkerError(
+                f"The Ray that was started on this machine lost its raylet: killed, or no memory. {GO_ON}"
+            )
         needs = {"CPU": float(self.threads), "GPU": self._gpus}
         return room_message(needs, free, total, machines)
 

@@ -156,3 +156,11 @@ def test_a_worker_that_cannot_be_ended_is_no_error(ray, cluster):
     ray.raises["kill"] = Exceptions.RayError("gone")
     cluster.close()
     assert len(ray.killed) == 2
+
+
+def test_a_ray_of_this_machine_without_a_raylet_is_not_waited_for(ray, cluster, monkeypatch):
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": False, "Resources": {"CPU": 2.0}}])
+    assert "0 of 2 cores" in cluster.no_room()  # of a cluster of somebody's more machines may come
+    monkeypatch.setattr(cluster, "_folder", types.SimpleNamespace(remove=lambda: None))
+    with pytest.raises(WorkerError, match="lost its raylet.*The same command goes on"):
+        cluster.no_room()
