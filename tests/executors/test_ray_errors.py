@@ -162,5 +162,5 @@ def test_a_ray_of_this_machine_without_a_raylet_is_not_waited_for(ray, cluster, 
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": False, "Resources": {"CPU": 2.0}}])
     assert "0 of 2 cores" in cluster.no_room()  # of a cluster of somebody's more machines may come
     monkeypatch.setattr(cluster, "_folder", types.SimpleNamespace(remove=lambda: None))
-    with pytest.raises(WorkerError, match="lost its raylet.*The same command goes on"):
+    with pytest.raises(WorkerError, match=r"lost its raylet.*The same command goes on"):
         cluster.no_room()
