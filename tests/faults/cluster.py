@@ -120,8 +120,8 @@ class Cluster:
 
     def kill(self, what: str, draw: np.random.Generator) -> bool:
         """Kill a worker, or the second node, which is started again; False if there is none."""
-        if what == "node":
-            os.kill(self.second, signal.SIGKILL)
+        if what == "node":  # all of it at once, as a machine dies: Ray's own log monitors outlive their raylet
+            os.killpg(os.getpgid(self.second), signal.SIGKILL)
             time.sleep(1)
             self._second()
             return True
@@ -132,15 +132,20 @@ class Cluster:
         return True
 
     def _second(self) -> None:
-        before = {pid for pid, words in processes().items() if "raylet/raylet" in words}
+        before = self._raylets()
         self._ray("start", f"--address={self.address}")
-        after = {pid for pid, words in processes().items() if "raylet/raylet" in words}
-        self.second = max(after - before)
+        (self.second,) = self._raylets() - before
+
+    def _raylets(self) -> set[int]:
+        own = (pid for pid, words in processes().items() if "raylet/raylet" in words and str(self.folder) in words)
+        return set(own)
 
     def _ray(self, verb: str, *words: str) -> None:
         cores = ["--num-cpus=1", "--object-store-memory=200000000"] if verb == "start" else []
         ray = str(Path(sys.executable).with_name("ray"))
-        done = subprocess.run([ray, verb, *words, *cores], env=ENVIRONMENT, capture_output=True, text=True)
+        done = subprocess.run(
+            [ray, verb, *words, *cores], env=ENVIRONMENT, capture_output=True, text=True, start_new_session=True
+        )
         if done.returncode:
             raise SystemExit(f"ray {verb}: {done.stdout[-500:]}{done.stderr[-500:]}")
 
