@@ -2,7 +2,7 @@
 
 A lock says that the process lives. Its number would not: in a container that shares the place, others count otherwise.
 A lock is sure among the processes of one kernel, so that a folder of another machine is left alone; so is one of this
-machine from before it was started anew.
+machine from before its last start.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class RayCluster:
         self, function: str, settings: Mapping[str, Any], shared: Sequence[np.ndarray] = (), *, alike: bool = False
     ) -> Crew:
         """Return workers that compute one function: see `Launcher`."""
-        self.pool.settle()  # before anything is asked of Ray, which would start itself anew
+        self.pool.settle()  # before anything is asked of Ray, which would start itself
         work = _Work(self, (__version__, function, dict(settings)), shared)
         return self.pool.start(work, self._options.ray_workers or self._room(), alike=alike and not self.mixed)
 

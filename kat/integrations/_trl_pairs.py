@@ -118,7 +118,7 @@ class PairWeighing(Trainer):
         if weight is None:
             raise MismatchError(
                 f"A batch that trains has no weights, so that {type(self).__name__} would train without them. "
-                "Make the trainer anew where its train_dataset or data_collator is another than it was made with."
+                "Make another trainer where its train_dataset or data_collator is another than it was made with."
             )
         return weight * self.weight_scale
 
