@@ -17,7 +17,8 @@ def told(monkeypatch):
 
     def state(**given):
         told.update(given)
-        return SimpleNamespace(process_index=1, num_processes=2, device=torch.device("meta"))
+        place = {"process_index": 1, "num_processes": 2, "device": torch.device("meta")}
+        return SimpleNamespace(**place, destroy_process_group=lambda: None)
 
     monkeypatch.setattr(accelerate, "PartialState", state)
     return told
