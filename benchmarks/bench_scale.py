@@ -227,8 +227,8 @@ def search(given: argparse.Namespace) -> dict:
         here = (own >= 0) & (own < len(block))
         squares[here, own[here]] = np.inf
         least = np.partition(np.hstack([least, squares]), 19, axis=1)[:, :20]
-    found = distances[rows].astype(np.float64) ** 2
-    wrong = int((~np.isclose(np.sort(least, axis=1), found, rtol=1e-5)).any(1).sum())
+    ours = distances[rows].astype(np.float64) ** 2
+    wrong = int((~np.isclose(np.sort(least, axis=1), ours, rtol=1e-5)).any(1).sum())
     told["rows of 1,000 that brute force gives otherwise"] = wrong
     told["save every s"] = tiles.SAVE_SECONDS
     told["cores"] = os.cpu_count()

@@ -137,3 +137,14 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cli.main(["demo-data", "--out", str(folder / "pairs.jsonl"), "--pairs", "600"])
     cli.main(["run", str(folder / "pairs.jsonl"), "--out", str(folder / "run"), "--device", "cpu"])
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tensors are tiny: on a busy machine threads that wait for each other take most of the time."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

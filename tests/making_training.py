@@ -126,3 +126,23 @@ def pair_of(chosen, rejected, context="How?", *, pair_id="a", row=1, tools=None,
     both = [[turn("assistant", side)] if isinstance(side, str) else side for side in (chosen, rejected)]
     texts = ["\n".join(str(m.get("content")) for m in side) for side in both]
     return Pair(pair_id, Prefix("o", context), *texts, "s", row, context, *both, tools=tools, margin=margin)
+
+
+def answered_pairs() -> list[Pair]:
+    """14 pairs of 5 prompts, whose completions are drawn of six."""
+    texts = ["good", "bad", "yes, seven minutes", "no", "peel it", "boil an egg"]
+    draw = np.random.default_rng(0)
+    listed = []
+    for i in range(14):
+        chosen, rejected = (texts[t] for t in draw.permutation(6)[:2])
+        listed.append(pair_of(chosen, rejected, f"How do I {i % 5}?", pair_id=f"p{i}", row=i + 1))
+    return listed
+
+
+def parameters_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What all parameters are now."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], p) for name, p in second.items())

@@ -28,18 +28,8 @@ KEPT = 1 << 22
 """Pairs whose order in passes is kept, 32 MB: it is asked for four times, to count steps, to take them, to report."""
 
 
-class Loss(Protocol):
-    """What a step's rewards lose: see `kat.training.losses.bradley_terry`."""
-
-    def __call__(
-        self,
-        chosen: torch.Tensor,
-        rejected: torch.Tensor,
-        weights: torch.Tensor,
-        margins: torch.Tensor,
-        nominal: int,
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the loss of some pairs of a step of `nominal`, and sums."""
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, dict[str, float]]]
+"""What a step's rewards lose, from chosen, rejected, weights, margins and nominal: see `losses.bradley_terry`."""
 
 
 class Rewarder(Protocol):

@@ -93,23 +93,25 @@ def train_reward_model(
     pairs, ModelError for a model that cannot be loaded, OptionError for an option out of range.
     """
     chosen = replace(RewardOptions(), model=model, **options)
-    listed, given = weighed_pairs(pairs, weights, chosen.select, "kat train-rm")
-    values: dict[str, float] = {}
+    if chosen.select == "best":
+        raise OptionError("select best holds groups of a run's pairs out; use kat train-rm, or give fit a selection.")
     loaded = load_reward_model(chosen, device)
-    # Pairs are told in their order, so that the next one's weight is that of the number of those before it.
-    data = tokens_of(loaded, listed, chosen, seen=lambda name, _: values.update({name: float(given[len(values)])}))
+    data, kept = weighed_tokens(loaded, pairs, weights, chosen)
     log: list[dict[str, Any]] = []
-    kept = normalised(np.asarray([values[i] for i in data.ids]))
     facts = fit(loaded, data, kept, chosen, on_step=log.append, progress=progress)
     return TrainedRewardModel(loaded, facts, log, chosen)
 
 
-def weighed_pairs(
-    pairs: Iterable[Pair], weights: Mapping[str, float] | Sequence[float] | None, select: str, command: str
-) -> tuple[list[Pair], Sequence[float]]:
-    """Return the pairs that train, and a weight of each. Raises what `train_reward_model` raises of them."""
-    if select == "best":
-        raise OptionError(f"select best holds groups of a run's pairs out; use {command}, or give fit a selection.")
+def weighed_tokens(
+    model: RewardModel | Policy,
+    pairs: Iterable[Pair],
+    weights: Mapping[str, float] | Sequence[float] | None,
+    options: PairTrainingOptions,
+) -> tuple[TokenPairs, np.ndarray]:
+    """Return the pairs that train as tokens, and their weights [P], of mean 1: see `train_reward_model`.
+
+    Raises InputError for weights of another number, MismatchError for a mapping that names none of the pairs.
+    """
     listed = list(pairs)
     if isinstance(weights, Mapping):
         listed = [pair for pair in listed if pair.id in weights]
@@ -120,7 +122,10 @@ def weighed_pairs(
         given = [1.0] * len(listed) if weights is None else weights
     if len(given) != len(listed):
         raise InputError(f"There are {len(listed):,} pairs and {len(given):,} weights.")
-    return listed, given
+    values: dict[str, float] = {}
+    # Pairs are told in their order, so that the next one's weight is that of the number of those before it.
+    data = tokens_of(model, listed, options, seen=lambda name, _: values.update({name: float(given[len(values)])}))
+    return data, normalised(np.asarray([values[i] for i in data.ids]))
 
 
 def load_reward_model(options: RewardOptions, device: str) -> RewardModel:

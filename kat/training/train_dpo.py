@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kat.errors import OptionError
 from kat.models.load import load_model
-from kat.pair_weights.weigh import normalised
 from kat.records import Pair
 from kat.terminal import note
 from kat.training.checkpoint import Checkpoint
 from kat.training.steps import token_counts
 from kat.training.tokens import TokenPairs
-from kat.training.train import Scored, precision_of, run_steps, tokens_of, weighed_pairs
+from kat.training.train import Scored, precision_of, run_steps, weighed_tokens
 from kat.training.train_grpo import save_policy
 from kat.training_config import DpoOptions
 
@@ -62,13 +62,11 @@ def train_dpo(
     pairs, ModelError for a model that cannot be loaded, OptionError for an option out of range.
     """
     chosen = replace(DpoOptions(), policy=policy, **options)
-    listed, given = weighed_pairs(pairs, weights, chosen.select, "kat train-dpo")
-    values: dict[str, float] = {}
+    if chosen.select == "best":
+        raise OptionError("select best wants pairs that do not train; give fit_dpo a selection of them.")
     loaded = load_dpo_policy(chosen, device)
-    # Pairs are told in their order, so that the next one's weight is that of the number of those before it.
-    data = tokens_of(loaded, listed, chosen, seen=lambda name, _: values.update({name: float(given[len(values)])}))
+    data, kept = weighed_tokens(loaded, pairs, weights, chosen)
     log: list[dict[str, Any]] = []
-    kept = normalised(np.asarray([values[i] for i in data.ids]))
     reference = reference_of(loaded, data, chosen, progress=progress)
     facts = fit_dpo(loaded, data, kept, chosen, reference=reference, on_step=log.append, progress=progress)
     return TrainedDpoPolicy(loaded, facts, log, chosen)

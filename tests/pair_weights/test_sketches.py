@@ -103,16 +103,16 @@ def mixed_texts(seed):
     """Families of near-copies, exact copies, odd texts, and long ones, of which some lack their beginning or end."""
     rng = Random(seed)
     words = words_of(rng, 400)
-    made = list(ODD)
+    texts = list(ODD)
     for length in [rng.randrange(1, 40) for _ in range(70)] + [rng.randrange(60, 400) for _ in range(12)]:
         first = rng.choices(words, k=length)
         for _ in range(rng.randrange(1, 5)):
             other = [rng.choice(words) if rng.random() < 0.04 else word for word in first]
             start, stop = (rng.randrange(1 + length // 12) for _ in range(2))
-            made.append(" ".join(other[start : length - stop]))
-    made += rng.choices(made, k=20)
-    rng.shuffle(made)
-    return made
+            texts.append(" ".join(other[start : length - stop]))
+    texts += rng.choices(texts, k=20)
+    rng.shuffle(texts)
+    return texts
 
 
 def templated(seed):
@@ -122,40 +122,40 @@ def templated(seed):
     task = " ".join(words[:25])
     own = [" ".join(rng.choices(words[25:], k=rng.randrange(0, 12))) for _ in range(120)]
     own += [f"{text}s" for text in own[:40]]
-    made = [f"{task} {text}" if rng.random() < 0.8 else text for text in own]
+    texts = [f"{task} {text}" if rng.random() < 0.8 else text for text in own]
     long = [f"{task} {' '.join(words_of(rng, 120))}" for _ in range(5)]
-    return [*made, task, task, f"{task[:40]} x", *long]
+    return [*texts, task, task, f"{task[:40]} x", *long]
 
 
 def crowd(seed):
     """More texts of one template than a window holds, among others that are long."""
     rng = Random(seed)
     base = " ".join(words_of(rng, 30))
-    made = [f"{base} {''.join(rng.choices('abcd', k=3))}" for _ in range(4 * WINDOW)]
+    texts = [f"{base} {''.join(rng.choices('abcd', k=3))}" for _ in range(4 * WINDOW)]
     long = " ".join(words_of(rng, 300))
-    return made + [long[rng.randrange(60) : -1 - rng.randrange(60)] for _ in range(2 * WINDOW)] + words_of(rng, 200)
+    return texts + [long[rng.randrange(60) : -1 - rng.randrange(60)] for _ in range(2 * WINDOW)] + words_of(rng, 200)
 
 
 def beginnings(seed):
     """Long texts and their beginnings: what is known of the longer ends at a smaller hash."""
     rng = Random(seed)
-    made = words_of(rng, 40)
+    texts = words_of(rng, 40)
     for _ in range(4):
         words = words_of(rng, 500)
-        made += [" ".join(words[: rng.randrange(350, 500)]) for _ in range(25)]
-    return made
+        texts += [" ".join(words[: rng.randrange(350, 500)]) for _ in range(25)]
+    return texts
 
 
-def ids_of(made):
+def ids_of(texts):
     """Ids whose order is not that of the rows."""
-    return [hashlib.md5(str(i).encode()).hexdigest()[:16] for i in range(len(made))]
+    return [hashlib.md5(str(i).encode()).hexdigest()[:16] for i in range(len(texts))]
 
 
-def tables(made):
-    sketches, ids = Sketches(), ids_of(made)
-    for one, text in zip(ids, made, strict=True):
+def tables(texts):
+    sketches, ids = Sketches(), ids_of(texts)
+    for one, text in zip(ids, texts, strict=True):
         sketches.add(one, text)
-    return sketches.table(ids), PlainTable(made, ids)
+    return sketches.table(ids), PlainTable(texts, ids)
 
 
 def same_edges(compact, plain, least):
@@ -174,11 +174,11 @@ def parts(request, monkeypatch):
 @pytest.mark.parametrize("make", [mixed_texts, templated, crowd, beginnings])
 @pytest.mark.parametrize("seed", range(2))
 def test_edges_and_shares_are_those_of_the_plain_table(make, seed, parts):
-    made = make(seed)
-    compact, plain = tables(made)
+    texts = make(seed)
+    compact, plain = tables(texts)
     for least in (0.4, 0.8, 0.9, 1.0):
         assert same_edges(compact, plain, least) > 20 or least == 1
-    a, b = np.random.default_rng(seed).integers(0, len(made), (2, 1500))
+    a, b = np.random.default_rng(seed).integers(0, len(texts), (2, 1500))
     expected = plain.jaccard(a, b)
     assert compact.jaccard(a, b).tolist() == expected.tolist()
     bounded = compact.jaccard(a, b, 0.8)
@@ -198,36 +198,36 @@ def test_boilerplate_is_what_the_plain_table_drops(make):
 
 
 @pytest.mark.parametrize(
-    "made", [[], ["alone"], ["two", "two"], ["same"] * 3, ["same"] * 40, list(ODD), ["", "a", "b c"]]
+    "texts", [[], ["alone"], ["two", "two"], ["same"] * 3, ["same"] * 40, list(ODD), ["", "a", "b c"]]
 )
-def test_few_openings(made):
-    compact, plain = tables(made)
+def test_few_openings(texts):
+    compact, plain = tables(texts)
     for least in (0.1, 0.8, 1.0):
         same_edges(compact, plain, least)
 
 
 def test_hashes_are_those_of_numpy():
     rng = Random(3)
-    made = [*ODD, *mixed_texts(1), *("".join(chr(rng.randrange(1, 0xD000)) for _ in range(n)) for n in range(40))]
-    for text in made:
+    texts = [*ODD, *mixed_texts(1), *("".join(chr(rng.randrange(1, 0xD000)) for _ in range(n)) for n in range(40))]
+    for text in texts:
         assert shingles(text).tolist() == plain_shingles(text).tolist()
         assert shingles(text).dtype == np.uint32
 
 
 def test_a_table_of_some_rows_and_sketches_that_grow_after_it():
-    made, more = mixed_texts(2), mixed_texts(8)
-    ids = ids_of(made + more)
+    texts, more = mixed_texts(2), mixed_texts(8)
+    ids = ids_of(texts + more)
     sketches = Sketches()
-    for one, text in zip(ids, made, strict=False):
+    for one, text in zip(ids, texts, strict=False):
         sketches.add(one, text)
-    chosen = Random(0).sample(range(len(made)), len(made) // 2)
+    chosen = Random(0).sample(range(len(texts)), len(texts) // 2)
     some = sketches.table([ids[i] for i in chosen])
-    for one, text in zip(ids[len(made) :], more, strict=True):
+    for one, text in zip(ids[len(texts) :], more, strict=True):
         sketches.add(one, text)
     sketches.add(ids[0], "another text, which comes too late")
     assert len(sketches) == len(ids)
-    assert same_edges(some, PlainTable([made[i] for i in chosen], [ids[i] for i in chosen]), 0.8) > 20
-    assert same_edges(sketches.table(ids), PlainTable(made + more, ids), 0.8) > 20
+    assert same_edges(some, PlainTable([texts[i] for i in chosen], [ids[i] for i in chosen]), 0.8) > 20
+    assert same_edges(sketches.table(ids), PlainTable(texts + more, ids), 0.8) > 20
     with pytest.raises(KeyError, match="nobody"):
         sketches.table([ids[0], "nobody"])
 

@@ -84,19 +84,19 @@ def test_strings_are_made_when_they_are_read(tmp_path):
     (tmp_path / "w.parquet").write_bytes(written(plain))
     held = read_pair_weights(tmp_path / "w.parquet")
     for table in (held, compact(plain)):
-        for made in (pickle.loads(pickle.dumps(table)), copy.deepcopy(table), table):
-            assert all(isinstance(made.text(name), TextColumn) for name in TEXT)
-            assert made.training_weights() == plain.training_weights()
-            assert list(made.training_weights()) == list(plain.training_weights())
-            assert made.draw_weights() == plain.draw_weights()
-            assert list(made.draw_weights()) == sorted(set(plain.opening_id[plain.split != ""]))
-            assert isinstance(made.__dict__["pair_id"], TextColumn)  # none of it asked for an array
+        for copied in (pickle.loads(pickle.dumps(table)), copy.deepcopy(table), table):
+            assert all(isinstance(copied.text(name), TextColumn) for name in TEXT)
+            assert copied.training_weights() == plain.training_weights()
+            assert list(copied.training_weights()) == list(plain.training_weights())
+            assert copied.draw_weights() == plain.draw_weights()
+            assert list(copied.draw_weights()) == sorted(set(plain.opening_id[plain.split != ""]))
+            assert isinstance(copied.__dict__["pair_id"], TextColumn)  # none of it asked for an array
             for name in TEXT:
-                assert getattr(made, name).dtype == object
-                assert getattr(made, name).tolist() == getattr(plain, name).tolist() == list(made.text(name))
-                assert getattr(made, name) is getattr(made, name)
+                assert getattr(copied, name).dtype == object
+                assert getattr(copied, name).tolist() == getattr(plain, name).tolist() == list(copied.text(name))
+                assert getattr(copied, name) is getattr(copied, name)
             with pytest.raises(FrozenInstanceError):
-                made.pair_id = plain.pair_id
+                copied.pair_id = plain.pair_id
     held.pair_id[1] = "another"  # an array that was read is what counts
     assert held.text("pair_id")[1] == replace(held).pair_id[1] == "another"
 

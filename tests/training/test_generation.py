@@ -13,13 +13,7 @@ from kat.training.generation import PolicyGenerator, Sampling, _uncached, _unifo
 from kat.training.policy import Policy
 from kat.training.readers import BlockReader, ModelReader, bfloat16_copy, reader_of, take_weights
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def prompts_for(policy, count=5):

@@ -19,12 +19,7 @@ from kat.training_config import RewardOptions
 FAMILIES = ("Llama", "GPT2", "nanochat 2025-10", "nanochat 2026-03")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def some_pairs(seed=0):

@@ -10,13 +10,7 @@ from kat.training import policy as module
 from kat.training.policy import Policy, said
 from kat.training.readers import bfloat16_copy
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def some_prompts(seed=0):

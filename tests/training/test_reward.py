@@ -61,13 +61,7 @@ def model_of(family: str, folder, base_dir) -> LoadedModel:
     return load_model(folder, kind="reward", device="cpu")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tensors are tiny: on a busy machine threads that wait for each other take most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

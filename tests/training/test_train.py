@@ -8,7 +8,18 @@ import pytest
 import torch
 import transformers
 from making import turn
-from making_training import pair_of, plain_model, plain_rewards, random_tokens, reward_model, tiny_chat_model, tiny_gpt2
+from making_training import (
+    answered_pairs,
+    equal,
+    pair_of,
+    parameters_of,
+    plain_model,
+    plain_rewards,
+    random_tokens,
+    reward_model,
+    tiny_chat_model,
+    tiny_gpt2,
+)
 
 from kat.errors import InputError, MismatchError, OptionError
 from kat.training.scoring import ScoreCheckpoint, rewards_of
@@ -35,22 +46,12 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs():
-    texts = ["good", "bad", "yes, seven minutes", "no", "peel it", "boil an egg"]
-    draw = np.random.default_rng(0)
-    listed = []
-    for i in range(14):
-        chosen, rejected = (texts[t] for t in draw.permutation(6)[:2])
-        listed.append(pair_of(chosen, rejected, f"How do I {i % 5}?", pair_id=f"p{i}", row=i + 1))
-    return listed
+    return answered_pairs()
 
 
 def trained(tiny, pairs, weights=None, **more):
     done = train_reward_model(pairs, weights, tiny, **SMALL | more)
-    return {name: p.detach().clone() for name, p in done.model.model.named_parameters()}, done
-
-
-def equal(first, second):
-    return all(torch.equal(first[name], p) for name, p in second.items())
+    return parameters_of(done.model.model), done
 
 
 def drawn(n=14):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from making_training import pair_of, tiny_chat_model
+from making_training import answered_pairs, equal, pair_of, parameters_of, tiny_chat_model
 
 from kat.errors import InputError, OptionError
 from kat.training.train import tokens_of
@@ -24,22 +24,12 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs():
-    texts = ["good", "bad", "yes, seven minutes", "no", "peel it", "boil an egg"]
-    draw = np.random.default_rng(0)
-    listed = []
-    for i in range(14):
-        chosen, rejected = (texts[t] for t in draw.permutation(6)[:2])
-        listed.append(pair_of(chosen, rejected, f"How do I {i % 5}?", pair_id=f"p{i}", row=i + 1))
-    return listed
+    return answered_pairs()
 
 
 def trained(tiny, pairs, weights=None, **more):
     done = train_dpo(pairs, weights, tiny, **SMALL | more)
-    return {name: p.detach().clone() for name, p in done.policy.model.named_parameters()}, done
-
-
-def equal(first, second):
-    return all(torch.equal(first[name], p) for name, p in second.items())
+    return parameters_of(done.policy.model), done
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge"])

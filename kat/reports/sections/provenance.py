@@ -103,8 +103,8 @@ def _outputs(outputs: Sequence[Output]) -> Table:
             f"--{name} {_word(value)}" for name, value in changed_options(manifest["stage"], options).items()
         )
         seeds = ", ".join(str(options[name]) for name in _SEEDS if options.get(name) is not None)
-        made = _COMMANDS.get(manifest["stage"], f"kat {manifest['stage']}")
-        rows.append((one.name, made, manifest["kat_version"], seeds or None, clipped(told, 600) or None))
+        command = _COMMANDS.get(manifest["stage"], f"kat {manifest['stage']}")
+        rows.append((one.name, command, manifest["kat_version"], seeds or None, clipped(told, 600) or None))
     return Table("Outputs, in the order in which they were made", head, rows)
 
 
