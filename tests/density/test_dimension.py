@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import kat
+from kat.density import dimension
 from kat.density.dimension import intrinsic_dimension, two_nn
 
 
@@ -29,3 +30,16 @@ def test_two_nn_closed_form():
     """Ratios drawn from the Pareto law that TwoNN assumes give its exponent back."""
     ratio = np.random.default_rng(4).pareto(7.0, 200_000) + 1
     assert two_nn(np.stack([np.ones_like(ratio), ratio], 1)) == pytest.approx(7.0, rel=0.02)
+
+
+def test_rows_taken_in_blocks_give_what_all_give(monkeypatch):
+    draw = np.random.default_rng(5)
+    powers = np.linspace(0.05, 0.5, 100)[:, None]
+    distances = draw.exponential(size=(100, 6)).cumsum(axis=1).astype(np.float32) ** powers
+    copies = draw.integers(1, 9, 100)
+    together = intrinsic_dimension(distances, copies)
+    radii = distances.astype(np.float64)
+    ratios = [np.mean([np.log(row[-1] / r) for r in row[:-1]]) for row in radii]
+    assert together == pytest.approx(1 / np.average(ratios, weights=1 / copies), rel=1e-12)
+    monkeypatch.setattr(dimension, "_ROWS", 7)
+    assert intrinsic_dimension(distances, copies) == together
