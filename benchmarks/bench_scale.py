@@ -1,8 +1,10 @@
 """What many openings take: `python benchmarks/bench_scale.py --rows 10000000`.
 
 Neighbours of generated points are stored as `kat density` stores them, and every command after the search runs on them
-in a process of its own: seconds, peak memory, and bytes of memory a row. `--search 1000000` runs the exact search
-itself on clustered unit vectors, stops it once and goes on, and compares rows with brute force in float64.
+in a process of its own: seconds, peak memory, and bytes of memory a row. `--report` searches the neighbours instead
+(clustered vectors, so up to a million or two) and makes the report too: it refuses neighbours that are not those of the
+vectors. `--search 1000000` runs the exact search itself on clustered unit vectors, stops it once and goes on, and
+compares rows with brute force in float64.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ BLOCK = 1 << 16
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rows", type=int, default=1_000_000)
+    options.add_argument("--report", action="store_true", help="Search the neighbours, and make the report.")
     options.add_argument("--search", type=int, default=0, help="Rows of 384 columns for the exact search, 0: none.")
     options.add_argument("--folder", type=Path, help="Where to work [default: a temporary folder].")
     options.add_argument("--step", choices=["generate", "search"], help=argparse.SUPPRESS)
@@ -48,26 +51,24 @@ def main() -> None:
 def measure_commands(given: argparse.Namespace) -> None:
     """Run every command after the search on generated neighbours, and print a row of each."""
     again = [__file__, "--step", "generate", "--rows", str(given.rows), "--folder", str(given.folder)]
+    again += ["--report"] if given.report else []
     told = subprocess.run([sys.executable, *again], capture_output=True, text=True, check=False)
     if told.returncode:
         raise SystemExit(told.stderr[-3000:])
     print(f"generated: {told.stdout.splitlines()[-1]}", flush=True)
     folder, weights = given.folder, given.folder / "weights"
     budget = str(given.rows // 10)
+    density = ["density", folder / "embeddings", "--out", weights]
+    how = "search, density" if given.report else "density (of stored neighbours)"
     commands = {
-        "density (of stored neighbours), weights": ["density", folder / "embeddings", "--out", weights],
+        f"{how}, weights": density,
         "weigh-pairs": ["weigh-pairs", weights, "--pairs_path", folder / "pairs.jsonl"],
         "sample": ["sample", weights, "--budget", budget, "--out", folder / "sample.txt"],
-        "density again, other weights": [
-            "density",
-            folder / "embeddings",
-            "--out",
-            weights,
-            "--ess",
-            "0.7",
-            "--overwrite",
-        ],
+        "density again, other weights": [*density, "--ess", "0.7", "--overwrite"],
     }
+    if given.report:
+        del commands["density again, other weights"]  # the pair weights would be older than the weights
+        commands["report"] = ["report", weights, "--out", folder / "report.html"]
     print("| command | openings | s | peak MB | bytes an opening |")
     print("|---|---:|---:|---:|---:|", flush=True)
     for name, words in commands.items():
@@ -132,10 +133,14 @@ def generate(given: argparse.Namespace) -> dict:
     vectors = np.lib.format.open_memmap(
         folder / "embeddings" / "embeddings.npy", mode="w+", dtype=np.float32, shape=(n, COLUMNS)
     )
+    centres = draw.normal(size=(n // 100, COLUMNS)).astype(np.float32) * (2 if given.report else 0)
     for start in range(0, n, BLOCK):
         block = draw.normal(size=(min(BLOCK, n - start), COLUMNS)).astype(np.float32)
+        block += centres[draw.integers(0, len(centres), len(block))]
         vectors[start : start + BLOCK] = block / np.linalg.norm(block, axis=1, keepdims=True)
     vectors.flush()
+    if given.report:
+        return {"MB": vectors.nbytes // 10**6}
     find.find_neighbors = lambda x, k, **_: neighbors_of(x, k)  # type: ignore[assignment]
     find_neighbors(folder / "embeddings", folder / "weights" / "neighbors", DensityOptions(), RunOptions())
     sizes = {path.name: path.stat().st_size // 10**6 for path in sorted(folder.rglob("*")) if path.is_file()}
