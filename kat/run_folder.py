@@ -8,6 +8,8 @@
     ├── pair_weights[.CONTROL].parquet      kat weigh-pairs; .stats.json and .manifest.json beside it
     ├── try_weights/                        kat try-weights: weightings.json, weightings.png
     ├── report.html                         kat report; map.parquet and its manifest beside it
+    ├── rm/, dpo/, grpo/                    kat train-rm, kat train-dpo, kat train-grpo
+    ├── reference/                          what DPO's references think of completions: can be deleted
     ├── features/                           what its heads read, computed once a model: can be deleted
     └── log.jsonl                           what each stage took, a line each: can be deleted
 
@@ -57,6 +59,7 @@ MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 FIGURE = "evaluation.png"
 TRIED, TRIED_FIGURE = "weightings.json", "weightings.png"
 FEATURES = "features"
+REFERENCE = "reference"
 RUN_LOG = "log.jsonl"
 REPORT, MAP = "report.html", "map.parquet"
 
@@ -91,6 +94,12 @@ def map_path(report: Path) -> Path:
 def checkpoint_path(out: Path) -> Path:
     """Return where the work on an output is kept until it is complete: OUT.unfinished."""
     return out.with_name(out.name + ".unfinished")
+
+
+def reference_cache(out: Path) -> Path:
+    """Return the folder beside a DPO policy where log-probabilities of its reference are kept, for others of its kind
+    too."""
+    return out.parent / REFERENCE
 
 
 def tensorboard_path(out: Path) -> Path:

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from kat.cli.runner import quoted
 from kat.config import ReadOptions, RunOptions
 from kat.grpo_config import GrpoOptions
-from kat.training_config import RewardOptions, ScoreOptions
+from kat.training_config import DpoOptions, RewardOptions, ScoreOptions
 
 
 def train_rm(
@@ -22,11 +22,32 @@ def train_rm(
     run_options: RunOptions = RunOptions(),
 ) -> None:
     """Train a reward model on weighed pairs, every prompt's trunk computed once, and measure it on the others."""
-    from kat.run_folder import VALIDATION_SCORES, RunFolder
-    from kat.stages.stage import say_next
     from kat.stages.train_rm import train_rm as train
 
-    written = train(run, out, pair_weights, reward, run_options)
+    _say_evaluation(train(run, out, pair_weights, reward, run_options), run, pair_weights)
+
+
+def train_dpo(
+    run: Annotated[Path, Parameter(help="A folder with pair_weights.parquet (kat weigh-pairs).")],
+    *,
+    out: Annotated[Path | None, Parameter(help="Folder to write [default: RUN/dpo, or RUN/dpo.uniform].")] = None,
+    pair_weights: Annotated[
+        str | None, Parameter(help="Another file of kat weigh-pairs, or uniform: the same split, all weights 1.")
+    ] = None,
+    dpo: DpoOptions = DpoOptions(),
+    run_options: RunOptions = RunOptions(),
+) -> None:
+    """Train a policy by DPO on weighed pairs, every prompt's trunk computed once, and measure it on the others."""
+    from kat.stages.train_dpo import train_dpo as train
+
+    _say_evaluation(train(run, out, pair_weights, dpo, run_options), run, pair_weights)
+
+
+def _say_evaluation(written: Path, run: Path, pair_weights: str | None) -> None:
+    """Say how to evaluate a model on the pairs that validated, if there are any."""
+    from kat.run_folder import VALIDATION_SCORES, RunFolder
+    from kat.stages.stage import say_next
+
     scores = written / VALIDATION_SCORES
     if scores.is_file():
         table = RunFolder(run if pair_weights in (None, "uniform") else Path(pair_weights)).pair_weights()
@@ -80,5 +101,5 @@ def score(
 
 def add_training(app: App) -> None:
     """Add these commands to `kat`."""
-    for command in (train_rm, train_grpo, score):
+    for command in (train_rm, train_dpo, train_grpo, score):
         app.command(command)

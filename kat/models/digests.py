@@ -12,6 +12,9 @@ from kat.folders import files_below
 from kat.inputs import ComputedInput
 from kat.models.sources import ModelSource, local_path
 
+TRAINERS = ("train-rm", "train-dpo", "train-grpo")
+"""Stages whose output is a model."""
+
 
 def weights_digest(source: ModelSource) -> str:
     """Return one sha256 for all weight files: of the file itself if there is one, else of the list of their hashes.
@@ -34,13 +37,14 @@ def settings_digest(source: ModelSource) -> str:
     """Return one sha256 for all that decides beside the weights how a text is read: JSON files, chat templates, and
     vocabularies of folders without a tokenizer.json.
 
-    Of a folder of `kat train-rm` those that it wrote: an evaluation put beside them does not make another model of it.
+    Of a folder of kat's trainers those that they wrote: an evaluation put beside them does not make another model of
+    it.
     """
     manifest = readable_manifest(source.path) or {}
     for name in manifest.get("outputs") or ():
         if Path(name).suffix in (".json", ".jinja", ".txt", ".model", ".safetensors"):
             is_kept(source.path / name, source.path)
-    own = manifest.get("outputs") if manifest.get("stage") == "train-rm" else None
+    own = manifest.get("outputs") if manifest.get("stage") in TRAINERS else None
     names = {path.relative_to(source.path): path for path in files_below(source.path) if _is_setting(path)}
     parts = [f"{name} {check_vouched(file)}" for name, file in names.items() if own is None or name.as_posix() in own]
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

@@ -39,8 +39,8 @@ from kat.run_folder import (
     weigh_again,
 )
 from kat.stages.export_weights import source_of_weights
+from kat.stages.pair_training import check_place, discard_checkpoint, launched_ranks
 from kat.stages.stage import Job, stage, with_progress
-from kat.stages.train_rm import check_place, discard_checkpoint, launched_ranks
 from kat.statistics import density_bins
 from kat.terminal import note
 from kat.training.prompt_sampler import Asked, some_of_each_bin

@@ -29,6 +29,7 @@ from kat.run_folder import (
     NEIGHBOR_FILES,
     NEIGHBORS,
     PREFIXES,
+    REFERENCE,
     RUN_LOG,
     VECTORS,
     RunFolder,
@@ -106,7 +107,11 @@ def outputs_in(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 def not_covered(root: Path, proved: set[Path]) -> list[str]:
     """Say which names in a run's folder belong to nothing that has a manifest."""
-    covered = {root / FEATURES, root / RUN_LOG}  # can be deleted; features are checked where they are read
+    covered = {
+        root / FEATURES,
+        root / REFERENCE,
+        root / RUN_LOG,
+    }  # can be deleted; features are checked where they are read
     for output in proved:
         covered |= {output, manifest_path(output)}
         manifest = RunFolder(output).manifest(output) or {}

@@ -32,7 +32,14 @@ from kat.packing.switch import TOLERANCE
 from kat.packing.trunks import Prompt, Row, plant
 from kat.training.ranks import OneRank, Ranks
 from kat.training.reward import RewardModel, blocks_of
-from kat.training.rewarders import Rewards, branch_rows, branches_of, first_branches, tokens_of_branches
+from kat.training.rewarders import (
+    Rewards,
+    branch_rows,
+    branches_digest,
+    branches_of,
+    first_branches,
+    tokens_of_branches,
+)
 from kat.training.steps import PairRow, rows_of_step
 from kat.training.tokens import TokenPairs
 
@@ -120,7 +127,7 @@ class Activations:
             "blocks": blocks,
             "precision": "bfloat16" if self._half else "float32",
             "row_tokens": budget,
-            "tokens": _digest(data, needed),
+            "tokens": branches_digest(data.prompts, needed),
         }
         name = hashlib.sha256(artifacts.json_bytes(asked)).hexdigest()[:16]
         self.folder = folder / name
@@ -251,16 +258,6 @@ def _places(data: TokenPairs, needed: np.ndarray) -> _Places:
         owner=owner,
         size=int(of_prompts.sum()),
     )
-
-
-def _digest(data: TokenPairs, needed: np.ndarray) -> str:
-    """Return a hash of all tokens that are kept, and of where one part ends."""
-    first, digest = first_branches(data.prompts), hashlib.sha256()
-    for branch in needed.tolist():
-        number = int(np.searchsorted(first, branch, side="right")) - 1
-        for part in (data.prompts[number].trunk, data.prompts[number].branches[branch - int(first[number])]):
-            digest.update(len(part).to_bytes(8, "little") + np.ascontiguousarray(part, np.int32).tobytes())
-    return digest.hexdigest()
 
 
 def _as_stored(values: torch.Tensor) -> np.ndarray:

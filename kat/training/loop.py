@@ -1,7 +1,7 @@
 """The loop that steps an optimiser through pairs: schedule, clipping, ranks, what is logged, and how it goes on after
 a stop.
 
-Which pairs make which step follows from the pairs, the options and the seed (`kat.training.steps`), so that all there
+Which pairs make which step follows from the pairs, the options and the seed (`kat.training.plan`), so that all there
 is to keep for resuming is the number of the step and the states of parameters and optimiser.
 """
 
@@ -18,15 +18,12 @@ import torch
 from kat.errors import InputError
 from kat.packing.products import SharedWeights
 from kat.training.losses import bradley_terry
+from kat.training.plan import Plan
 from kat.training.ranks import OneRank, Ranks
-from kat.training.steps import steps_of_pass, systematic_counts
 from kat.training.tokens import TokenPairs
 from kat.training_config import PairTrainingOptions
 
 DECILES = 10
-KEPT = 1 << 22
-"""Pairs whose order in passes is kept, 32 MB: it is asked for four times, to count steps, to take them, to report."""
-
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, dict[str, float]]]
 """What a step's rewards lose, from chosen, rejected, weights, margins and nominal: see `losses.bradley_terry`."""
@@ -108,41 +105,15 @@ class Trainer:
         self._rates = [group["lr"] for group in groups]
         self.progress = Progress(seen=np.zeros(len(data), bool))
         self._decile = _deciles(self.weights)
-        self._repeated: dict[int, int] = {}
         self._best: list[torch.Tensor] = []
-        self._passes: dict[int, list[np.ndarray]] = {}
-        self.total = self._total()
-
-    def pass_steps(self, epoch: int) -> list[np.ndarray]:
-        """Return the pairs of each step of a pass."""
-        if epoch not in self._passes:
-            draw = np.random.default_rng([self.options.seed, epoch])
-            counts = systematic_counts(self.weights, draw) if self.options.weight_by == "sampling" else None
-            steps = steps_of_pass(self.data.prompt, self.options.batch_size, draw, counts)
-            if not len(steps):
-                raise InputError("No pair stands in a pass: the weights are below 1 in all. Try --weight_by loss.")
-            smallest = min(range(len(steps)), key=lambda s: len(steps.pairs[s]))
-            if len(self._passes) * len(self.data) > KEPT:
-                self._passes = {}
-            self._passes[epoch] = [*steps.pairs[:smallest], *steps.pairs[smallest + 1 :], steps.pairs[smallest]]
-            self._repeated[epoch] = steps.repeated_trunks
-        return self._passes[epoch]
-
-    def _total(self) -> int:
-        """Return the steps of the whole training."""
-        limit = math.inf if self.options.max_steps is None else self.options.max_steps
-        total = 0
-        for epoch in range(self.options.epochs):
-            total += len(self.pass_steps(epoch))
-            if total >= limit:
-                break
-        return int(min(total, limit))
+        self.plan = Plan(data.prompt, self.weights, options)
+        self.total = self.plan.total
 
     def run(self) -> Iterator[dict[str, Any]]:
         """Step through what is left, and yield each step's numbers."""
         first = 0
         for epoch in range(self.options.epochs):
-            steps = self.pass_steps(epoch)
+            steps = self.plan.of_pass(epoch)
             for place, pairs in enumerate(steps, first):
                 if place >= self.total:
                     return
@@ -151,14 +122,6 @@ class Trainer:
                 is_last = place == first + len(steps) - 1
                 yield self.step(pairs, len(pairs) if is_last else self.options.batch_size) | {"epoch": epoch}
             first += len(steps)
-
-    def planned_steps(self) -> list[np.ndarray]:
-        """Return the pairs of all steps of the training."""
-        steps: list[np.ndarray] = []
-        for epoch in range(self.options.epochs):
-            if len(steps) < self.total:
-                steps += self.pass_steps(epoch)
-        return steps[: self.total]
 
     def step(self, pairs: np.ndarray, nominal: int) -> dict[str, Any]:
         """Take one step by these pairs; return what it was like. Raises NotFiniteError, with nothing changed."""
@@ -282,7 +245,7 @@ class Trainer:
             "steps": progress.step,
             "pairs_trained": progress.pairs,
             "pairs_never_seen": int((~progress.seen).sum()),
-            "repeated_trunks": sum(self._repeated.values()),
+            "repeated_trunks": self.plan.repeated_trunks,
             "clipped_steps": progress.clipped / max(progress.step, 1),
             "weight_lost_to_clipping_by_weight_decile": [
                 round(lost / weight, 6) if weight else None for lost, weight in tenths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -124,6 +125,16 @@ def branches_of(data: TokenPairs, pairs: np.ndarray | None = None) -> np.ndarray
     if pairs is not None:
         both = both.reshape(2, -1)[:, pairs].ravel()
     return np.unique(both)
+
+
+def branches_digest(prompts: Sequence[Prompt], needed: np.ndarray) -> str:
+    """Return a sha256 of the tokens of some branches, and of where trunk and branch end."""
+    first, digest = first_branches(prompts), hashlib.sha256()
+    owner = np.searchsorted(first, needed, side="right") - 1
+    for number, branch in zip(owner.tolist(), (needed - first[owner]).tolist(), strict=True):
+        for part in (prompts[number].trunk, prompts[number].branches[branch]):
+            digest.update(len(part).to_bytes(8, "little") + np.ascontiguousarray(part, np.int32).tobytes())
+    return digest.hexdigest()
 
 
 def rows_in_order(tokens: list[int], budget: int) -> Iterator[range]:

@@ -6,7 +6,8 @@ journal with a line and a checksum for each row that is computed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,11 +20,14 @@ from kat.devices import torch_threads
 from kat.errors import OutputError
 from kat.journal import Journal, checksum, mapped_array, remove_work
 from kat.packing.trunks import Row
-from kat.training.rewarders import branch_rows, branches_of, first_branches, tokens_of_branches
+from kat.training.ranks import OneRank, Ranks
+from kat.training.rewarders import BranchRow, branch_rows, branches_of, first_branches, tokens_of_branches
 from kat.training.tokens import TokenPairs
 
 _REWARDS, _JOURNAL = "rewards.npy", "journal"
 FILES = (_REWARDS, _JOURNAL)
+ROUND = 8
+"""Rows a rank between two sums over several ranks."""
 
 
 class Scorer(Protocol):
@@ -34,27 +38,64 @@ class Scorer(Protocol):
 
 
 def rewards_of(
-    model: Scorer, data: TokenPairs, budget: int, *, kept: ScoreCheckpoint | None = None, progress: bool = False
+    model: Scorer,
+    data: TokenPairs,
+    budget: int,
+    *,
+    kept: ScoreCheckpoint | None = None,
+    ranks: Ranks | None = None,
+    progress: bool = False,
+    what: str = "score",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rewards [P] float32 of the chosen and of the rejected completions, `budget` tokens at a time.
 
-    With `kept`, rows that an earlier run computed are not computed again.
+    With `kept`, rows that an earlier run computed are not computed again. Several `ranks` call this alike, take rows in
+    turn, and get all rewards; `kept` is rank 0's. `what` is the name of the progress bar.
     """
     from tqdm import tqdm
 
+    ranks = ranks or OneRank()
     first = first_branches(data.prompts)
-    rewards = np.empty(int(first[-1]), np.float32) if kept is None else kept.begin(int(first[-1]))
+    rewards = np.zeros(int(first[-1]), np.float32) if kept is None else kept.begin(int(first[-1]))
     needed = branches_of(data)
     total = tokens_of_branches(data.prompts, needed)
-    bar = tqdm(total=total, unit="token", unit_scale=True, desc="score", disable=None if progress else True, delay=2)
+    bar = tqdm(total=total, unit="token", unit_scale=True, desc=what, disable=None if progress else True, delay=2)
     with torch.no_grad(), torch_threads(), bar:
-        for number, row in enumerate(branch_rows(data.prompts, needed, budget)):
-            if kept is None or not kept.is_done(number, row.branches):
-                rewards[row.branches] = model.rewards(row.row, row.ends).cpu().numpy()
-                if kept is not None:
+        for rows in _batches(enumerate(branch_rows(data.prompts, needed, budget)), ranks.count):
+            todo = ranks.told(
+                [number for number, row in rows if kept is None or not kept.is_done(number, row.branches)]
+            )
+            _compute(model, [(n, row) for n, row in rows if n in todo], rewards, ranks)
+            for number, row in rows:
+                if kept is not None and number in todo:
                     kept.done(number, row.branches)
-            bar.update(row.row.layout.total)
+                bar.update(row.row.layout.total)
+    if ranks.count > 1:  # what rank 0 had kept is known to it alone
+        shared = torch.from_numpy(np.array(rewards) if not ranks.rank else np.zeros_like(rewards))
+        ranks.sum([shared])
+        rewards = shared.numpy()
     return rewards[first[data.prompt] + data.chosen], rewards[first[data.prompt] + data.rejected]
+
+
+def _batches(rows: Iterable[tuple[int, BranchRow]], ranks: int) -> Iterator[list[tuple[int, BranchRow]]]:
+    """Yield rows in lists that several ranks share out, so that they wait for each other now and then only."""
+    rows = iter(rows)
+    while some := list(islice(rows, 1 if ranks == 1 else ROUND * ranks)):
+        yield some
+
+
+def _compute(model: Scorer, rows: list[tuple[int, BranchRow]], rewards: np.ndarray, ranks: Ranks) -> None:
+    """Write the rewards of rows' branches into `rewards` [E], the same on every rank."""
+    if not rows:
+        return
+    branches = [row.branches for _, row in rows]
+    parts = [torch.zeros(len(own)) for own in branches]
+    for place in range(ranks.rank, len(rows), ranks.count):
+        _, row = rows[place]
+        parts[place] = model.rewards(row.row, row.ends).float().cpu()
+    ranks.sum(parts)
+    for own, values in zip(branches, parts, strict=True):
+        rewards[own] = values.numpy()
 
 
 class ScoreCheckpoint:

@@ -208,7 +208,7 @@ def fit(
     loss = partial(bradley_terry, center=options.center_rewards)
     trainer = Trainer(whole, groups, data, weights, options, ranks=ranks, loss=loss)
     if not below:
-        needed = branches_of(data, np.unique(np.concatenate(trainer.planned_steps())))
+        needed = branches_of(data, trainer.plan.pairs())
         if ranks.rank:
             needed = needed[:1]  # rank 0 computes the head's steps by itself
         features = branch_features(model, data, needed, options.row_tokens, progress=progress)
@@ -291,7 +291,7 @@ def _tokens(trainer: Trainer, *, kept_features: bool, shared: bool) -> dict[str,
     trunks are not `shared` reads each branch's trunk with it."""
     from kat.training.rewarders import branches_of, tokens_of_branches
 
-    steps = trainer.planned_steps()[: trainer.progress.step]
+    steps = trainer.plan.steps()[: trainer.progress.step]
     counts = token_counts(trainer.data, steps, shared=shared)
     if kept_features:
         needed = branches_of(trainer.data, np.unique(np.concatenate(steps)))

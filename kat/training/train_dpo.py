@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kat.artifacts import json_bytes, manifest
 from kat.errors import OptionError
 from kat.models.load import load_model
 from kat.records import Pair
 from kat.terminal import note
 from kat.training.checkpoint import Checkpoint
+from kat.training.plan import Plan
 from kat.training.steps import token_counts
 from kat.training.tokens import TokenPairs
 from kat.training.train import Scored, precision_of, run_steps, weighed_tokens
@@ -67,7 +70,8 @@ def train_dpo(
     loaded = load_dpo_policy(chosen, device)
     data, kept = weighed_tokens(loaded, pairs, weights, chosen)
     log: list[dict[str, Any]] = []
-    reference = reference_of(loaded, data, chosen, progress=progress)
+    needed = Plan(data.prompt, kept, chosen).pairs()
+    reference = reference_of(loaded, data, chosen, needed=needed, progress=progress)
     facts = fit_dpo(loaded, data, kept, chosen, reference=reference, on_step=log.append, progress=progress)
     return TrainedDpoPolicy(loaded, facts, log, chosen)
 
@@ -90,16 +94,62 @@ def reference_of(
     data: TokenPairs,
     options: DpoOptions,
     *,
+    needed: np.ndarray | None = None,
     kept: ScoreCheckpoint | None = None,
+    ranks: Ranks | None = None,
     progress: bool = False,
 ) -> Reference:
     """Return what the policy, as it is now, thinks of all completions: each prompt once, each distinct completion once.
-    With `kept`, rows that an earlier run computed are not computed again."""
+
+    Of pairs that are not among the `needed` ones, by number, nothing is computed: NaN. With `kept`, rows that an
+    earlier run computed are not computed again. Several `ranks` share the rows out.
+    """
     from kat.training.implicit import Reference, SequenceLogProbs
     from kat.training.scoring import rewards_of
 
     scorer = SequenceLogProbs(policy, per_token=options.per_token)
-    return Reference(*rewards_of(scorer, data, options.row_tokens, kept=kept, progress=progress))
+    told: dict[str, Any] = {"kept": kept, "ranks": ranks, "progress": progress, "what": "reference"}
+    if needed is None:
+        return Reference(*rewards_of(scorer, data, options.row_tokens, **told))
+    sides = np.full((2, len(data)), np.nan, np.float32)
+    if len(needed):
+        sides[:, needed] = rewards_of(scorer, data.select(needed), options.row_tokens, **told)
+    return Reference(*sides)
+
+
+def kept_reference(
+    policy: Policy,
+    data: TokenPairs,
+    options: DpoOptions,
+    cache: Path,
+    made_from: Mapping[str, str],
+    *,
+    needed: np.ndarray,
+    ranks: Ranks | None = None,
+    progress: bool = False,
+) -> Reference:
+    """Return `reference_of` from a folder of its own in `cache`, after computing what is not there.
+
+    The folder is named by what decides the numbers: `made_from`, the hashes of the policy and its settings, the
+    precision, the rows and the tokens of the needed pairs. Rank 0 alone reads and writes it.
+    Raises OutputError if it cannot be written, or another process computes there.
+    """
+    from kat.training.rewarders import branches_digest, branches_of
+    from kat.training.scoring import ScoreCheckpoint
+
+    told: dict[str, Any] = {"needed": needed, "ranks": ranks, "progress": progress}
+    if not len(needed) or (ranks is not None and ranks.rank):
+        return reference_of(policy, data, options, **told)
+    computed = {
+        "per_token": options.per_token,
+        "precision": "bfloat16" if policy.autocast else "float32",
+        "row_tokens": options.row_tokens,
+    }
+    tokens = branches_digest(data.prompts, branches_of(data, needed))
+    asked = manifest("reference", {**made_from, "tokens": tokens}, computed)
+    folder = cache / hashlib.sha256(json_bytes(asked)).hexdigest()[:16]
+    with ScoreCheckpoint(folder, asked) as kept:
+        return reference_of(policy, data, options, kept=kept, **told)
 
 
 def fit_dpo(
@@ -148,7 +198,7 @@ def fit_dpo(
         selection_loss=None if selection is None else selection_loss,
     )
     trainer.take_best()
-    steps = trainer.planned_steps()[: trainer.progress.step]
+    steps = trainer.plan.steps()[: trainer.progress.step]
     return trainer.facts() | {
         "trained_parameters": sum(named[name].numel() for name in names),
         "parameters": sum(parameter.numel() for parameter in named.values()),
@@ -161,6 +211,6 @@ def fit_dpo(
 
 def implicit_scores(policy: Policy, data: TokenPairs, reference: Reference, *, options: DpoOptions) -> Scored:
     """Return the implicit rewards of pairs: β · (log π − log π_ref), of a token if `options.per_token`."""
-    now = reference_of(policy, data, options)
+    now = reference_of(policy, data, options)  # what the policy thinks by now
     sides = (options.beta * (after - before) for after, before in zip(now, reference, strict=True))
     return Scored(data.ids, *sides)

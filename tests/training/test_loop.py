@@ -65,14 +65,14 @@ def test_the_rates_follow_the_schedule(kind, warmup):
     total = len(rates)
     wanted = [0.1 * expected_share(s, total, round(warmup * total), kind) for s in range(total)]
     assert rates == pytest.approx(wanted)
-    assert total == trainer.total == sum(len(trainer.pass_steps(epoch)) for epoch in range(5))
+    assert total == trainer.total == sum(len(trainer.plan.of_pass(epoch)) for epoch in range(5))
 
 
 @pytest.mark.parametrize("clip", [0.05, 1.0, 0.0])
 def test_clipping_is_torchs_own(clip):
     trainer, w = linear(weights=uneven, scale=5.0, grad_clip=clip)
     other, w2 = linear(weights=uneven, scale=5.0, grad_clip=0.0)
-    pairs = trainer.pass_steps(0)[0]
+    pairs = trainer.plan.of_pass(0)[0]
     numbers = trainer.step(pairs, 6)
     other.step(pairs, 6)
     norm = float(torch.nn.utils.clip_grad_norm_([w2], clip)) if clip else float(w2.grad.norm())
@@ -89,7 +89,7 @@ def test_the_weight_that_clipping_takes_is_counted_by_decile():
     )
     weight, lost, clipped = np.zeros(10), np.zeros(10), 0
     for epoch in range(3):
-        for pairs in trainer.pass_steps(epoch):
+        for pairs in trainer.plan.of_pass(epoch):
             factor = trainer.step(pairs, 6)["clipped_to"]
             clipped += factor < 1
             for pair in pairs:
@@ -122,7 +122,7 @@ def test_a_tenth_of_the_weights_without_a_pair_has_lost_nothing_that_could_be_sa
 def test_a_step_divides_by_the_batch_size_and_the_short_last_one_by_its_own_count():
     trainer, w = linear(weights=uneven, grad_clip=0.0, sizes=[1, 5, 1, 5, 1, 2, 1], learning_rate=0.0)
     taken = []
-    for numbers, pairs in zip(trainer.run(), trainer.pass_steps(0), strict=True):
+    for numbers, pairs in zip(trainer.run(), trainer.plan.of_pass(0), strict=True):
         taken.append(numbers["pairs"])
         count = len(pairs) if len(taken) == trainer.total else 6
         margins, v = torch.from_numpy(trainer.data.margins[pairs]), torch.from_numpy(trainer.weights[pairs])
@@ -135,7 +135,7 @@ def test_a_step_divides_by_the_batch_size_and_the_short_last_one_by_its_own_coun
 
 def test_passes_differ_in_order_and_seeds_too():
     trainer, _ = linear(epochs=2)
-    first, second = ([p.tolist() for p in trainer.pass_steps(e)] for e in (0, 1))
+    first, second = ([p.tolist() for p in trainer.plan.of_pass(e)] for e in (0, 1))
     other, _ = linear(epochs=2, seed=1)
     assert first != second
     assert first != [p.tolist() for p in other.pass_steps(0)]
@@ -146,7 +146,7 @@ def test_max_steps_ends_training_and_counts_who_was_never_seen():
     trainer, _ = linear(max_steps=2)
     list(trainer.run())
     assert trainer.facts()["steps"] == 2
-    assert trainer.facts()["pairs_never_seen"] == 18 - sum(len(p) for p in trainer.pass_steps(0)[:2])
+    assert trainer.facts()["pairs_never_seen"] == 18 - sum(len(p) for p in trainer.plan.of_pass(0)[:2])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -155,7 +155,7 @@ def test_what_is_not_finite_names_the_pairs_and_changes_nothing(bad):
     steps = trainer.run()
     next(steps)
     before, state = w.detach().clone(), {k: v.clone() for k, v in trainer.optimizer.state[w].items()}
-    pairs = trainer.pass_steps(0)[1]
+    pairs = trainer.plan.of_pass(0)[1]
     trainer.rewarder.chosen[pairs[0]] = bad
     with pytest.raises(
         NotFiniteError, match=rf"Step 2: .*begin with {trainer.data.ids[pairs[0]]}.*--precision float32"
@@ -192,7 +192,7 @@ def test_nothing_to_train_and_weights_of_another_number():
 def test_sampling_draws_pairs_and_weighs_no_loss():
     trainer, _ = linear(weights=uneven, weight_by="sampling", epochs=40)
     for epoch in range(40):
-        counts = np.bincount(np.concatenate(trainer.pass_steps(epoch)), minlength=18)
+        counts = np.bincount(np.concatenate(trainer.plan.of_pass(epoch)), minlength=18)
         assert ((counts == np.floor(trainer.weights)) | (counts == np.ceil(trainer.weights))).all()
     numbers = next(trainer.run())
     assert numbers["loss"] == numbers["weighted_loss"]
@@ -230,7 +230,7 @@ def plain_training(plain, data, v, options, named):
     for name, p in plain.named_parameters():
         p.requires_grad_(name in named)
     optimizer = torch.optim.AdamW([{"params": head}, {"params": below}], lr=0.0, weight_decay=options.weight_decay)
-    passes = [steps.pass_steps(e) for e in range(options.epochs)]
+    passes = [steps.plan.of_pass(e) for e in range(options.epochs)]
     total, number, warm = sum(map(len, passes)), 0, round(options.warmup * sum(map(len, passes)))
     for pairs_of_steps in passes:
         for place, pairs in enumerate(pairs_of_steps):

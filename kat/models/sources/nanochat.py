@@ -26,6 +26,8 @@ FOLDERS = {
     "rl": "chatrl_checkpoints",
     "rm": "rm_checkpoints/uniform",
     "rm_density": "rm_checkpoints/density",
+    "dpo": "dpo_checkpoints/uniform",
+    "dpo_density": "dpo_checkpoints/density",
     "grpo": "grpo_checkpoints/uniform",
     "grpo_density": "grpo_checkpoints/density",
 }

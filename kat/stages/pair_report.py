@@ -1,4 +1,4 @@
-"""What is known of the pairs of a reward model's training, and what is said of it: a part of `kat train-rm`."""
+"""What is known of the pairs of a training, and what is said of it: a part of `kat train-rm` and `kat train-dpo`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import orjson
 from kat.errors import InputError
 from kat.integrations.rows import WeighedPair
 from kat.pair_weights.facts import who_pays
-from kat.reports.console.train_rm import training_lines
-from kat.reports.model_card import model_card
 from kat.statistics import effective_sample_size
-from kat.training_config import RewardOptions
+from kat.training_config import PairTrainingOptions
 
 if TYPE_CHECKING:
+    from kat.training.policy import Policy
     from kat.training.reward import RewardModel
     from kat.training.tokens import TokenPairs
     from kat.training.train import Scored
@@ -42,7 +41,7 @@ class Prepared:
     """A loaded model, all pairs as tokens, those that train, validate and select a step (None where none is selected),
     the weights of the first, and the marks of all."""
 
-    model: RewardModel
+    model: Any
     tokens: TokenPairs
     train: TokenPairs
     validation: TokenPairs
@@ -52,15 +51,14 @@ class Prepared:
 
 
 def prepare(
+    model: RewardModel | Policy,
     weighed: Iterable[WeighedPair],
     places: Mapping[str, tuple[int, str]],
-    options: RewardOptions,
-    device: str,
+    options: PairTrainingOptions,
     weigh: Callable[[np.ndarray], np.ndarray],
 ) -> Prepared:
-    from kat.training.train import load_reward_model, tokens_of
+    from kat.training.train import tokens_of
 
-    model = load_reward_model(options, device)
     marks: dict[str, Mark] = {}
     tokens = tokens_of(model, _marked(weighed, places, marks), options)
     part = np.asarray([marks[pair_id].part == "train" for pair_id in tokens.ids], bool)
@@ -136,12 +134,3 @@ def score_lines(scored: Scored, marks: Mapping[str, Mark]) -> Iterator[bytes]:
         mark = marks[pair_id]
         row = {"pair_id": pair_id, "chosen": chosen, "rejected": rejected, "opening_id": mark.opening, "src": mark.src}
         yield orjson.dumps(row) + b"\n"
-
-
-def card_text(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """Return the model card of a reward model."""
-    told = (
-        f"A reward model trained from `{report['model']}` with {report['weights']} pair weights (`kat train-rm`).\n"
-        "A higher number is a better completion."
-    )
-    return model_card("text-classification", "reward-model", told, manifest["inputs"], training_lines(report))
