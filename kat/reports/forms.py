@@ -216,7 +216,7 @@ REWARD_MODEL: Form = {
     "prompts_cut": COUNT,
     "validation": Maybe(PARTS, absent=True),
 }
-"""training.json of a reward model."""
+"""training.json of a reward model, or of a policy by DPO."""
 
 POLICY: Form = {
     "trend": Maybe({"value": NUMBER, "interval": Each(NUMBER, 2)}),
@@ -228,7 +228,7 @@ POLICY: Form = {
 """training.json of a policy."""
 
 
-TRAINED = {"train-rm": REWARD_MODEL, "train-grpo": POLICY}
+TRAINED = {"train-rm": REWARD_MODEL, "train-dpo": REWARD_MODEL, "train-grpo": POLICY}
 """training.json by the stage that wrote it."""
 
 _SHOWN = ("loss", "accuracy", "validation_accuracy", "reward", "kl", "distinct_2", "length")
@@ -236,7 +236,7 @@ LOG: Form = {"step": COUNT} | {name: Maybe(NUMBER, absent=True) for name in _SHO
 """A line of training_log.jsonl."""
 
 REWARDS: Form = {"opening_id": TEXT, "chosen": NUMBER, "rejected": NUMBER}
-"""A line of a reward model's own validation_scores.jsonl."""
+"""A line of a model's own validation_scores.jsonl."""
 
 ANSWER: Form = {
     "id": TEXT,

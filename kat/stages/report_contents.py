@@ -175,7 +175,7 @@ class ReportContents:
         from kat.reports.sections.next_steps import commands
 
         trained, run = self.held.trained, self.held.run
-        if run.is_run and not (trained.reward_models or trained.policies):
+        if run.is_run and not trained.any:
             trained = replace(trained, todo=commands(run.root, self.held.done)[:-1])  # the last one verifies
         return models(trained)
 

@@ -59,7 +59,8 @@ from kat.stages.report_pairs import PairFacts, read_pair_facts, texts_of
 from kat.stages.verify import check_weights_file, not_covered, outputs_in
 
 _OPENINGS = (WEIGHTS, LOG_DENSITY, IDS, METADATA, LENGTHS, VECTORS)
-_TRAINED = {"train-rm": (TRAINING, TRAINING_LOG, VALIDATION_SCORES), "train-grpo": (TRAINING, TRAINING_LOG, ANSWERS)}
+_ON_PAIRS = (TRAINING, TRAINING_LOG, VALIDATION_SCORES)
+_TRAINED = {"train-rm": _ON_PAIRS, "train-grpo": (TRAINING, TRAINING_LOG, ANSWERS), "train-dpo": _ON_PAIRS}
 _BAD_ROW = {"file", "line", "reason"}
 _REJECTED = 10_000
 """Bad rows of which the reasons are counted."""
@@ -224,9 +225,9 @@ class ReportInputs:
         if len(tried) > 1:
             self.notes.append(f"of what was tried, {tried[0]} is shown, and not {', '.join(tried[1:])}")
         evaluated = [self._evaluated(name) for name in self._names("evaluate-rm")]
-        models, policies = ([self._training(n, forms.TRAINED[s]) for n in self._names(s)] for s in _TRAINED)
+        models, policies, dpo = ([self._training(n, forms.TRAINED[s]) for n in self._names(s)] for s in _TRAINED)
         weightings = read_object(root / tried[0] / TRIED, forms.TRIED) if tried else None
-        return Trained(weightings, models, policies, evaluated, unit=self.run.words)
+        return Trained(weightings, models, policies, dpo, evaluated, unit=self.run.words)
 
     @cached_property
     def done(self) -> Done:

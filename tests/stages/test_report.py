@@ -385,6 +385,20 @@ def test_a_model_that_was_evaluated_is_shown_once_and_needs_no_other(run, kat_cl
     assert known == pytest.approx({one: np.mean(values) for one, values in margins.items()}, abs=1e-6)
 
 
+def test_a_policy_of_dpo_is_shown(run, kat_cli, tmp_path):
+    from making_training import tiny_chat_model
+
+    tiny = tiny_chat_model(tmp_path / "tiny", causal=True)
+    told = ("--policy", tiny, "--max_steps", "2", "--device", "cpu", "--max_len", "4096", "--precision", "float32")
+    ran = kat_cli("train-dpo", run, *told)
+    assert ran.rc == 0, ran.stderr
+    assert kat_cli("report", run).rc == 0
+    assert series_of(run) == {"dpo"}
+    page = page_of(run)
+    assert "No model was trained or evaluated" not in page.text
+    assert any(rows and rows[0][0] == "DPO policy" for rows in page.tables.values())
+
+
 def series_of(run):
     """The models of the table of accuracies."""
     [rows] = [rows for rows in page_of(run).tables.values() if rows and rows[0][:2] == ["model", "pairs that count"]]

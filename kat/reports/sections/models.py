@@ -21,11 +21,11 @@ MOVING, CURVE = 9, 300
 """Steps of a moving mean, where a log is long enough for one, and points of a curve at most."""
 
 _CURVES: tuple[tuple[str, str, str, Format], ...] = (
-    ("rm_loss", "Loss of the reward models", "loss", "number"),
-    ("rm_accuracy", "Accuracy of the reward models on the pairs of a step", "accuracy", "percent"),
-    ("rm_validation", "Accuracy of the reward models on the validation pairs", "validation_accuracy", "percent"),
+    ("loss", "Loss of the {}", "loss", "number"),
+    ("accuracy", "Accuracy of the {} on the pairs of a step", "accuracy", "percent"),
+    ("validation", "Accuracy of the {} on the validation pairs", "validation_accuracy", "percent"),
 )
-"""File, title, key of the log and format of what is shown of reward models."""
+"""File, title, key of the log and format of what is shown of models that are trained on pairs."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,21 @@ class Trained:
     tried: Mapping[str, Any] | None = None
     reward_models: Sequence[Training] = ()
     policies: Sequence[Training] = ()
+    dpo_policies: Sequence[Training] = ()
     evaluations: Sequence[Evaluated] = ()
     todo: Sequence[str] = field(default=())
     """Commands that make what is missing, said where nothing was trained."""
     unit: Unit = OPENING
+
+    @property
+    def any(self) -> bool:
+        """Whether a model was trained."""
+        return bool(self.reward_models or self.policies or self.dpo_policies)
+
+    @property
+    def on_pairs(self) -> list[Training]:
+        """The models that were trained on pairs, and have an accuracy on those that validate."""
+        return [*self.reward_models, *self.dpo_policies]
 
 
 def models(trained: Trained) -> Section:
@@ -66,25 +77,30 @@ def models(trained: Trained) -> Section:
     blocks: list[Block] = []
     if trained.tried is not None:
         blocks += tried_blocks(trained.tried)
-    blocks += _learning(trained.reward_models)
+    blocks += _learning(trained.reward_models, "reward model", "rm")
+    blocks += _learning(trained.dpo_policies, "DPO policy", "dpo")
     blocks += _accuracy(trained)
     for number, policy in enumerate(trained.policies):
         blocks += _policy(policy, f"policy_{number}")
-    if not (trained.reward_models or trained.policies or trained.evaluations):
+    if not (trained.any or trained.evaluations):
         blocks.append(Note("No model was trained or evaluated in this run yet."))
         if trained.todo:
             blocks.append(Commands("Train and evaluate one", trained.todo))
     return Section("models", "Models", blocks)
 
 
-def _learning(trainings: Sequence[Training]) -> list[Block]:
-    """Loss and accuracy by step of all reward models, and how each training went."""
-    charts = [curve_chart(name, title, key, trainings, format=kind) for name, title, key, kind in _CURVES]
-    blocks: list[Block] = [chart for chart in charts if chart is not None]
+def _learning(trainings: Sequence[Training], kind: str, stem: str) -> list[Block]:
+    """Loss and accuracy by step of all models of a kind, and how each training went."""
+    several = f"{kind.removesuffix('y')}ies" if kind.endswith("y") else f"{kind}s"
+    curves = [
+        curve_chart(f"{stem}_{name}", title.format(several), key, trainings, format=form)
+        for name, title, key, form in _CURVES
+    ]
+    blocks: list[Block] = [chart for chart in curves if chart is not None]
     if trainings:
         head = columns(
             {
-                "reward model": "text",
+                kind: "text",
                 "weights": "text",
                 "pairs that train": "count",
                 "ESS of pairs": "percent",
@@ -94,7 +110,8 @@ def _learning(trainings: Sequence[Training]) -> list[Block]:
                 "prompts cut": "count",
             }
         )
-        blocks.append(Table("Reward models, as trained", head, [_training_row(one) for one in trainings]))
+        title = f"{several[0].upper()}{several[1:]}, as trained"
+        blocks.append(Table(title, head, [_training_row(one) for one in trainings]))
     return blocks
 
 
@@ -144,7 +161,7 @@ def _shown(value: float, format: Format) -> str:
 
 def _accuracy(trained: Trained) -> list[Block]:
     """Accuracy by density bin: of the validation pairs as trained, and of every evaluation; several side by side."""
-    by_name = {one.name: one.report["validation"] for one in trained.reward_models if one.report.get("validation")}
+    by_name = {one.name: one.report["validation"] for one in trained.on_pairs if one.report.get("validation")}
     blocks: list[Block] = []
     for one in trained.evaluations:
         split = one.facts.get("split")
@@ -157,7 +174,7 @@ def _accuracy(trained: Trained) -> list[Block]:
         more = max((len(one["sources"]) for one in by_name.values()), default=0) - SOURCES
         if more > 0:
             blocks.append(Text(f"{more:,} more sources are in evaluation.json."))
-    elif trained.reward_models:
+    elif trained.on_pairs:
         blocks.append(Note("There are no validation pairs, so nothing can be said of accuracy."))
     for one in trained.evaluations:
         blocks += difference_tables(one.name, one.facts, trained.unit)

@@ -12,7 +12,7 @@ from kat.grpo_config import GrpoOptions
 from kat.pair_config import PairOptions, TryOptions
 from kat.reports.blocks import Block, Column, Commands, Note, Section, Table, Value
 from kat.reports.sections.parts import clipped, columns
-from kat.training_config import RewardOptions, ScoreOptions
+from kat.training_config import DpoOptions, RewardOptions, ScoreOptions
 
 _OPTIONS: dict[str, tuple[type, ...]] = {
     "prefixes": (RunOptions, ReadOptions),
@@ -23,6 +23,7 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "weigh-pairs": (RunOptions, ReadOptions, PairOptions),
     "try-weights": (TryOptions,),
     "train-rm": (RunOptions, ReadOptions, RewardOptions),
+    "train-dpo": (RunOptions, ReadOptions, DpoOptions),
     "train-grpo": (RunOptions, ReadOptions, GrpoOptions),
     "score": (RunOptions, ReadOptions, ScoreOptions),
     "evaluate-rm": (RunOptions, EvaluateOptions),

@@ -152,6 +152,19 @@ def test_learning_curves():
     assert "There are no validation pairs, so nothing can be said of accuracy." in prose(section)
 
 
+def test_policies_of_dpo_are_beside_the_reward_models():
+    facts, *_ = evaluations(1)
+    dpo = reward_model("dpo", validation=facts["evaluations"][0])
+    section = models(Trained(reward_models=[reward_model()], dpo_policies=[dpo]))
+    assert [s.name for s in chart(section, "rm_loss").series] == ["rm"]
+    assert [s.name for s in chart(section, "dpo_loss").series] == ["dpo"]
+    assert chart(section, "dpo_loss").title == "Loss of the DPO policies"
+    assert [row[0] for row in table(section, "DPO policies, as trained").rows] == ["dpo"]
+    assert [row[0] for row in table(section, "Reward models, as trained").rows] == ["rm"]
+    assert [s.name for s in chart(section, "accuracy").series] == ["dpo"]
+    assert "No model was trained" not in prose(section)
+
+
 def test_a_long_log_is_thinned():
     one = chart(models(Trained(reward_models=[reward_model(steps=20_000)])), "rm_loss").series[0]
     assert len(one.x) == CURVE
