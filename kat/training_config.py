@@ -147,9 +147,9 @@ class DpoOptions(PairTrainingOptions):
 
 
 def trained_limits(model: Path) -> dict[str, Any]:
-    """Return max_len and min_prompt that a reward model's folder was trained with by kat, else the defaults."""
+    """Return max_len and min_prompt that a folder of kat's was trained with on pairs, else the defaults."""
     manifest = readable_manifest(model) or {}
-    trained = manifest.get("options", {}) if manifest.get("stage") == "train-rm" else {}
+    trained = manifest.get("options", {}) if manifest.get("stage") in ("train-rm", "train-dpo") else {}
     return {name: trained.get(name, getattr(RewardOptions, name)) for name in ("max_len", "min_prompt")}
 
 
@@ -158,6 +158,9 @@ def trained_limits(model: Path) -> dict[str, Any]:
 class ScoreOptions:
     """How pairs are rewarded."""
 
+    reference: Annotated[
+        str | None, option("What a policy's log-ratios are to [default: what kat train-dpo started from].")
+    ] = field(default=None, metadata=NOT_RECORDED)  # its hash is
     max_len: Annotated[
         int | None, integer("Tokens of prompt and completion at most [default: what the model was trained with].")
     ] = None

@@ -83,7 +83,10 @@ def train_grpo(
 
 
 def score(
-    model: Annotated[str, Parameter(help="A reward model: a folder of kat train-rm, or any other source.")],
+    model: Annotated[
+        str,
+        Parameter(help="A reward model: a folder of kat train-rm, or any other source; or a policy of kat train-dpo."),
+    ],
     pairs: Annotated[list[Path], Parameter(help="A run with pair weights, pairs as for kat run, or completions.")],
     *,
     out: Annotated[Path, Parameter(help="JSON lines to write, a row a pair.")],
@@ -91,7 +94,10 @@ def score(
     reading: ReadOptions = ReadOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
-    """Reward both completions of every pair, as kat evaluate-rm reads it; or completions of prompts."""
+    """Reward both completions of every pair, as kat evaluate-rm reads it; or completions of prompts.
+
+    A policy's reward is how much likelier than its reference it makes a completion.
+    """
     from kat.stages.score import score as reward
     from kat.stages.stage import say_next
 

@@ -1,11 +1,12 @@
-"""A reward model and pairs, or completions → their rewards; those of pairs as `kat evaluate-rm` reads them."""
+"""A reward model, or a policy, and pairs or completions → rewards; those of pairs as `kat evaluate-rm` reads them."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -23,10 +24,14 @@ from kat.models.digests import model_inputs
 from kat.models.sources import ModelSource, resolve
 from kat.pair_weights.storage import read_pair_weights
 from kat.records import Pair, Prefix
-from kat.run_folder import RunFolder, checkpoint_path
+from kat.run_folder import RunFolder
 from kat.stages.export_weights import source_of_weights
+from kat.stages.policy_scores import ImplicitScorer, checkpoints, implicit_of
 from kat.stages.stage import stage, with_progress
 from kat.training_config import RewardOptions, ScoreOptions, trained_limits
+
+if TYPE_CHECKING:
+    from kat.training.tokens import TokenPairs
 
 
 def score(
@@ -49,6 +54,7 @@ def score(
     reading = reading.within(run_options)
     place = resolve(model, allow_network=options.allow_network)
     limits = _limits(place, options)
+    implicit = implicit_of(place, options, limits)
     with_table = _weighed(pairs)
     source, inputs = _source(pairs, with_table)
     completions = with_table is None and hold_completions(source, reading.max_line_bytes)
@@ -63,28 +69,39 @@ def score(
     with stage(
         "score",
         out,
-        inputs=inputs | model_inputs(place),
-        options=recorded(options) | limits | {"max_bad_rows": run_options.max_bad_rows} | recorded_reading(reading),
-        apart=[place.path],
+        inputs=inputs | model_inputs(place) | ({} if implicit is None else implicit.inputs),
+        options=recorded(options)
+        | limits
+        | ({} if implicit is None else implicit.recorded)
+        | {"max_bad_rows": run_options.max_bad_rows}
+        | recorded_reading(reading),
+        apart=[place.path] if implicit is None else [place.path, implicit.reference.path],
         rejects=True,
         overwrite=run_options.overwrite,
     ) as job:
+        places = checkpoints(out)[: 1 if implicit is None else 2]
         if job.done:
-            if checkpoint_path(out).is_dir():  # killed as it had become complete
-                from kat.training.scoring import FILES
+            for folder in places:
+                if folder.is_dir():  # killed as it had become complete
+                    from kat.training.scoring import FILES
 
-                discard_work(checkpoint_path(out), job.manifest, FILES)
+                    discard_work(folder, job.manifest, FILES)
             return not completions
-        from kat.training.scoring import ScoreCheckpoint, rewards_of
-        from kat.training.train import load_reward_model, tokens_of
+        from kat.training.scoring import ScoreCheckpoint
+        from kat.training.train import tokens_of
 
         training = replace(
             RewardOptions(model=model, **limits),
             long_completions=options.long_completions,
             precision=options.precision,
+            row_tokens=options.row_tokens,
             allow_network=options.allow_network,
         )
-        scorer = load_reward_model(training, run_options.device)
+        scorer: _RewardScorer | ImplicitScorer
+        if implicit is None:
+            scorer = _RewardScorer(training, run_options.device)
+        else:
+            scorer = ImplicitScorer(implicit, run_options.device)
         allowed = run_options.max_bad_rows
         rows: _Pairs | _Completions
         if completions:
@@ -92,20 +109,39 @@ def score(
             rows = _Completions(CompletionReader(source, allowed, job.rejected.write, max_line_bytes=most))
         else:
             rows = _Pairs(PairReader(source, "all" if with_table else allowed, job.rejected.write, reading), with_table)
-        data = tokens_of(scorer, rows, training, identical="keep", seen=rows.seen)
+        assert scorer.model is not None
+        data = tokens_of(scorer.model, rows, training, identical="keep", seen=rows.seen)
         job.bad_rows = rows.bad
         if not len(data):
             reasons = "".join(f" {n:,} left out: {reason}." for reason, n in data.dropped.items())
             raise InputError(f"Nothing is left to score.{reasons} Raise --max_len, or name other pairs.")
-        with ScoreCheckpoint(checkpoint_path(out), job.manifest, overwrite=run_options.overwrite) as kept:
-            chosen, rejected = rewards_of(scorer, data, options.row_tokens, kept=kept, progress=True)
+        with contextlib.ExitStack() as stack:
+            again = run_options.overwrite
+            kept = [stack.enter_context(ScoreCheckpoint(one, job.manifest, overwrite=again)) for one in places]
+            chosen, rejected = scorer.rewards(data, kept)
         for row in rows.written(data.ids, chosen.tolist(), rejected.tolist()):
             job.file.write(orjson.dumps(row) + b"\n")
         summary, facts = rows.summary(chosen, rejected)
         job.facts["report"] = facts | {"left_out": dict(data.dropped)}
         job.say(summary, [f"  left out  {n:,}: {reason}" for reason, n in data.dropped.items()])
-    kept.remove()
+    for one in kept:
+        one.remove()
     return not completions
+
+
+class _RewardScorer:
+    """A reward model that rewards."""
+
+    def __init__(self, options: RewardOptions, device: str) -> None:
+        from kat.training.train import load_reward_model
+
+        self.model, self.budget = load_reward_model(options, device), options.row_tokens
+
+    def rewards(self, data: TokenPairs, kept: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rewards [P] of the chosen and rejected completions. `kept` is one checkpoint."""
+        from kat.training.scoring import rewards_of
+
+        return rewards_of(self.model, data, self.budget, kept=kept[0], progress=True)
 
 
 class _Pairs:
