@@ -128,6 +128,47 @@ class GrpoOptions:
             raise OptionError("target_kl adapts beta, and beta is 0. Give --beta, or leave --target_kl out.")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How policies answer prompts that validate, to be compared."""
+
+    prompts: Annotated[int, integer("Prompts of each density bin.")] = 20
+    max_new_tokens: Annotated[int, integer("Tokens of a completion at most.")] = 128
+    temperature: Annotated[float, option("Of sampling: softmax(logits / temperature).")] = 1.0
+    max_len: Annotated[int, integer("Tokens of prompt and completion at most; prompts lose their beginning.")] = 512
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], option("Of matrix products; auto takes bfloat16 where it is faster.")
+    ] = "auto"
+    seed: Annotated[int, integer("Of completions, and of the bootstrap.")] = 0
+    row_tokens: Annotated[int, integer("Tokens that are computed at a time.")] = field(
+        default=4096, metadata=NOT_RECORDED
+    )
+    decode_rows: Annotated[int, integer("Completions that grow together.")] = field(default=64, metadata=NOT_RECORDED)
+    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
+        default=False, metadata=NOT_RECORDED
+    )
+
+    def __post_init__(self) -> None:
+        whole_number("prompts", self.prompts)
+        self.of_training("")
+
+    def of_training(self, policy: str) -> GrpoOptions:
+        """Return the options of a training that answers so. Raises OptionError for one that is out of range."""
+        return GrpoOptions(
+            policy=policy,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            max_len=self.max_len,
+            min_prompt=1,
+            precision=self.precision,
+            seed=self.seed,
+            row_tokens=self.row_tokens,
+            decode_rows=self.decode_rows,
+            allow_network=self.allow_network,
+        )
+
+
 _TINY = 1e-6
 _RANGES = (
     ("temperature", _TINY, math.inf),

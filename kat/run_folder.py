@@ -55,6 +55,7 @@ TRAINING = "training.json"
 TRAINING_LOG = "training_log.jsonl"
 VALIDATION_SCORES = "validation_scores.jsonl"
 ANSWERS = "completions.jsonl"
+POLICY_EVALUATION, WINS = "policy.json", "wins.jsonl"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 FIGURE = "evaluation.png"
 TRIED, TRIED_FIGURE = "weightings.json", "weightings.png"

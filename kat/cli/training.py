@@ -1,13 +1,13 @@
 """The commands that train and reward. Functions here only name options and call a stage of kat/stages."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from kat.cli.runner import quoted
 from kat.config import ReadOptions, RunOptions
-from kat.grpo_config import GrpoOptions
+from kat.grpo_config import AnswerOptions, GrpoOptions
 from kat.training_config import DpoOptions, RewardOptions, ScoreOptions
 
 
@@ -82,6 +82,33 @@ def train_grpo(
     say_next(f"read what it says, before and after: {quoted(written / ANSWERS)}")
 
 
+def evaluate_policy(
+    policy: Annotated[str, Parameter(help="A folder of kat train-dpo or kat train-grpo, or any other policy.")],
+    run: Annotated[Path, Parameter(help="A folder with pair_weights.parquet (kat weigh-pairs).")],
+    *,
+    reward: Annotated[
+        list[str], Parameter(help="A reward model, or module:function; given several times, the sum.", negative="")
+    ],
+    reward_weights: Annotated[
+        list[float] | None, Parameter(help="What each reward is multiplied with [default: 1].", negative="")
+    ] = None,
+    against: Annotated[
+        str | None, Parameter(help="The policy to compare with [default: what POLICY was trained from].")
+    ] = None,
+    out: Annotated[Path | None, Parameter(help="Folder to write [default: RUN/POLICY.policy].")] = None,
+    answers: AnswerOptions = AnswerOptions(),
+    run_options: RunOptions = RunOptions(),
+) -> None:
+    """Let a policy and its reference answer prompts that validate: how often it wins, and KL, by density bin."""
+    from kat.run_folder import WINS
+    from kat.stages.evaluate_policy import evaluate_policy as evaluate
+    from kat.stages.stage import say_next
+
+    told: dict[str, Any] = {"against": against, "reward_weights": reward_weights or None, "run_options": run_options}
+    written = evaluate(policy, run, reward, out, answers, **told)
+    say_next(f"compare two policies: kat evaluate-rm {quoted(written / WINS)} OTHER/{WINS}")
+
+
 def score(
     model: Annotated[
         str,
@@ -107,5 +134,5 @@ def score(
 
 def add_training(app: App) -> None:
     """Add these commands to `kat`."""
-    for command in (train_rm, train_dpo, train_grpo, score):
+    for command in (train_rm, train_dpo, train_grpo, evaluate_policy, score):
         app.command(command)

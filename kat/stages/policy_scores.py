@@ -65,16 +65,24 @@ def implicit_of(place: ModelSource, options: ScoreOptions, limits: Mapping[str, 
     )
     if options.reference is not None:
         return Implicit(place, resolve(options.reference, allow_network=options.allow_network), how)
-    return Implicit(place, _trained_from(place.path, manifest, options), how)
+    reference = trained_from(place.path, "--reference", allow_network=options.allow_network)
+    assert reference is not None, "its manifest names one"
+    return Implicit(place, reference, how)
 
 
-def _trained_from(folder: Path, manifest: Mapping[str, Any], options: ScoreOptions) -> ModelSource:
-    """Return the policy that a folder of `kat train-dpo` was trained from, if it still is what it was."""
+def trained_from(folder: Path, option: str, *, allow_network: bool) -> ModelSource | None:
+    """Return the policy that a folder of kat's trainers was trained from, or None if it does not say.
+
+    Raises MismatchError, naming the `option` that helps, if that is not there any more, or is another by now.
+    """
+    manifest = readable_manifest(folder) or {}
+    if manifest.get("stage") not in ("train-dpo", "train-grpo"):
+        return None
     at = (manifest.get("inputs_at") or {}).get("policy")
     name = str(folder / at) if isinstance(at, str) else str(manifest["options"].get("policy"))
-    remedy = "Its reference is needed, for rewards are log-ratios to it: name it with --reference."
+    remedy = f"Its reference is needed, for a policy is measured against it: name it with {option}."
     try:
-        source = resolve(name, allow_network=options.allow_network)
+        source = resolve(name, allow_network=allow_network)
     except KatError as error:
         raise MismatchError(f"{folder} was trained from {name}, which is not there ({error}) {remedy}") from error
     for part, digest in manifest["inputs"].items():

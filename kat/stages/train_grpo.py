@@ -14,13 +14,11 @@ import orjson
 
 from kat.artifacts import json_bytes
 from kat.config import ReadOptions, RunOptions, recorded
-from kat.data.columns import reading_of, recorded_reading
+from kat.data.columns import recorded_reading
 from kat.data.pairs import PairReader
 from kat.errors import InputError, MismatchError
 from kat.grpo_config import GrpoOptions
 from kat.inputs import HashedInput, input_text
-from kat.integrations.contexts import context_id
-from kat.integrations.rows import context_of, weighed_pairs
 from kat.models.digests import model_inputs
 from kat.models.sources import resolve
 from kat.pair_config import PairOptions
@@ -40,6 +38,7 @@ from kat.run_folder import (
 )
 from kat.stages.export_weights import source_of_weights
 from kat.stages.pair_training import check_place, discard_checkpoint, launched_ranks
+from kat.stages.run_prompts import asked_of, held_out, prompts_of_run
 from kat.stages.stage import Job, stage, with_progress
 from kat.statistics import density_bins
 from kat.terminal import note
@@ -88,16 +87,9 @@ def train_grpo(
 
     def drawn() -> Drawn:
         table = read_pair_weights(path)
-        bins = dict(zip(table.pair_id.tolist(), table.bin.tolist(), strict=True))
-        reading = reading_of(run.manifest(path) or {})
-        pairs = with_progress(PairReader(source, "all", options=reading), "pairs")
-        parts: dict[str, dict[str, Asked]] = {"train": {}, "validation": {}}
+        parts = prompts_of_run(run, source, table)
         weights = table.draw_weights(0.0 if uniform else blend)
-        for one in weighed_pairs(pairs, table):
-            asked = _asked(one.pair, bins[one.pair_id])
-            parts[one.part].setdefault(asked.context_id, asked)
-        held = [asked for asked in parts["validation"].values() if asked.context_id not in parts["train"]]
-        return Drawn(list(parts["train"].values()), some_of_each_bin(held, options.fixed_prompts), weights)
+        return Drawn(list(parts["train"].values()), some_of_each_bin(held_out(parts), options.fixed_prompts), weights)
 
     facts = {"pairs": input_text(source), "drawn": "uniform" if uniform else "density"}
     inputs: dict[str, Path | HashedInput] = {"pair_weights": path, "pairs": HashedInput(source, digest)}
@@ -142,7 +134,7 @@ def train_grpo_origin(
                     f"{pairs_path}: row {pair.row:,}: opening {pair.prefix.id} has no weight in {weights_path}. Make "
                     "the weights of these pairs."
                 )
-            one = _asked(pair, bins.get(pair.prefix.id, -1))
+            one = asked_of(pair, bins.get(pair.prefix.id, -1))
             asked.setdefault(one.context_id, one)
         listed = list(asked.values())
         weights = {one.opening_id: w[one.opening_id] if density else 1.0 for one in listed}
@@ -154,11 +146,6 @@ def train_grpo_origin(
     facts = {"pairs": str(pairs_path), "drawn": "density" if density else "uniform", "run": name}
     more = {"max_bad_rows": run_options.max_bad_rows} | recorded_reading(reading.within(run_options))
     train_drawn(drawn, rewards, out, inputs, options, run_options=run_options, facts=facts, more=more)
-
-
-def _asked(pair: Any, density_bin: int) -> Asked:
-    messages, tools = context_of(pair), pair.tools or None
-    return Asked(messages, pair.prefix.id, context_id(messages, tools), density_bin, tools)
 
 
 def train_drawn(

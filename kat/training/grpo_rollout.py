@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from kat.grpo_config import GrpoOptions
+from kat.training.answers import text_of
 from kat.training.generation import Completion, Generator, Sampling
 from kat.training.grpo_metrics import BinCounts
 from kat.training.loop import NotFiniteError
@@ -133,9 +134,7 @@ class Roller:
 
     def text(self, completion: Completion) -> str:
         """Return what a completion says, without its end."""
-        tokens = completion.tokens[:-1] if completion.ended else completion.tokens
-        tokenizer = self.policy.loaded.tokenizer
-        return str(tokenizer.decode(tokens.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return text_of(self.policy, completion)
 
 
 def _replaced(got: Rollout, places: np.ndarray, other: Rollout) -> Rollout:

@@ -243,13 +243,8 @@ def fit_policy(
 def answers(trainer: GrpoTrainer, fixed: Prompts, device: str) -> Iterator[dict[str, Any]]:
     """Yield a row for each fixed prompt: what the policy says now, its reward, and its KL from the first policy a token
     (k3). The random numbers are the same every time."""
-    import torch
-
-    from kat.packing.trunks import Prompt, plant
+    from kat.training.answers import divergence
     from kat.training.generation import PolicyGenerator
-    from kat.training.grpo_losses import kl_estimate
-    from kat.training.policy import said as said_in
-    from kat.training.rewarders import rows_in_order
 
     options = trainer.options
     own = trainer.generator if isinstance(trainer.generator, PolicyGenerator) else PolicyGenerator(trainer.policy)
@@ -258,15 +253,8 @@ def answers(trainer: GrpoTrainer, fixed: Prompts, device: str) -> Iterator[dict[
     texts = [trainer.roller.text(one) for one in said]
     rewards = trainer.roller.reward(fixed.asked, texts)
     reference = trainer.reference or load_reference(options, device)
-    kls = np.zeros(len(fixed))
-    with torch.no_grad():
-        prompts = [Prompt(t, [one.tokens]) for t, one in zip(fixed.trunks, said, strict=True)]
-        for places in rows_in_order([p.tokens for p in prompts], options.row_tokens):
-            row = plant([prompts[place] for place in places])
-            now, then = (model.predict(row, options.temperature).log_probs for model in (trainer.policy, reference))
-            sequence = said_in(row).sequence
-            sums = np.bincount(sequence, kl_estimate(now, then, "k3").double().cpu().numpy())
-            kls[places] = sums / np.bincount(sequence)
+    far: dict[str, Any] = {"temperature": options.temperature, "budget": options.row_tokens}
+    kls = divergence(trainer.policy, reference, fixed.trunks, said, **far)
     for one, text, reward, kl, told in zip(fixed.asked, texts, rewards.tolist(), kls.tolist(), said, strict=True):
         yield {
             "id": f"{one.context_id}@{trainer.done}",

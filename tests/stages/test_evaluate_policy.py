@@ -1,0 +1,139 @@
+"""`kat evaluate-policy`: wins under a reward, and KL from the reference, are those of what both policies say."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from making import read_jsonl
+from making_training import tiny_chat_model
+
+TOLD = ("--device", "cpu", "--precision", "float32", "--max_new_tokens", "12", "--max_len", "400")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run with pair weights, a policy that DPO moved far, and rewards that are functions."""
+    from kat.cli import main as cli
+
+    folder = tmp_path_factory.mktemp("answers")
+    cli.main(["demo-data", "--out", str(folder / "pairs.jsonl"), "--pairs", "60"])
+    texts = (folder / "pairs.jsonl").read_text().splitlines()
+    model = tiny_chat_model(folder / "tiny", texts=texts, vocabulary=800, causal=True)
+    cli.main(["run", str(folder / "pairs.jsonl"), "--out", str(folder / "run"), "--model", model, "--device", "cpu"])
+    cli.main(["weigh-pairs", str(folder / "run"), "--validation_share", "0.3"])
+    how = ["--max_len", "400", "--min_prompt", "32", "--learning_rate", "0.01", "--batch_size", "8"]
+    cli.main(["train-dpo", str(folder / "run"), "--policy", model, "--device", "cpu", "--precision", "float32", *how])
+    (folder / "short_reward.py").write_text(
+        "def short(prefixes, completions):\n    return [-float(len(c)) for c in completions]\n"
+        "def same(prefixes, completions):\n    return [1.0] * len(completions)\n"
+    )
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path, monkeypatch):
+    copy = shutil.copytree(made, tmp_path / "copy")
+    monkeypatch.syspath_prepend(str(copy))
+    return copy
+
+
+@pytest.fixture
+def measure(folder, kat_cli):
+    def run(*more, policy=None, reward="short_reward:short"):
+        few = () if "--prompts" in more else ("--prompts", "3")
+        return kat_cli(
+            "evaluate-policy", policy or folder / "run" / "dpo", folder / "run", "--reward", reward, *TOLD, *few, *more
+        )
+
+    return run
+
+
+def facts_of(folder, name="dpo.policy"):
+    out = folder / "run" / name
+    return json.loads((out / "policy.json").read_text()), read_jsonl(out / "completions.jsonl"), out
+
+
+def test_wins_and_kl_are_those_of_the_completions(folder, measure, kat_cli):
+    ran = measure()
+    assert ran.rc == 0, ran.stderr
+    facts, rows, out = facts_of(folder)
+    assert len(rows) == facts["all"]["prompts"] > 8
+    assert {row["bin"] for row in rows} == {int(b) for b in facts["bins"]}
+    assert all(row[name]["reward"] == -len(row[name]["completion"]) for row in rows for name in ("policy", "reference"))
+    gains = np.asarray([row["policy"]["reward"] - row["reference"]["reward"] for row in rows])
+    assert facts["all"]["win_rate"]["value"] == pytest.approx(np.mean((gains > 0) + 0.5 * (gains == 0)))
+    assert facts["all"]["reward_gain"]["value"] == pytest.approx(gains.mean())
+    low, high = facts["all"]["win_rate"]["interval"]
+    assert low <= facts["all"]["win_rate"]["value"] <= high
+    for b, part in facts["bins"].items():
+        own = [row for row in rows if row["bin"] == int(b)]
+        assert part["prompts"] == len(own)
+        assert part["kl"]["value"] == pytest.approx(np.mean([row["kl"] for row in own]), rel=1e-6)
+    assert f"{100 * facts['all']['win_rate']['value']:.1f} %" in ran.stdout
+    assert "skip" in measure().stdout
+
+    told = kat_cli("evaluate-rm", out / "wins.jsonl", "--replicates", "50")
+    assert told.rc == 0, told.stderr
+    assert f"{100 * facts['all']['win_rate']['value']:.1f} %" in told.stdout + told.stderr
+    assert kat_cli("verify", folder / "run").rc == 0
+
+
+def test_kl_is_that_of_hugging_faces_models(folder, measure):
+    """k3 of each drawn token, by the classes themselves: the completions are told as texts, so read their tokens."""
+    from kat.training import answers
+
+    kept = {}
+    divergence = answers.divergence
+
+    def seen(policy, reference, trunks, said, **told):
+        kept.update(trunks=trunks, said=said)
+        return divergence(policy, reference, trunks, said, **told)
+
+    answers.divergence = seen
+    try:
+        assert measure("--temperature", "0.8").rc == 0
+    finally:
+        answers.divergence = divergence
+    _, rows, _ = facts_of(folder)
+    plain = [transformers.AutoModelForCausalLM.from_pretrained(p) for p in (folder / "run" / "dpo", folder / "tiny")]
+    for trunk, one, row in list(zip(kept["trunks"], kept["said"], rows, strict=True))[:4]:
+        ids = torch.from_numpy(np.concatenate([trunk, one.tokens]).astype(np.int64))[None]
+        at = torch.arange(len(trunk) - 1, ids.shape[1] - 1)
+        with torch.no_grad():
+            now, then = ((m(input_ids=ids).logits[0] / 0.8).log_softmax(-1)[at, ids[0, len(trunk) :]] for m in plain)
+        d = now - then
+        assert row["kl"] == pytest.approx(float(((-d).exp() - 1 + d).mean()), rel=1e-3, abs=1e-6)
+    assert max(row["kl"] for row in rows) > 1e-3
+
+
+def test_a_policy_against_itself_wins_half(folder, measure):
+    assert measure("--against", folder / "run" / "dpo").rc == 0
+    facts, rows, _ = facts_of(folder)
+    assert all(row["policy"] == row["reference"] and row["kl"] == 0 for row in rows)
+    assert facts["all"]["win_rate"]["value"] == 0.5
+    assert measure("--overwrite", reward="short_reward:same").rc == 0
+    assert facts_of(folder)[0]["all"]["win_rate"]["value"] == 0.5
+
+
+def test_what_is_not_known_says_what_to_type(folder, measure):
+    assert "--against" in measure(policy=folder / "tiny").failed()
+    assert measure("--against", folder / "run" / "dpo", policy=folder / "tiny").rc == 0
+    assert facts_of(folder, "tiny.policy")[0]["reference"].endswith("dpo")
+    shutil.move(folder / "tiny", folder / "elsewhere")
+    assert "--against" in measure("--overwrite").failed()
+    (folder / "run" / "pair_weights.parquet").unlink()
+    assert "kat weigh-pairs" in measure("--overwrite").failed()
+
+
+def test_only_prompts_that_validate_are_asked(folder, measure):
+    import kat
+
+    assert measure("--prompts", "100").rc == 0
+    _, rows, _ = facts_of(folder)
+    table = kat.read_pair_weights(folder / "run" / "pair_weights.parquet")
+    validates = set(table.opening_id[table.split == "validation"])
+    assert {row["opening_id"] for row in rows} == validates
+    assert len(rows) == len({row["opening_id"] for row in rows})
