@@ -103,6 +103,6 @@ PLUGIN = Export(
         "which is text or calls, and a completion is one turn"
     },
     next_step="llamafactory-cli train --stage dpo --do_train --dataset_dir {out}/ --dataset kat --model_name_or_path "
-    "MODEL --template TEMPLATE --output_dir DIR (--stage rm for a reward model; --eval_dataset kat_validation "
-    "--eval_strategy steps where pairs validate)",
+    "MODEL --template TEMPLATE --output_dir DIR; for a reward model --stage rm; where pairs validate also "
+    "--eval_dataset kat_validation --eval_strategy steps",
 )

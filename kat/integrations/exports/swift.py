@@ -104,6 +104,6 @@ PLUGIN = Export(
         "rich": "calls become its turns tool_call; names and ids of calls have no place in it",
     },
     limits={"pairs": "ms-swift takes the roles system, which comes first, user, assistant and tool"},
-    next_step="swift rlhf --rlhf_type dpo --model MODEL --dataset {out}/pairs.train.jsonl (--rlhf_type rm for a reward "
-    "model; --val_dataset {out}/pairs.validation.jsonl where pairs validate)",
+    next_step="swift rlhf --rlhf_type dpo --model MODEL --dataset {out}/pairs.train.jsonl; for a reward model "
+    "--rlhf_type rm; where pairs validate also --val_dataset {out}/pairs.validation.jsonl",
 )
