@@ -19,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXPORTS = ("trl", "openrlhf", "verl", "parquet", "jsonl")
+EXPORTS = ("trl", "openrlhf", "verl", "llamafactory", "axolotl", "swift", "parquet", "jsonl")
 
 
 def commands(folder: str, pairs: str) -> list[list[str]]:

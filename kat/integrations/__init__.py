@@ -1,1 +1,1 @@
-"""Weights handed to other people's trainers: TRL's as subclasses, OpenRLHF's and verl's as files that they read."""
+"""Weights handed to other people's trainers: TRL's as subclasses, all others' as files that they read."""

@@ -32,7 +32,8 @@ class Contents:
 
     `rich` says that a message has other keys than role and content, or content that is no text; `tools`, `margin`,
     `prefill` count pairs with tools, a margin, and a context that ends on an assistant's turn. `contexts` counts the
-    distinct contexts of each opening, by part.
+    distinct contexts of each opening, by part. `left_out` is filled by an export: pairs that the format of a data set
+    cannot hold, by its name.
     """
 
     rich: bool = False
@@ -40,6 +41,7 @@ class Contents:
     margin: int = 0
     prefill: int = 0
     contexts: dict[str, Counter[str]] = field(default_factory=lambda: {part: Counter() for part in PARTS})
+    left_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def several(self) -> bool:

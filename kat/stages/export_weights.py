@@ -61,15 +61,20 @@ def _met(export: Export, contents: Contents | None) -> Iterator[str]:
     """Yield what was met in the conversations that a reader of the files should know, each with its count."""
     if contents is None:
         return
+    for name, count in contents.left_out.items():
+        if count:
+            yield f"  {count:,} pairs are left out of {name}; {export.limits[name]}"
     several = [count for counts in contents.contexts.values() for count in counts.values() if count > 1]
-    if several:
+    if several and any(one.name == "prompts" for one in export.data_sets):
         yield f"  {len(several):,} openings have {sum(several):,} contexts, all exported: an opening's share its weight"
     if contents.rich:
-        yield "  messages hold more than role and content: parquet columns of them are JSON"
+        note = export.notes.get("rich", "parquet columns of them are JSON")
+        yield f"  messages hold more than role and content: {note}"
     if contents.tools and "tools" in export.notes:
         yield f"  {contents.tools:,} pairs have tools, in the column tools; {export.notes['tools']}"
     if contents.margin:
-        yield f"  {contents.margin:,} pairs have a margin"
+        note = f"; {export.notes['margin']}" if "margin" in export.notes else ""
+        yield f"  {contents.margin:,} pairs have a margin{note}"
     if contents.prefill:
         note = export.notes.get("prefill", "see the trainer's documentation")
         yield f"  {contents.prefill:,} contexts end on an assistant's turn, kept as it is; {note}"

@@ -90,6 +90,7 @@ STAGES = {
     "export-jsonl": _export("jsonl"),
     "export-openrlhf": _export("openrlhf"),
     "export-verl": _export("verl", full_only=True),
+    "export-axolotl": _export("axolotl", full_only=True),
     "export": Stage(("export", "--out", "new/m"), ("tiny",), ("reward",)),
     "score": Stage(
         ("score", "reward", "pairs.jsonl", *_BAD, *_CPU, "--out", "new/s.jsonl"),

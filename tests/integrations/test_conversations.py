@@ -13,7 +13,7 @@ from kat.integrations.passes import drawn_counts, drawn_order
 from kat.integrations.rows import WeighedPair
 from kat.integrations.verl import DensitySampler
 from kat.integrations.weights import check_prompts, with_weights
-from kat.plugins import EXPORTS, load
+from kat.plugins import EXPORTS, load, names
 from kat.records import Pair, Prefix
 
 TEMPLATE = (
@@ -145,7 +145,7 @@ def test_margins_stand_beside_their_pairs(to, exported, loaded):
 
 
 @pytest.mark.parametrize("validates", [True, False])
-@pytest.mark.parametrize("to", ["trl", "openrlhf", "verl", "parquet", "jsonl"])
+@pytest.mark.parametrize("to", names(EXPORTS))
 def test_a_folder_loads_as_one_thing(to, validates, exported, loaded):
     plain = [([turn("user", f"{letter}?")], None) for letter in "abcdef"]
     folder, _ = exported(to, contexts=plain, parts=["train"] * 5 + ["validation" if validates else "train"])

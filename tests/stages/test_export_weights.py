@@ -10,6 +10,7 @@ import pytest
 
 import kat
 from kat.errors import InputError
+from kat.integrations.passes import drawn_counts
 from kat.integrations.verl import DensitySampler
 
 
@@ -146,6 +147,26 @@ def test_openrlhf_gets_each_pair_as_often_as_it_is_drawn(export, pairs):
     for one, x in w.items():
         expected = len(prompts) * x / sum(w.values())
         assert np.floor(expected - 1e-9) <= drawn[one] <= np.ceil(expected + 1e-9)
+
+
+@pytest.mark.parametrize("to", ["llamafactory", "axolotl", "swift"])
+def test_others_get_each_pair_as_often_as_it_is_drawn(to, export, pairs):
+    folder = export(to, "--seed", 3)
+    rows = lines(folder / "pairs.train.jsonl")
+    training = {i: p for i, p in pairs.items() if p[3] == "train"}
+    counts = Counter(r["pair_id"] for r in rows)
+    assert [counts[i] for i in training] == drawn_counts(np.asarray([p[1] for p in training.values()]), 3).tolist()
+    held = lines(folder / "pairs.validation.jsonl")
+    assert [r["pair_id"] for r in held] == [i for i, p in pairs.items() if p[3] == "validation"]
+    for row in [*rows, *held]:
+        pair, v, _, _ = pairs[row["pair_id"]]
+        assert row.get("pair_weight") == v
+        if to == "swift":
+            assert row["messages"] == [*pair.context, {"role": "assistant", "content": pair.chosen}]
+            assert row["rejected_response"] == pair.rejected
+        else:
+            assert row["messages"] == pair.context
+            assert [row[side]["content"] for side in ("chosen", "rejected")] == [pair.chosen, pair.rejected]
 
 
 def test_openrlhf_reads_its_rows(export):

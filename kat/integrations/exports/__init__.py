@@ -29,8 +29,9 @@ class Export:
     if it writes no texts. `first_file` is a file that is always there, `next_step` the text that is printed at the end,
     with "{out}" for the folder. `data_sets` are what the folder's card lists, the default first; a folder without any
     has no card. `notes` say what the trainer itself does not do with what its files carry, by the counts of `Contents`
-    ("tools", "margin", "prefill"): they are printed where it occurs. `needs` names the extra that the export itself
-    takes, if any.
+    ("tools", "margin", "prefill", "rich"): they are printed where it occurs. `limits` say what the format of a data set
+    cannot hold, by its name: they are printed with the number of pairs that it leaves out. `needs` names the extra that
+    the export itself takes, if any.
     """
 
     name: str
@@ -40,4 +41,5 @@ class Export:
     next_step: str
     data_sets: tuple[DataSet, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, str] = field(default_factory=dict)
     needs: str | None = None

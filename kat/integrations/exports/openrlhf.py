@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from kat.integrations.contexts import Contents, Prompt, contents_of, prompts_of
+from kat.integrations.drawn_pairs import line, write_drawn_pairs
 from kat.integrations.exports import DataSet, Export
 from kat.integrations.files import write_lines
 from kat.integrations.passes import Spool, drawn_order
-from kat.integrations.rows import WeighedPairs, explicit_row
+from kat.integrations.rows import WeighedPair, WeighedPairs, explicit_row
 from kat.integrations.weights import WEIGHT
 from kat.pair_weights.storage import PairWeights
 
 _PROBABILITY = "sampling_probability"
+
+
+def pair_row(weighed: WeighedPair) -> dict[str, Any]:
+    """Return a pair without its weight, which would count twice."""
+    return {name: value for name, value in explicit_row(weighed).items() if name != WEIGHT}
 
 
 def prompt_row(prompt: Prompt, contents: Contents) -> dict[str, Any]:
@@ -27,32 +32,13 @@ def prompt_row(prompt: Prompt, contents: Contents) -> dict[str, Any]:
 
 
 def write(weighed: WeighedPairs, table: PairWeights, folder: Path, seed: int) -> Contents:
-    """Write a shuffled weighted pass of pairs and one of prompts, and what validates as it is.
-
-    Rows of a pass hold no weight, which would count twice.
-    """
+    """Write a shuffled weighted pass of pairs and one of prompts, and what validates as it is."""
     contents = contents_of(weighed())
-    _write_pairs(weighed, table.v[table.split == "train"], folder, seed)
+    write_drawn_pairs(weighed, pair_row, folder, seed)
     for part, counts in contents.contexts.items():
         if counts:
             _write_prompts(weighed, part, contents, folder, seed)
     return contents
-
-
-def _write_pairs(weighed: WeighedPairs, v: np.ndarray, folder: Path, seed: int) -> None:
-    """Write the pairs, of which those that train have weights v [N] in their order."""
-    order = drawn_order(v, seed)
-    drawn = np.isin(np.arange(len(v)), order)
-    with tempfile.TemporaryFile(dir=folder) as file, (folder / "pairs.validation.jsonl").open("wb") as validation:
-        spool, row = Spool(file), 0
-        for pair in weighed():
-            line = _line({name: value for name, value in explicit_row(pair).items() if name != WEIGHT})
-            if pair.part != "train":
-                validation.write(line)
-                continue
-            spool.add(line if drawn[row] else b"")
-            row += 1
-        write_lines(folder / "pairs.train.jsonl", (spool[i] for i in order))
 
 
 def _write_prompts(weighed: WeighedPairs, part: str, contents: Contents, folder: Path, seed: int) -> None:
@@ -67,15 +53,11 @@ def _write_prompts(weighed: WeighedPairs, part: str, contents: Contents, folder:
     with tempfile.TemporaryFile(dir=folder) as file, (folder / name).open("wb") as every:
         spool = Spool(file)
         for row, prompt in enumerate(prompts_of(weighed(), part, contents)):
-            line = prompt_row(prompt, contents)
-            every.write(_line(line | {_PROBABILITY: float(probabilities[row])}))
-            spool.add(_line(line) if part == "train" else b"")
+            values = prompt_row(prompt, contents)
+            every.write(line(values | {_PROBABILITY: float(probabilities[row])}))
+            spool.add(line(values) if part == "train" else b"")
         if part == "train":
             write_lines(folder / "prompts.train.jsonl", (spool[i] for i in drawn_order(weights, seed, units)))
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    return orjson.dumps(row) + b"\n"
 
 
 PLUGIN = Export(
