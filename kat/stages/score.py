@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from kat.pair_weights.storage import read_pair_weights
 from kat.records import Pair, Prefix
 from kat.run_folder import RunFolder
 from kat.stages.export_weights import source_of_weights
-from kat.stages.policy_scores import ImplicitScorer, checkpoints, implicit_of
+from kat.stages.policy_scores import Implicit, ImplicitScorer, checkpoints, implicit_of
 from kat.stages.stage import stage, with_progress
 from kat.training_config import RewardOptions, ScoreOptions, trained_limits
 
@@ -59,13 +59,7 @@ def score(
     source, inputs = _source(pairs, with_table)
     completions = with_table is None and hold_completions(source, reading.max_line_bytes)
     if with_table:
-        weighed = reading_of(RunFolder(with_table).manifest(with_table) or {})
-        if recorded_reading(reading) not in ({}, recorded_reading(weighed)):
-            raise OptionError(
-                f"{with_table} holds pairs that were read with{reading_flags(weighed) or ' the defaults'}, and are "
-                f"read so here. Leave out{reading_flags(reading)}, or name the file of pairs instead."
-            )
-        reading = weighed
+        reading = _reading_of(with_table, reading)
     with stage(
         "score",
         out,
@@ -81,11 +75,7 @@ def score(
     ) as job:
         places = checkpoints(out)[: 1 if implicit is None else 2]
         if job.done:
-            for folder in places:
-                if folder.is_dir():  # killed as it had become complete
-                    from kat.training.scoring import FILES
-
-                    discard_work(folder, job.manifest, FILES)
+            _discard(places, job.manifest)
             return not completions
         from kat.training.scoring import ScoreCheckpoint
         from kat.training.train import tokens_of
@@ -97,11 +87,7 @@ def score(
             row_tokens=options.row_tokens,
             allow_network=options.allow_network,
         )
-        scorer: _RewardScorer | ImplicitScorer
-        if implicit is None:
-            scorer = _RewardScorer(training, run_options.device)
-        else:
-            scorer = ImplicitScorer(implicit, run_options.device)
+        scorer = _scorer_of(implicit, training, run_options.device)
         allowed = run_options.max_bad_rows
         rows: _Pairs | _Completions
         if completions:
@@ -127,6 +113,30 @@ def score(
     for one in kept:
         one.remove()
     return not completions
+
+
+def _reading_of(table: Path, told: ReadOptions) -> ReadOptions:
+    """Return how the pairs of pair weights were read. Raises OptionError if another reading was told."""
+    weighed = reading_of(RunFolder(table).manifest(table) or {})
+    if recorded_reading(told) not in ({}, recorded_reading(weighed)):
+        raise OptionError(
+            f"{table} holds pairs that were read with{reading_flags(weighed) or ' the defaults'}, and are "
+            f"read so here. Leave out{reading_flags(told)}, or name the file of pairs instead."
+        )
+    return weighed
+
+
+def _discard(places: Sequence[Path], made_from: Mapping[str, Any]) -> None:
+    """Remove the work on scores that are complete, of a process that was killed as they had become so."""
+    for folder in places:
+        if folder.is_dir():
+            from kat.training.scoring import FILES
+
+            discard_work(folder, made_from, FILES)
+
+
+def _scorer_of(implicit: Implicit | None, options: RewardOptions, device: str) -> _RewardScorer | ImplicitScorer:
+    return _RewardScorer(options, device) if implicit is None else ImplicitScorer(implicit, device)
 
 
 class _RewardScorer:

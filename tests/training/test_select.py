@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from kat.stages.reward_report import _selects
 from making_training import random_tokens, reward_model, tiny_chat_model
 
 import kat
 from kat.errors import OptionError
+from kat.stages.pair_report import _selects
 from kat.training.train import Scored, fit, score_tokens
 from kat.training_config import RewardOptions
 
