@@ -61,6 +61,7 @@ FIGURE = "evaluation.png"
 TRIED, TRIED_FIGURE = "weightings.json", "weightings.png"
 FEATURES = "features"
 REFERENCE = "reference"
+DPO = "dpo"
 RUN_LOG = "log.jsonl"
 REPORT, MAP = "report.html", "map.parquet"
 

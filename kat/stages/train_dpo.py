@@ -12,7 +12,7 @@ import numpy as np
 from kat.config import RunOptions
 from kat.reports.console.train_rm import training_lines
 from kat.reports.model_card import model_card
-from kat.run_folder import reference_cache
+from kat.run_folder import DPO, reference_cache
 from kat.stages.pair_report import Prepared
 from kat.stages.pair_training import train_on_run
 from kat.training_config import DpoOptions
@@ -29,7 +29,7 @@ class DpoTraining:
 
     options: DpoOptions
     stage: str = "train-dpo"
-    place: str = "dpo"
+    place: str = DPO
     role: str = "policy"
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from kat.reports.console.train_grpo import training_lines
 from kat.reports.model_card import model_card
 from kat.run_folder import (
     ANSWERS,
+    DPO,
     IDS,
     MODEL_FILES,
     TRAINING,
@@ -83,6 +84,7 @@ def train_grpo(
     if not path.is_file():
         raise InputError(f"{path} does not exist. Make it with: {weigh_again(path)}")
     source, digest = source_of_weights(run, path, None)
+    options = replace(options, policy=policy_of_run(run, options.policy))
     out = out or run.root / ("grpo.uniform" if uniform else "grpo")
 
     def drawn() -> Drawn:
@@ -96,6 +98,14 @@ def train_grpo(
     told: dict[str, Any] = {"facts": facts, "more": {} if uniform else {"blend": blend}, "scales": reward_weights}
     train_drawn(drawn, rewards, out, inputs, options, run_options=run_options, **told)
     return out
+
+
+def policy_of_run(run: RunFolder, name: str) -> str:
+    """Return the path of RUN's own policy of `kat train-dpo` that a name like `dpo` means, where there is one; else the
+    name."""
+    own = run.root / name
+    is_own = name in (DPO, f"{DPO}.uniform") and not Path(name).exists() and (own / "config.json").is_file()
+    return str(own) if is_own else name
 
 
 def train_grpo_origin(

@@ -255,3 +255,33 @@ def test_the_policy_that_training_starts_from_is_never_written_over(folder, trai
     before = {path.name: path.read_bytes() for path in (folder / "tiny").iterdir()}
     assert "is the input, which is never overwritten" in train("--out", folder / "tiny", "--overwrite").failed()
     assert {path.name: path.read_bytes() for path in (folder / "tiny").iterdir()} == before
+
+
+def test_grpo_goes_on_from_it(folder, train, kat_cli, monkeypatch):
+    (folder / "rewards_there.py").write_text(
+        "def short(prefixes, completions):\n    return [-len(c) for c in completions]\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    assert train(*RATE).rc == 0
+    told = (
+        "--max_steps",
+        "1",
+        "--batch_size",
+        "2",
+        "--num_generations",
+        "2",
+        "--max_new_tokens",
+        "6",
+        "--max_len",
+        "400",
+    )
+    still = ("--learning_rate", "0", "--precision", "float32", "--device", "cpu")
+    ran = kat_cli("train-grpo", folder / "run", "--policy", "dpo", "--reward", "rewards_there:short", *told, *still)
+    assert ran.rc == 0, ran.stderr
+    one, two = (load_file(folder / "run" / name / "model.safetensors") for name in ("dpo", "grpo"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=0)
+    message = kat_cli(
+        "train-grpo", folder / "run", "--policy", "dpo.uniform", "--reward", "rewards_there:short", *told
+    ).failed()
+    assert "dpo.uniform" in message  # is not there

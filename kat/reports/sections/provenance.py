@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from kat.config import DensityOptions, EmbedOptions, EvaluateOptions, ExportWeightsOptions, ReadOptions, RunOptions
-from kat.grpo_config import GrpoOptions
+from kat.grpo_config import AnswerOptions, GrpoOptions
 from kat.pair_config import PairOptions, TryOptions
 from kat.reports.blocks import Block, Column, Commands, Note, Section, Table, Value
 from kat.reports.sections.parts import clipped, columns
@@ -25,6 +25,7 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "train-rm": (RunOptions, ReadOptions, RewardOptions),
     "train-dpo": (RunOptions, ReadOptions, DpoOptions),
     "train-grpo": (RunOptions, ReadOptions, GrpoOptions),
+    "evaluate-policy": (RunOptions, AnswerOptions),
     "score": (RunOptions, ReadOptions, ScoreOptions),
     "evaluate-rm": (RunOptions, EvaluateOptions),
     "export-weights": (ExportWeightsOptions,),
