@@ -84,6 +84,26 @@ def test_examples_of_policies_run(workshop):
     assert ran == 3
 
 
+def test_examples_of_dpo_run(workshop):
+    """Those of docs/dpo.md, with a tiny policy and few steps; the README made the run, its weights and its reward
+    model."""
+    from making_training import tiny_chat_model
+
+    policy = tiny_chat_model(workshop / "tiny_dpo", causal=True)
+    small = {
+        "train-dpo": ["--policy", policy, "--max_steps", "1", "--batch_size", "2", "--max_len", "2048"],
+        "evaluate-policy": ["--prompts", "1", "--max_new_tokens", "4", "--max_len", "2048"],
+        "evaluate-rm": ["--replicates", "50"],
+    }
+    blocks = BLOCK.findall((ROOT / "docs/dpo.md").read_text(encoding="utf-8"))
+    lines = [command(line) for kind, body in blocks if kind == "console" for line in body.strip().splitlines()]
+    ran = [[*line, *small[line[3]]] for line in lines if line[3] in small]
+    assert len(ran) == 4
+    for line in ran:
+        done = subprocess.run(line, cwd=workshop, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
 def test_readme_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in ("demo", "test", "install"):
