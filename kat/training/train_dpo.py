@@ -95,11 +95,13 @@ def reference_of(
 ) -> Reference:
     """Return what the policy, as it is now, thinks of all completions: each prompt once, each distinct completion once.
     With `kept`, rows that an earlier run computed are not computed again."""
+    from kat.packing.products import SharedWeights
     from kat.training.implicit import Reference, SequenceLogProbs
     from kat.training.scoring import rewards_of
 
     scorer = SequenceLogProbs(policy, per_token=options.per_token)
-    return Reference(*rewards_of(scorer, data, options.row_tokens, kept=kept, progress=progress))
+    with SharedWeights():  # cast once, not once a row
+        return Reference(*rewards_of(scorer, data, options.row_tokens, kept=kept, progress=progress))
 
 
 def fit_dpo(

@@ -263,7 +263,7 @@ def answers(trainer: GrpoTrainer, fixed: Prompts, device: str) -> Iterator[dict[
         prompts = [Prompt(t, [one.tokens]) for t, one in zip(fixed.trunks, said, strict=True)]
         for places in rows_in_order([p.tokens for p in prompts], options.row_tokens):
             row = plant([prompts[place] for place in places])
-            now, then = (model.predict(row, options.temperature).log_probs for model in (trainer.policy, reference))
+            now, then = (model.log_probs(row, options.temperature) for model in (trainer.policy, reference))
             sequence = said_in(row).sequence
             sums = np.bincount(sequence, kl_estimate(now, then, "k3").double().cpu().numpy())
             kls[places] = sums / np.bincount(sequence)
