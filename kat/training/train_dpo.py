@@ -104,16 +104,17 @@ def reference_of(
     Of pairs that are not among the `needed` ones, by number, nothing is computed: NaN. With `kept`, rows that an
     earlier run computed are not computed again. Several `ranks` share the rows out.
     """
+    from kat.packing.products import SharedWeights
     from kat.training.implicit import Reference, SequenceLogProbs
     from kat.training.scoring import rewards_of
 
     scorer = SequenceLogProbs(policy, per_token=options.per_token)
     told: dict[str, Any] = {"kept": kept, "ranks": ranks, "progress": progress, "what": "reference"}
-    if needed is None:
-        return Reference(*rewards_of(scorer, data, options.row_tokens, **told))
+    rows = np.arange(len(data)) if needed is None else needed
     sides = np.full((2, len(data)), np.nan, np.float32)
-    if len(needed):
-        sides[:, needed] = rewards_of(scorer, data.select(needed), options.row_tokens, **told)
+    if len(rows):
+        with SharedWeights():  # cast once, not once a row
+            sides[:, rows] = rewards_of(scorer, data.select(rows), options.row_tokens, **told)
     return Reference(*sides)
 
 
