@@ -6,9 +6,10 @@ import pytest
 from making import jsonl, read_jsonl, turn
 from making_training import reward_model, tiny_chat_model
 
+from kat.training.train import save_model
+
 WORDS = "how do I boil an egg for seven minutes"
 SIDES = {"chosen": "no", "rejected": "x"}
-from kat.training.train import save_model
 
 ROWS = [
     {"id": "several", "prompt": WORDS, "completions": ["yes, good", "no", "yes, good"]},
