@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kat.artifacts import json_bytes, manifest
-from kat.errors import OptionError
+from kat.errors import OptionError, OutputError
 from kat.models.load import load_model
 from kat.records import Pair
 from kat.terminal import note
@@ -149,6 +150,12 @@ def kept_reference(
     tokens = branches_digest(data.prompts, branches_of(data, needed))
     asked = manifest("reference", {**made_from, "tokens": tokens}, computed)
     folder = cache / hashlib.sha256(json_bytes(asked)).hexdigest()[:16]
+    for place in (cache, folder):
+        if os.path.lexists(place) and not place.is_dir():
+            raise OutputError(
+                f"{place} is no folder; what the reference thinks of completions is kept there. Move it away, or name "
+                "an --out elsewhere."
+            )
     with ScoreCheckpoint(folder, asked) as kept:
         return reference_of(policy, data, options, kept=kept, **told)
 
