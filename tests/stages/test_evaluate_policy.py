@@ -83,6 +83,20 @@ def test_wins_and_kl_are_those_of_the_completions(folder, measure, kat_cli):
     assert kat_cli("verify", folder / "run").rc == 0
 
 
+def test_the_report_shows_it(folder, measure, kat_cli):
+    from kat.reports import forms
+
+    assert measure().rc == 0
+    facts, _, out = facts_of(folder)
+    assert forms.first_fault(facts, forms.POLICY_EVALUATION) is None
+    assert kat_cli("report", folder / "run").rc == 0
+    page = (folder / "run" / "report.html").read_text()
+    assert "Policies against their references" in page
+    assert "dpo.policy" in page
+    facts["all"]["win_rate"]["value"] = 1.5
+    assert "win_rate" in forms.first_fault(facts, forms.POLICY_EVALUATION)
+
+
 def test_kl_is_that_of_hugging_faces_models(folder, measure):
     """k3 of each drawn token, by the classes themselves: the completions are told as texts, so read their tokens."""
     from kat.training import answers
