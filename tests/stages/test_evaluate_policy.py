@@ -87,7 +87,7 @@ def test_the_report_shows_it(folder, measure, kat_cli):
     from kat.reports import forms
 
     assert measure().rc == 0
-    facts, _, out = facts_of(folder)
+    facts, *_ = facts_of(folder)
     assert forms.first_fault(facts, forms.POLICY_EVALUATION) is None
     assert kat_cli("report", folder / "run").rc == 0
     page = (folder / "run" / "report.html").read_text()
