@@ -19,7 +19,7 @@ from kat.embedding.storage import load_embeddings
 from kat.errors import InputError, translated
 from kat.inputs import Inputs, input_paths
 from kat.neighbors.storage import load_neighbors
-from kat.reports.console.contexts import context_lines
+from kat.reports.console.contexts import context_lines, context_summary
 from kat.run_folder import CONTEXTS, EMBEDDINGS, PREFIXES, VECTORS, RunFolder, stats_path
 from kat.stages.stage import stage
 
@@ -55,8 +55,7 @@ def measure_contexts(
         nearest = neighbors.distinct_distances[:, 0] if neighbors.distinct_distances.shape[1] else np.zeros(1)
         spread = context_spread(vectors, np.repeat(np.arange(len(groups)), [len(group) for group in groups]), nearest)
         job.file.write(json_bytes(spread.as_dict() | {"openings_with_several": several}))
-        summary = f"{several:,} openings have several contexts"
-        job.say(summary, context_lines(spread))
+        job.say(context_summary(several), context_lines(spread))
 
 
 def _several(path: Path) -> int:

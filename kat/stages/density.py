@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from kat.inputs import Inputs, input_files, input_text
 from kat.locks import locked
 from kat.neighbors.storage import check_neighbors
 from kat.records import CONTEXT, OPENING
-from kat.reports.console.density import explanation_lines, weight_lines
+from kat.reports.console.density import explanation_lines, left_out_text, weight_lines, weight_summary
 from kat.run_folder import (
     DENSITY,
     DENSITY_FILES,
@@ -51,7 +51,7 @@ from kat.stages.stage import say, stage
 if TYPE_CHECKING:
     from kat.density.weights import Weights
     from kat.executors.base import Launcher
-    from kat.records import Embeddings
+    from kat.records import Embeddings, Prefix
 
 
 def weigh_openings(
@@ -97,7 +97,7 @@ def weigh_openings(
         _write(job.folder, None if left_out else source, embeddings, weights, meta)
         if left_out:
             job.facts["left_out"] = left_out
-            say("density", f"left out {len(left_out):,} vectors, named in the manifest: {', '.join([*left_out][:5])}")
+            say("density", left_out_text(left_out))
         if source.is_dir() and not origin.get("stage"):
             say("density", f"{source} has no manifest: it is taken as it is, as embeddings from elsewhere")
         if origin.get("ids") == NUMBERED:
@@ -112,7 +112,7 @@ def weigh_openings(
         if (unit := origin.get("unit") or unit_of(prompts)) != "opening":
             job.facts["unit"] = unit
         job.say(
-            f"{len(weights):,} weights from {meta['k']} neighbours",
+            weight_summary(len(weights), meta["k"]),
             weight_lines(meta, CONTEXT if unit == "context" else OPENING),
         )
         if meta["k"] < options.k:
@@ -230,13 +230,19 @@ def _relatives(prompts: Inputs | None, folder: Path) -> str | list[str] | None:
 
 def _openings(prompts: Inputs | None, ids: Iterable[str], manifest: Mapping[str, Any]) -> dict[str, Heading] | None:
     """What to show of some ids; None if the file is not known."""
-    if prompts is None:
-        return None
+    return None if prompts is None else headings(prompts_of(prompts, ids, manifest))
+
+
+def prompts_of(prompts: Inputs, ids: Iterable[str], manifest: Mapping[str, Any]) -> Iterator[Prefix]:
+    """Return the prompts of some ids in the file that was embedded, read as the manifest of the weights says.
+
+    Raises InputError for a file that cannot be read, MismatchError for one that is not what its manifest says.
+    """
     for file in input_files(prompts):
         check_vouched(file.path)
     shown = set(ids)
     texts = PromptFile(prompts, "all", inside=inside_of(manifest), max_line_bytes=line_limit_of(manifest))
-    return headings(prompt for prompt in texts if prompt.id in shown)
+    return (prompt for prompt in texts if prompt.id in shown)
 
 
 def prove(output: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:

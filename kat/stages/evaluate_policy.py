@@ -17,7 +17,7 @@ from kat.inputs import ComputedInput, HashedInput
 from kat.models.digests import model_inputs
 from kat.models.sources import ModelSource, resolve
 from kat.pair_weights.storage import read_pair_weights
-from kat.reports.console.evaluate_policy import policy_lines
+from kat.reports.console.evaluate_policy import policy_lines, policy_summary
 from kat.run_folder import ANSWERS, POLICY_EVALUATION, WINS, RunFolder, weigh_again
 from kat.stages.export_weights import source_of_weights
 from kat.stages.pair_training import check_place
@@ -85,7 +85,7 @@ def evaluate_policy(
         (job.folder / WINS).write_bytes(b"".join(orjson.dumps(_win(row)) + b"\n" for row in rows))
         (job.folder / POLICY_EVALUATION).write_bytes(json_bytes(facts))
         job.facts["report"] = facts
-        job.say(f"{len(rows):,} prompts", policy_lines(facts))
+        job.say(policy_summary(facts), policy_lines(facts))
     return out
 
 

@@ -16,7 +16,7 @@ from kat.evaluation.scores import Scores, check_same_pairs, pairs_of, read_score
 from kat.pair_weights.facts import who_pays
 from kat.pair_weights.storage import PairWeights, read_pair_weights
 from kat.records import OPENING, Unit
-from kat.reports.console.evaluate_rm import evaluation_lines
+from kat.reports.console.evaluate_rm import evaluation_lines, evaluation_summary
 from kat.reports.drawing import why_not_drawn
 from kat.run_folder import EVALUATION, FIGURE, RunFolder
 from kat.stages.stage import stage
@@ -60,7 +60,7 @@ def evaluate_rewards(
         facts["files"] = _shown(scores)
         facts |= {"split": options.split if pair_weights else None, "pairs_without_scores": missing}
         (job.folder / EVALUATION).write_bytes(json_bytes(facts))
-        unit = _unit(pair_weights)
+        unit = unit_of_pairs(pair_weights)
         details = evaluation_lines(facts, unit)
         if (why := why_not_drawn()) is not None:
             details.append(f"no figure: {why}")
@@ -69,11 +69,10 @@ def evaluate_rewards(
 
             draw_evaluation(facts, job.folder / FIGURE, unit)
         job.bad_rows = sum(one.bad for one in read)
-        openings = facts["evaluations"][0]["all"]["openings"]
-        job.say(f"{len(pairs):,} pairs of {unit.count(openings)}", details)
+        job.say(evaluation_summary(facts, unit), details)
 
 
-def _unit(pair_weights: Path | None) -> Unit:
+def unit_of_pairs(pair_weights: Path | None) -> Unit:
     """What the weights' run weighed; openings where the weights stand by themselves, which do not say it."""
     try:
         return OPENING if pair_weights is None else RunFolder(pair_weights).words

@@ -35,8 +35,7 @@ def export_model(source: str, out: Path, allow_network: bool, overwrite: bool) -
             _copy(model.path, job.folder)
         else:
             _save(source, model.path, job.folder, allow_network)
-        own = (job.folder / CONFIG).is_file() and MODEL_TYPE in (job.folder / CONFIG).read_text()
-        job.say(f"{source} as a Hugging Face folder", [labelled("next", _next_step(out, own_class=own))])
+        job.say(f"{source} as a Hugging Face folder", [labelled("next", next_step(out, job.folder))])
 
 
 def _copy(model: Path, folder: Path) -> None:
@@ -57,7 +56,8 @@ def _save(source: str, model: Path, folder: Path, allow_network: bool) -> None:
         loaded.tokenizer.save_pretrained(folder)
 
 
-def _next_step(out: Path, *, own_class: bool) -> str:
-    if own_class:
+def next_step(out: Path, folder: Path) -> str:
+    """Say how the model of a `folder`, which is or will be `out`, is read."""
+    if (folder / CONFIG).is_file() and MODEL_TYPE in (folder / CONFIG).read_text():
         return "import kat.models.nanochat.modeling and call register() before AutoModel reads it"
     return f'transformers.AutoModel.from_pretrained("{out}")'

@@ -16,6 +16,7 @@ from kat.integrations.exports import Export
 from kat.integrations.rows import PARTS, WeighedPair, weighed_pairs
 from kat.pair_weights.storage import read_pair_weights
 from kat.plugins import EXPORTS, load
+from kat.reports.console.export_weights import export_summary, file_lines
 from kat.run_folder import RunFolder, named_inputs, weigh_again
 from kat.stages.stage import labelled, stage
 
@@ -52,9 +53,9 @@ def export_weights(
         contents = export.write(weighed, table, job.folder, options.seed)
         write_card(job.folder, export)
         trains, validates = (int((table.split == part).sum()) for part in PARTS)
-        files = [f"  {out / name}" for name in sorted(p.name for p in job.folder.iterdir())]
-        summary = f"{trains:,} training and {validates:,} validation pairs for {options.to}"
-        job.say(summary, [*files, *_met(export, contents), labelled("next", export.next_step.format(out=out))])
+        details = [*file_lines(out, (p.name for p in job.folder.iterdir())), *_met(export, contents)]
+        summary = export_summary(trains, validates, options.to)
+        job.say(summary, [*details, labelled("next", export.next_step.format(out=out))])
 
 
 def _met(export: Export, contents: Contents | None) -> Iterator[str]:

@@ -10,6 +10,7 @@ from kat.embedding.elsewhere import without_bad
 from kat.embedding.storage import load_embeddings, vectors_path
 from kat.neighbors.storage import check_neighbors, save_neighbors
 from kat.records import Embeddings
+from kat.reports.console.density import neighbor_summary
 from kat.run_folder import EMBEDDINGS, NEIGHBOR_FILES, RunFolder, search_checkpoint_path
 from kat.stages.stage import stage
 
@@ -51,8 +52,7 @@ def find_neighbors(
         )
         save_neighbors(neighbors, job.folder)
         job.facts["recall"] = neighbors.recall
-        quality = "exact" if neighbors.recall == 1 else f"recall {neighbors.recall:.4f}"
-        job.say(f"{neighbors.k} of each of {len(neighbors):,} texts, {quality}")
+        job.say(neighbor_summary(neighbors.k, len(neighbors), neighbors.recall))
 
 
 def apart_of(source: Path, out: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from kat.models.digests import model_inputs
 from kat.models.sources import resolve
 from kat.pair_weights.storage import PairWeights, read_pair_weights
 from kat.pair_weights.weigh import normalised
-from kat.reports.console.train_rm import training_lines
+from kat.reports.console.train_rm import training_lines, training_summary
 from kat.run_folder import (
     FEATURES,
     MODEL_FILES,
@@ -261,7 +261,7 @@ def _train(
     (job.folder / TRAINING_LOG).write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in checkpoint.log))
     (job.folder / "README.md").write_text(training.card(job.manifest, report), encoding="utf-8")
     job.facts["report"] = {name: value for name, value in report.items() if name != "validation"}
-    job.say(f"{trained['steps']:,} steps over {len(prepared.train):,} pairs", training_lines(report))
+    job.say(training_summary(report), training_lines(report))
 
 
 def _places(table: PairWeights) -> Iterator[tuple[str, tuple[int, str]]]:

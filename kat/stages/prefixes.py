@@ -14,7 +14,7 @@ from kat.data.prefix_file import prefix_line
 from kat.errors import OptionError
 from kat.inputs import Inputs, input_paths
 from kat.records import CONTEXT, OPENING
-from kat.reports.console.prefixes import prefix_lines
+from kat.reports.console.prefixes import prefix_lines, prefix_summary
 from kat.run_folder import relatives, stats_path
 from kat.stages.stage import stage, with_progress
 
@@ -43,7 +43,7 @@ def make_prefixes(pairs_path: Inputs, out: Path, run_options: RunOptions, readin
         job.facts["pairs_path"] = relatives(pairs_path, out.parent)
         job.bad_rows = reader.stats.bad
         unit = CONTEXT if reading.density_unit == "context" else OPENING
-        job.say(f"{stats['pairs']:,} pairs → {unit.count(stats['openings'])}", prefix_lines(stats, unit))
+        job.say(prefix_summary(stats, unit), prefix_lines(stats, unit))
 
 
 def _check_unit(out: Path, reading: ReadOptions) -> None:

@@ -10,6 +10,7 @@ from kat.config import SampleOptions, recorded
 from kat.density.sample_file import id_line
 from kat.density.sampling import sample
 from kat.density.storage import load_weights
+from kat.reports.console.sample import sample_lines, sample_summary
 from kat.run_folder import WEIGHTS, RunFolder, probabilities_path
 from kat.stages.stage import stage
 
@@ -34,8 +35,4 @@ def sample_openings(folder: Path, out: Path, options: SampleOptions, overwrite: 
         for opening, probability in zip(ids, probabilities.tolist(), strict=True):
             job.beside("probabilities").write(orjson.dumps({"id": opening, "probability": probability}) + b"\n")
         job.file.writelines(id_line(ids[row]) for row in rows)
-        certain = int((probabilities >= 1).sum())
-        job.say(
-            f"{len(rows):,} of {len(ids):,} openings, {certain:,} of them for certain",
-            [f"  every opening's inclusion probability → {probabilities_path(out)}"],
-        )
+        job.say(sample_summary(len(rows), probabilities.tolist()), sample_lines(probabilities_path(out)))

@@ -24,6 +24,7 @@ from kat.models.digests import model_inputs
 from kat.models.sources import ModelSource, resolve
 from kat.pair_weights.storage import read_pair_weights
 from kat.records import Pair, Prefix
+from kat.reports.console.score import score_lines, score_summary
 from kat.run_folder import RunFolder
 from kat.stages.export_weights import source_of_weights
 from kat.stages.policy_scores import Implicit, ImplicitScorer, checkpoints, implicit_of
@@ -108,9 +109,8 @@ def score(
         _check_finite(data, chosen, rejected, place)
         for row in rows.written(data.ids, chosen.tolist(), rejected.tolist()):
             job.file.write(orjson.dumps(row) + b"\n")
-        summary, facts = rows.summary(chosen, rejected)
-        job.facts["report"] = facts | {"left_out": dict(data.dropped)}
-        job.say(summary, [f"  left out  {n:,}: {reason}" for reason, n in data.dropped.items()])
+        job.facts["report"] = rows.facts(chosen, rejected) | {"left_out": dict(data.dropped)}
+        job.say(score_summary(job.facts["report"]), score_lines(data.dropped))
     for one in kept:
         one.remove()
     return not completions
@@ -195,12 +195,10 @@ class _Pairs:
             opening, src = self._marks[pair_id]
             yield {"pair_id": pair_id, "chosen": one, "rejected": other, "opening_id": opening, "src": src}
 
-    def summary(self, chosen: np.ndarray, rejected: np.ndarray) -> tuple[str, dict[str, Any]]:
-        """Return a line, and the facts in it."""
+    def facts(self, chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
+        """Return what is reported."""
         margin = chosen - rejected
-        accuracy = float(((margin > 0) + 0.5 * (margin == 0)).mean())
-        line = f"{len(chosen):,} pairs, {accuracy:.1%} with the higher reward for the chosen completion"
-        return line, {"pairs": len(chosen), "accuracy": accuracy}
+        return {"pairs": len(chosen), "accuracy": float(((margin > 0) + 0.5 * (margin == 0)).mean())}
 
 
 class _Completions:
@@ -243,11 +241,9 @@ class _Completions:
             rewards = [reward_of.get(f"{number} {name}") for number in range(count)]
             yield {"id": name, **({"rewards": rewards} if listed else {"reward": rewards[0]}), "opening_id": opening}
 
-    def summary(self, chosen: np.ndarray, rejected: np.ndarray) -> tuple[str, dict[str, Any]]:
-        """Return a line, and the facts in it."""
-        mean = float(chosen.mean())
-        line = f"{len(chosen):,} completions of {len(self._asked):,} prompts, mean reward {mean:.3f}"
-        return line, {"completions": len(chosen), "prompts": len(self._asked), "mean_reward": mean}
+    def facts(self, chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
+        """Return what is reported."""
+        return {"completions": len(chosen), "prompts": len(self._asked), "mean_reward": float(chosen.mean())}
 
 
 def _limits(place: ModelSource, options: ScoreOptions) -> dict[str, Any]:

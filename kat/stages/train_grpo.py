@@ -23,7 +23,7 @@ from kat.models.digests import model_inputs
 from kat.models.sources import resolve
 from kat.pair_config import PairOptions
 from kat.pair_weights.storage import read_pair_weights
-from kat.reports.console.train_grpo import training_lines
+from kat.reports.console.train_grpo import training_lines, training_summary
 from kat.reports.model_card import model_card
 from kat.run_folder import (
     ANSWERS,
@@ -293,7 +293,7 @@ def _train(
     (job.folder / TRAINING_LOG).write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in log))
     (job.folder / "README.md").write_text(_card(job.manifest, report), encoding="utf-8")
     job.facts["report"] = report
-    job.say(f"{training['steps']:,} steps on {facts['prompts']:,} prompts", training_lines(report))
+    job.say(training_summary(report), training_lines(report))
 
 
 _LAST = ("reward", "kl", "entropy", "length", "truncated", "repetition", "distinct_2", "generator_gap")

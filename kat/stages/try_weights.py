@@ -30,7 +30,7 @@ from kat.pair_weights.storage import PairWeights
 from kat.pair_weights.table import pair_table
 from kat.pair_weights.weighting import TrainingPairs, label_columns, opening_clusters, weigh_table
 from kat.records import Pair
-from kat.reports.console.try_weights import sentence, tried_lines
+from kat.reports.console.try_weights import sentence, tried_lines, tried_summary
 from kat.reports.drawing import why_not_drawn
 from kat.run_folder import FEATURES, LOG_DENSITY, TRIED, TRIED_FIGURE, WEIGHTS, RunFolder
 from kat.stages.stage import stage, with_progress
@@ -106,7 +106,7 @@ def try_weights(folder: Path, out: Path | None, options: TryOptions, run_options
             from kat.reports.figures import draw_tried
 
             draw_tried(facts, job.folder / TRIED_FIGURE)
-        job.say(f"{len(ready.specs)} weightings on {len(ready.rows):,} pairs", details)
+        job.say(tried_summary(facts), details)
     return out
 
 

@@ -26,7 +26,7 @@ from kat.pair_weights.storage import check_pair_weights, read_pair_weights, writ
 from kat.pair_weights.table import OpeningWeights, pair_table
 from kat.pair_weights.weighting import CLUSTER, label_columns
 from kat.records import Pair
-from kat.reports.console.weigh_pairs import SHOWN, pair_weight_lines
+from kat.reports.console.weigh_pairs import SHOWN, pair_weight_lines, pair_weight_summary
 from kat.run_folder import LOG_DENSITY, METADATA, WEIGHTS, RunFolder, relatives, stats_path, weigh_again
 from kat.stages.density import density_options
 from kat.stages.stage import stage, with_progress
@@ -91,8 +91,7 @@ def weigh_pairs(
         heaviest = _headings(
             PairReader(pairs, "all", options=reading), {one["row"] for one in facts["heaviest"][:SHOWN]}
         )
-        summary = f"{len(table):,} pairs, {facts['weights']['pairs']:,} of them weighed"
-        job.say(summary, pair_weight_lines(facts, heaviest, run.words))
+        job.say(pair_weight_summary(facts), pair_weight_lines(facts, heaviest, run.words))
     return out
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from kat.density.contexts import ContextSpread
 
 
+def context_summary(several: int) -> str:
+    """Say in one line how many openings have several contexts."""
+    return f"{several:,} openings have several contexts"
+
+
 def context_lines(spread: ContextSpread) -> list[str]:
     """Say how far contexts of one opening lie apart, and what follows."""
     lines = [

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kat.data.headings import Heading
 from kat.records import OPENING, Unit
 from kat.reports.console.text import heading_text
+
+
+def neighbor_summary(k: int, texts: int, recall: float) -> str:
+    """Say in one line what was searched, and how well."""
+    quality = "exact" if recall == 1 else f"recall {recall:.4f}"
+    return f"{k} of each of {texts:,} texts, {quality}"
+
+
+def weight_summary(weights: int, k: int) -> str:
+    """Say in one line what was made of what."""
+    return f"{weights:,} weights from {k} neighbours"
+
+
+def left_out_text(left_out: Mapping[str, str]) -> str:
+    """Say how many vectors have no density, and name the first."""
+    return f"left out {len(left_out):,} vectors, named in the manifest: {', '.join([*left_out][:5])}"
 
 
 def weight_lines(meta: Mapping[str, Any], unit: Unit = OPENING) -> list[str]:
@@ -71,7 +87,7 @@ def explanation_lines(why: Mapping[str, Any], openings: Mapping[str, Heading], u
     if why["same_vector"]:
         lines.append(f"  same vector         {why['same_vector']:,} other {unit.several}")
     lines.append("  nearest others")
-    lines += [f"    {d:8.4f}  {i}  {shown(i, 70)}" for i, d in why["nearest"]]
+    lines += nearest_lines(why["nearest"], shown)
     at = ", ".join(f"{w:.3f} at k = {k}" for k, w in why["weight_at_k"].items())
     lines.append(f"  weight at other k   {at or 'not known: too few neighbours'}")
     if why["tokens"] is not None:
@@ -80,3 +96,8 @@ def explanation_lines(why: Mapping[str, Any], openings: Mapping[str, Heading], u
             f"  length              {why['tokens']:,} tokens{cut}; longer than {why['length_percentile']:.1f} %"
         )
     return lines
+
+
+def nearest_lines(nearest: Iterable[tuple[str, float]], shown: Callable[[str, int], str], width: int = 70) -> list[str]:
+    """Return a line for each of some neighbours, (id, distance): `shown` gives the text of an id, cut to a width."""
+    return [f"    {distance:8.4f}  {name}  {shown(name, width)}" for name, distance in nearest]

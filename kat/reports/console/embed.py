@@ -11,16 +11,18 @@ from kat.embedding.boilerplate import Boilerplate
 from kat.reports.console.text import shortened
 
 
+def model_text(meta: Mapping[str, Any]) -> str:
+    """Name a model with its dimensions, by the facts of `Encoder.meta`."""
+    return f"{meta['name']} ({meta['dimension']} dimensions, {meta['precision']})"
+
+
 def embed_lines(lengths: np.ndarray, meta: Mapping[str, Any], made_ids: int) -> list[str]:
     """Describe an embedding run.
 
     `lengths` [N, 2] are tokens of each text and tokens lost, `meta` the facts of `Encoder.meta`.
     """
     tokens, lost = lengths.T
-    lines = [
-        f"{len(lengths):,} texts, {int(tokens.sum(dtype=np.int64)):,} tokens with {meta['name']} "
-        f"({meta['dimension']} dimensions, {meta['precision']})"
-    ]
+    lines = [f"{len(lengths):,} texts, {int(tokens.sum(dtype=np.int64)):,} tokens with {model_text(meta)}"]
     if cut := int((lost > 0).sum()):
         kept = {"tail": "end", "head": "beginning"}.get(meta["long_text"], "all")
         total = int(lost.sum(dtype=np.int64))
@@ -41,14 +43,16 @@ def inside_lines(notes: Sequence[str], without: Mapping[str, int]) -> list[str]:
     return [*(f"  {note}" for note in notes), *(f"  {n:,} texts without {name}" for name, n in without.items())]
 
 
-def boilerplate_lines(boilerplate: Boilerplate, changed: int) -> list[str]:
-    """Say what was left out of texts because most of them share it, and of how many."""
+def boilerplate_lines(boilerplate: Boilerplate, changed: int | None = None) -> list[str]:
+    """Say what was left out of texts because most of them share it, and of how many if that is known."""
     names = {"system": "system prompt", "leading": "passage at the beginning", "trailing": "passage at the end"}
     lines = [
         f"  {names[name]} that most share, left out ({len(text.split())} words): {shortened(text, 60)}"
         for name, text in boilerplate.as_dict().items()
     ]
-    return [*lines, f"  left out of {changed:,} texts; --boilerplate keep reads it too"] if lines else []
+    if changed is not None:
+        lines.append(f"  left out of {changed:,} texts; --boilerplate keep reads it too")
+    return lines if boilerplate else []
 
 
 def unread_lines(unread: Mapping[str, Any]) -> list[str]:

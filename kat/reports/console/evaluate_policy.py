@@ -9,6 +9,11 @@ from kat.reports.console.evaluate_rm import percent
 from kat.reports.evaluation_parts import bin_name
 
 
+def policy_summary(facts: Mapping[str, Any]) -> str:
+    """Say in one line how many prompts were answered."""
+    return f"{facts['all']['prompts']:,} prompts"
+
+
 def policy_lines(facts: Mapping[str, Any]) -> list[str]:
     """For people: how often the policy wins, by how much, and how far it is from its reference, by density bin."""
     before, after = facts["reference_answers"], facts["policy_answers"]

@@ -13,6 +13,12 @@ from kat.reports.evaluation_parts import SOURCES, Part, compared_parts, parts_of
 _HEAD = f"  {'accuracy':<22}{'margin':>8}{'log-loss':>10}{'ECE':>7}{'longer wins':>13}"
 
 
+def evaluation_summary(facts: Mapping[str, Any], unit: Unit = OPENING) -> str:
+    """Say in one line how many pairs were evaluated."""
+    counts = facts["evaluations"][0]["all"]
+    return f"{counts['pairs']:,} pairs of {unit.count(counts['openings'])}"
+
+
 def evaluation_lines(facts: Mapping[str, Any], unit: Unit = OPENING) -> list[str]:
     """Return tables of each model, then of their difference; without a second one, of that to guessing by length."""
     lines: list[str] = []

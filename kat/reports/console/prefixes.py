@@ -10,6 +10,11 @@ from kat.records import CONTEXT, OPENING, Unit
 from kat.reports.console.text import printable
 
 
+def prefix_summary(stats: Mapping[str, Any], unit: Unit = OPENING) -> str:
+    """Say in one line what was made of what."""
+    return f"{stats['pairs']:,} pairs → {unit.count(stats['openings'])}"
+
+
 def prefix_lines(stats: Mapping[str, Any], unit: Unit = OPENING) -> list[str]:
     """Describe what `prefixes_all.stats.json` holds."""
     lines = [

@@ -8,6 +8,11 @@ from typing import Any
 from kat.reports.evaluation_parts import bin_name
 
 
+def training_summary(report: Mapping[str, Any]) -> str:
+    """Say in one line how long was trained on how much."""
+    return f"{report['training']['steps']:,} steps on {report['prompts']:,} prompts"
+
+
 def training_lines(report: Mapping[str, Any]) -> list[str]:
     """For people: what trained on what, whether the reward rose, who was asked how often, and what it looks like."""
     return [*_data_lines(report), *_training_lines(report), *_bin_lines(report), *_answer_lines(report)]

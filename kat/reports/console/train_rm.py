@@ -10,6 +10,11 @@ from kat.reports.console.pays import pay_lines
 from kat.reports.evaluation_parts import bin_name
 
 
+def training_summary(report: Mapping[str, Any]) -> str:
+    """Say in one line how long was trained on how much."""
+    return f"{report['training']['steps']:,} steps over {report['train_pairs']:,} pairs"
+
+
 def training_lines(report: Mapping[str, Any]) -> list[str]:
     """For people: what trained on what, what was left out, the accuracy on the validation pairs, and who pays."""
     training = [*_training_lines(report["training"]), *_validation_lines(report)]

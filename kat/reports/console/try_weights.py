@@ -24,6 +24,11 @@ def sentence(facts: Mapping[str, Any]) -> str:
     return f"rare fifth {rare}, every pair {every}: use {facts['flags'][facts['best']]} ({where})"
 
 
+def tried_summary(facts: Mapping[str, Any]) -> str:
+    """Say in one line what was tried on what."""
+    return f"{len(facts['flags'])} weightings on {facts['pairs']:,} pairs"
+
+
 def tried_lines(facts: Mapping[str, Any]) -> list[str]:
     """For people: uniform's accuracies, then what each weighting adds to them, then the sentence."""
     uniform = facts["uniform"]

@@ -13,6 +13,11 @@ from kat.reports.console.text import heading_text
 SHOWN = 10
 
 
+def pair_weight_summary(facts: Mapping[str, Any]) -> str:
+    """Say in one line how many pairs there are, and how many train."""
+    return f"{facts['pairs']:,} pairs, {facts['weights']['pairs']:,} of them weighed"
+
+
 def pair_weight_lines(facts: Mapping[str, Any], openings: Mapping[str, Heading], unit: Unit = OPENING) -> list[str]:
     """For people. `facts` are those of `kat.pair_weights.table`; `openings` the texts of the heaviest."""
     return [
