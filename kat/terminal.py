@@ -8,6 +8,7 @@ what can be read as it is. `show` and `note` are the only places where kat write
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 import unicodedata
 from pathlib import Path
@@ -85,6 +86,11 @@ def note(*lines: str) -> None:
 def _print(lines: tuple[str, ...], stream: TextIO) -> None:
     for line in lines:
         print(escaped(line), file=stream)
+
+
+def width(most: int = 100) -> int:
+    """Return the columns to fill: those of the terminal, 60 at least and `most` at most, which a pipe has."""
+    return min(max(shutil.get_terminal_size((most, 24)).columns, 60), most)
 
 
 def shell_word(text: str) -> str:

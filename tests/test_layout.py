@@ -76,6 +76,7 @@ PARTS_OF_STAGES = {
     "report_models",
     "report_pairs",
     "run_prompts",
+    "shown_outputs",
 }
 """Parts of a stage, with manifests and names of their own but no command."""
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from kat import __version__
+from kat.cli.reading import PromptsPath, add_reading
 from kat.cli.runner import quoted, run_app
 from kat.cli.scripts import SCRIPTS, script_app
 from kat.cli.training import add_training
@@ -23,21 +24,17 @@ from kat.config import (
     SampleOptions,
     SelftestOptions,
 )
-from kat.errors import MismatchError, OptionError
+from kat.errors import OptionError
 from kat.executor_config import ExecutorOptions
 from kat.executors.launch import launching
 from kat.pair_config import PairOptions, TryOptions
 from kat.report_config import ReportOptions
 from kat.run_folder import next_to
-from kat.terminal import note, show
+from kat.terminal import show
 
 PairsFiles = Annotated[
     list[Path],
     Parameter(help="Preference pairs: files of JSON, CSV, parquet or Arrow, a folder of shards, or 'a glob'."),
-]
-PromptsPath = Annotated[
-    list[Path] | None,
-    Parameter(help="What was embedded, once for each path [default: what the folder names]."),
 ]
 
 app = App(
@@ -67,6 +64,8 @@ def run(
     if run_stages(pairs, out, embed, density, run_options, reading=reading, report=not no_report, executor=executor):
         _next(f"open {quoted(out / REPORT)} in a browser")
     _next(f"prove that it is whole: kat verify {quoted(out)}")
+    _next("weights depend on the encoder: make OTHER with another --model,")
+    _next(f"then see how far they agree: kat compare-weights {quoted(out)} OTHER")
 
 
 @app.command
@@ -215,14 +214,6 @@ def report(
 
 
 @app.command
-def models() -> None:
-    """What models are here: bundled ones, and nanochat's checkpoints with format version, dimension and step."""
-    from kat.stages.models import list_models
-
-    list_models()
-
-
-@app.command
 def export(
     source: Annotated[str, Parameter(help="A model's name: see kat models.")],
     out: Annotated[Path, Parameter(help="Folder to write.")],
@@ -257,23 +248,6 @@ def evaluate_rm(
     out = out or evaluation_path(scores)
     evaluate_rewards(scores, out, pair_weights, evaluate, run_options)
     _next(f"look at {out / FIGURE}; every number is in {out / EVALUATION}")
-
-
-@app.command
-def verify(
-    folder: Annotated[Path, Parameter(help="A folder of `kat run`, or whatever one command wrote.")],
-    *,
-    prompts_path: PromptsPath = None,
-) -> None:
-    """Prove that a folder is whole. Exit 1 names the first wrong row; exit 2 if it is no such folder."""
-    from kat.stages.verify import verify as check
-
-    try:
-        show(*check(folder, prompts_path))
-    except MismatchError as error:
-        note(f"kat: {error.lines[0]}", *error.lines[1:])
-        raise SystemExit(1) from None
-    show("whole")
 
 
 @app.command
@@ -312,6 +286,7 @@ def demo_check(
 
 
 add_training(app)
+add_reading(app)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kat.records import Density
+from kat.records import Density, Neighbors
 
 OTHER_KS = (10, 20, 50)
 _NEAREST = 5
@@ -38,7 +38,6 @@ def evidence(
     source = neighbors.source
     tokens = None if source is None else source.tokens
     lost = None if source is None else source.lost
-    near = zip(neighbors.indices[row, :_NEAREST], neighbors.distances[row, :_NEAREST], strict=True)
     return {
         "id": opening_id,
         "weight": float(values[row]),
@@ -46,12 +45,18 @@ def evidence(
         "density_percentile": percentile(density.log_values, row),
         "k": density.k,
         "same_vector": int(neighbors.multiplicity[row]) - 1,
-        "nearest": [(str((neighbors.targets or neighbors.ids)[i]), float(d)) for i, d in near],
+        "nearest": nearest_others(neighbors, row, _NEAREST),
         "weight_at_k": dict(weight_at_k),
         "tokens": None if tokens is None else int(tokens[row]),
         "length_percentile": None if tokens is None else percentile(tokens, row),
         "tokens_lost": None if lost is None else int(lost[row]),
     }
+
+
+def nearest_others(neighbors: Neighbors, row: int, count: int) -> list[tuple[str, float]]:
+    """Return the ids and distances of the `count` nearest others of a row, or of as many as there are."""
+    near = zip(neighbors.indices[row, :count], neighbors.distances[row, :count], strict=True)
+    return [(str((neighbors.targets or neighbors.ids)[i]), float(d)) for i, d in near]
 
 
 def percentile(values: np.ndarray, row: int) -> float:

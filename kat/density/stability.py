@@ -64,8 +64,13 @@ def at_other_ks(
     return rows
 
 
+def heaviest_tenth(rows: int) -> int:
+    """Return how many the heaviest tenth of so many rows are, at least one."""
+    return max(1, round(TENTH * rows))
+
+
 def heaviest_overlap(one: np.ndarray, other: np.ndarray) -> float:
     """Return the share of the heaviest tenth of the rows, at least one, that two weights [N] have in common."""
-    top = max(1, round(TENTH * len(one)))
+    top = heaviest_tenth(len(one))
     first, second = (np.argsort(-np.asarray(values), kind="stable")[:top] for values in (one, other))
     return len(np.intersect1d(first, second)) / top

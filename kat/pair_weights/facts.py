@@ -87,6 +87,14 @@ def who_pays(bins: np.ndarray, src: np.ndarray, v: np.ndarray) -> dict[str, list
     return pay_facts({"bin": titles, "src": src}, v)
 
 
+def paying_parts(parts: Sequence[Mapping[str, Any]], least: float = 0.0) -> list[Mapping[str, Any]]:
+    """Return those parts of the pairs that have less than half of their share of the weight, and at least a share
+    `least` of the pairs, in their order."""
+    return [
+        one for one in parts if one["share_of_pairs"] >= least and one["share_of_weight"] < HALF * one["share_of_pairs"]
+    ]
+
+
 def weight_warnings(facts: Mapping[str, Any]) -> list[str]:
     """Return what about the weights should give pause: who pays for them, and a control that does not match."""
     warnings = []
@@ -94,8 +102,7 @@ def weight_warnings(facts: Mapping[str, Any]) -> list[str]:
     for column, parts in (*facts["pays"].items(), ("density bin", bins)):
         paying = [
             f"{one['value']} ({one['share_of_pairs']:.1%} of the pairs, {one['share_of_weight']:.1%} of the weight)"
-            for one in parts
-            if one["share_of_pairs"] >= LEAST_SHARE and one["share_of_weight"] < HALF * one["share_of_pairs"]
+            for one in paying_parts(parts, LEAST_SHARE)
         ]
         if paying:
             more = f" and {len(paying) - 3:,} more" if len(paying) > 3 else ""

@@ -90,8 +90,11 @@ def check_weights_file(path: Path, run: RunFolder) -> None:
         raise MismatchError(f"{path} was written by kat {stage}, not by kat weigh-pairs. Run it again.")
 
 
-def outputs_in(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yield what has a manifest of kat's own in a folder, or in folders below, in order."""
+def outputs_in(folder: Path, depth: int = _DEPTH, *, damaged: bool = False) -> Iterator[Path]:
+    """Yield what has a manifest of kat's own in a folder, or in folders below, in order.
+
+    Raises MismatchError for a folder whose manifest is damaged, which is yielded too if `damaged`.
+    """
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
@@ -99,10 +102,20 @@ def outputs_in(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
             yield path.with_name(path.name.removesuffix(f".{MANIFEST}"))
         elif path.is_dir() and not path.is_symlink():
             # A checkpoint's manifest says what its work is of, and vouches for no file.
-            if (path / MANIFEST).is_file() and (RunFolder(path).manifest(path) or {}).get("outputs"):
+            if (path / MANIFEST).is_file() and _is_output(path, damaged=damaged):
                 yield path
             if depth:
-                yield from outputs_in(path, depth - 1)
+                yield from outputs_in(path, depth - 1, damaged=damaged)
+
+
+def _is_output(folder: Path, *, damaged: bool) -> bool:
+    """Whether the manifest of a folder vouches for files, or is `damaged` if those count."""
+    try:
+        return bool((RunFolder(folder).manifest(folder) or {}).get("outputs"))
+    except MismatchError:
+        if not damaged:
+            raise
+        return True
 
 
 def not_covered(root: Path, proved: set[Path]) -> list[str]:
@@ -126,7 +139,7 @@ def not_covered(root: Path, proved: set[Path]) -> list[str]:
 def _verify_output(path: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:
     manifest = run.manifest(path)
     if manifest is None:
-        raise _no_manifest(path)
+        raise no_manifest(path)
     _check_lists(path, manifest)
     # Rows before hashes: a hash cannot say which row is wrong.
     lines = [f"{path}", *_prove(path, run, prompts)]
@@ -199,7 +212,8 @@ def _prove(path: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:
     return [] if proof is None else proof(path, run, prompts)
 
 
-def _no_manifest(path: Path) -> InputError | MismatchError:
+def no_manifest(path: Path) -> InputError | MismatchError:
+    """Return the error of what has no manifest of kat's."""
     has_manifest = manifest_path(path).is_file()
     if path.is_dir() and any((path / file).exists() for file in (*DENSITY_FILES, *EMBEDDING_FILES, *NEIGHBOR_FILES)):
         state = "damaged" if has_manifest else "missing"

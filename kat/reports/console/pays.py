@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kat.reports.console.text import printable
 
 PAYING = 4
 """Values of a column that are shown from either end."""
-_NAMES = {"src": "source", "bin": "density bin"}
+COLUMNS = {"src": "source", "bin": "density bin"}
+"""What people call columns that have a name of their own."""
 
 
-def pay_lines(pays: Mapping[str, list[Mapping[str, Any]]]) -> list[str]:
+def pay_lines(pays: Mapping[str, Sequence[Mapping[str, Any]]], counted: str = "pairs", width: int = 48) -> list[str]:
     """Say who pays: what each value of some columns has of the pairs and of the weight, those that lose most first.
 
-    `pays` are of `kat.pair_weights.facts.pay_facts`; a column of one value has nobody to pay for another.
+    `pays` are of `kat.pair_weights.facts.pay_facts`; a column of one value has nobody to pay for another. What is
+    `counted` may be something else than pairs, and `width` is that of the first column.
     """
-    lines = []
+    lines, share = [], len(counted) + 5
     for column, parts in pays.items():
         if len(parts) < 2:
             continue
-        name = _NAMES.get(column, column)
-        lines += ["", f"  {name:<48}{'pairs':>9}{'of pairs':>10}{'of weight':>11}{'mean v':>8}"]
+        name = COLUMNS.get(column, column)
+        lines += ["", f"  {name:<{width}}{counted:>9}{f'of {counted}':>{share}}{'of weight':>11}{'mean v':>8}"]
+        shown: Sequence[Mapping[str, Any] | None]
         shown = parts if len(parts) <= 2 * PAYING else [*parts[:PAYING], None, *parts[-PAYING:]]
         for one in shown:
             if one is None:
@@ -30,7 +33,8 @@ def pay_lines(pays: Mapping[str, list[Mapping[str, Any]]]) -> list[str]:
                 continue
             mean = one["share_of_weight"] / one["share_of_pairs"]
             lines.append(
-                f"  {printable(one['value'], 46) or '(none)':<48}{one['pairs']:>9,}{one['share_of_pairs']:>10.1%}"
+                f"  {printable(one['value'], width - 2) or '(none)':<{width}}{one['pairs']:>9,}"
+                f"{one['share_of_pairs']:>{share}.1%}"
                 f"{one['share_of_weight']:>11.1%}{mean:>8.2f}"
             )
     return lines
