@@ -73,6 +73,9 @@ def test_a_run_and_what_follows(folder, kat_cli, tmp_path):
     clean(kat_cli("density", run / "embeddings", "--out", folder / "again"))
     opening = json.loads((run / "density" / "ids.json").read_text())[0]
     clean(kat_cli("density", run / "density", "--explain", opening), shown="\\u202e")
+    assert f"s0{SHOWN}" in clean(kat_cli("show", run))
+    assert "a\\x1b[2J" in clean(kat_cli("show", folder / "evaluation"), shown="\\u202e")
+    clean(kat_cli("compare-weights", run, folder / "again"))
 
 
 def test_prompts_of_hostile_ids_are_sampled_and_read_back(folder, kat_cli):
