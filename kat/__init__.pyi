@@ -19,6 +19,8 @@ from kat.neighbors.find import find_neighbors as find_neighbors
 from kat.pair_weights.storage import PairWeights as PairWeights
 from kat.pair_weights.storage import read_pair_weights as read_pair_weights
 from kat.pair_weights.weigh import weigh_pairs as weigh_pairs
+from kat.pipeline import WeighedPairs as WeighedPairs
+from kat.pipeline import run as run
 from kat.records import Density as Density
 from kat.records import Embeddings as Embeddings
 from kat.records import Neighbors as Neighbors

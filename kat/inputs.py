@@ -11,15 +11,27 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from kat.digests import sha256_read
 from kat.errors import InputError
 
-Inputs: TypeAlias = str | Path | Sequence[Path]
+
+@dataclass(frozen=True)
+class InMemory:
+    """Rows that a caller holds, in the place of files; `name` is what messages call them: "the DataFrame"."""
+
+    name: str
+
+    def rows(self, max_line_bytes: int, needed: Any) -> Iterator[Any]:
+        """Yield the rows (`kat.data.row.Row`) as the readers of files do."""
+        raise NotImplementedError
+
+
+Inputs: TypeAlias = str | Path | Sequence[Path] | InMemory
 
 FORMATS = ".jsonl, .json, .csv, .tsv, .parquet, .arrow; text also as .gz, .zst, .bz2, .xz"
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
@@ -59,22 +71,26 @@ class InputFile:
 
 
 def input_paths(named: Inputs) -> tuple[Path, ...]:
-    """Return the paths that were named, one or several."""
+    """Return the paths that were named, one or several; none of rows in memory."""
+    if isinstance(named, InMemory):
+        return ()
     return (Path(named),) if isinstance(named, str | Path) else tuple(map(Path, named))
 
 
 def input_text(named: Inputs) -> str:
-    """Return an input as a command line would name it."""
+    """Return an input as a command line would name it; of rows in memory what they are."""
+    if isinstance(named, InMemory):
+        return named.name
     return " ".join(f"'{path}'" if is_glob(path) else str(path) for path in input_paths(named))
 
 
 def input_files(named: Inputs) -> list[InputFile]:
-    """Return the files of an input in order.
+    """Return the files of an input in order; none of rows in memory.
 
     Raises InputError for what is missing, matches nothing, is named twice, or is a folder of several kinds or splits.
     """
     files = [file for path in input_paths(named) for file in _files(path)]
-    if not files:
+    if not files and not isinstance(named, InMemory):
         raise InputError("No input was named.")
     seen: dict[str, Path] = {}
     for file in files:

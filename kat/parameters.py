@@ -1,16 +1,23 @@
 """How options are described, converted and checked."""
 
+import difflib
+import inspect
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import wraps
 from numbers import Real
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from cyclopts import Parameter, Token
 
 from kat.errors import OptionError
 
+P = ParamSpec("P")
+R = TypeVar("R")
+Options = TypeVar("Options")
 _DIGITS = 18
 """Of the largest whole number: one that 64 bits hold, as manifests and arrays do."""
 
@@ -54,6 +61,48 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
         short = f", of {_DIGITS} digits at most" if number >= 10**_DIGITS else ""
         raise OptionError(f"{name} is {value!r}; expected a whole number of {least} or more{short}.")
     return number
+
+
+def near_name(name: str, names: Iterable[str]) -> str:
+    """Return " Did you mean model?" for the known name that is nearest to another one, "" if none is near."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def with_options(options: Options, given: Mapping[str, Any], function: Callable[..., Any]) -> Options:
+    """Return options (a dataclass) with those fields replaced that a call of `function` gave by keyword.
+
+    Raises OptionError for a name that is neither a field nor a parameter of the function.
+    """
+    known = [one.name for one in fields(options) if one.init]  # type: ignore[arg-type]
+    check_keywords(function, list(dict.fromkeys([*keywords_of(function), *known])), given)
+    return replace(options, **given)  # type: ignore[type-var]
+
+
+def check_keywords(function: Callable[..., Any], known: Sequence[str], given: Iterable[str]) -> None:
+    """Raise OptionError for a keyword that a function does not have, with the name that is nearest to it."""
+    for name in given:
+        if name not in known:
+            near = near_name(name, known) or f" It takes {', '.join(known)}."
+            raise OptionError(f"{function.__name__} has no option {name!r}.{near}")
+
+
+def explained_keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function raise OptionError, and name the near one, where Python says TypeError of a misspelt keyword."""
+    known = keywords_of(function)
+
+    @wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        check_keywords(function, known, options)
+        return function(*args, **options)
+
+    return call
+
+
+def keywords_of(function: Callable[..., Any]) -> list[str]:
+    """Return the names of the parameters that a call can give by keyword."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [name for name, one in inspect.signature(function).parameters.items() if one.kind in named]
 
 
 def one_of(name: str, value: object, allowed: Sequence[object]) -> None:

@@ -53,6 +53,7 @@ FLOORS = {
     "kat.pair_weights": 8,
     "kat.projection": 8,
     "kat.integrations": 9,
+    "kat.pipeline": 9,
     "kat.reports": 9,
     "kat.training": 9,
     "kat.stages": 10,

@@ -29,6 +29,11 @@ with kat.open_prefixes("run/prefixes_all.jsonl") as opened, kat.Encoder("minilm"
     more: kat.Embeddings = encoder.encode([first.opening])
 rm = kat.train_reward_model(pairs, weights=table.training_weights(), model="minilm", train="head", epochs=1)
 rm.save("rm")
+rows: list[dict[str, object]] = [{"prompt": "q", "chosen": "a", "rejected": "b"}]
+of_rows: list[kat.Pair] = list(kat.read_pairs(rows, max_bad_rows="all"))
+of_column: kat.Embeddings = kat.encode(rows, column="prompt", batch_size=8)
+result: kat.WeighedPairs = kat.run(rows, "minilm", pair_weights=True, k=10, blend=0.5)
+openings: kat.Weights = result.weights
 accuracy: float = rm.score(pairs).accuracy
 try:
     reward = kat.load_model("smollm2", kind="reward")
@@ -41,6 +46,8 @@ MISTAKES = [
     ("kat.find_neighbors(3, k='20')", "has incompatible type"),
     ("kat.train_reward_model([], weights=1.0)", "has incompatible type"),
     ("kat.nothing()", "has no attribute"),
+    ("kat.read_pairs(3)", "has incompatible type"),
+    ("kat.run([], pair_weights=3)", "has incompatible type"),
     ("kat.Prefix(1, [])", "has incompatible type"),
 ]
 

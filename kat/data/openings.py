@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from kat.data.conversations import message_parts, opening_of
+from kat.data.in_memory import checked_pairs
 from kat.records import Message, Pair, Prefix, message_text
 
 
@@ -71,9 +72,9 @@ def unique_prefixes(pairs: Iterable[Pair]) -> list[Prefix]:
     """Return one prefix for each distinct opening, in order of first appearance.
 
     Which one is kept does not depend on the order of the pairs: the one with fewest messages, then fewest UTF-8
-    bytes of content, then smallest bytes of content.
+    bytes of content, then smallest bytes of content. Raises InputError for what are no pairs.
     """
-    return collect_openings(pairs)[0]
+    return collect_openings(checked_pairs(pairs, "unique_prefixes"))[0]
 
 
 def collect_openings(pairs: Iterable[Pair]) -> tuple[list[Prefix], OpeningStats]:

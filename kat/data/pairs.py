@@ -12,6 +12,7 @@ from kat.config import ReadOptions
 from kat.data.columns import Columns, Plan, labels_of, margin_of, refuse_media, tools_of, with_system
 from kat.data.conversations import Preference, row_id, trim
 from kat.data.formats import Format, format_of, formats, parse_row
+from kat.data.in_memory import Rows, input_of
 from kat.data.inside_text import notes_of
 from kat.data.nesting import TOO_DEEP, nests_too_deep
 from kat.data.openings import unit_id
@@ -22,6 +23,7 @@ from kat.data.sniff import SNIFFED as SNIFFED
 from kat.data.sniff import Sniffed, chained, check_shards, sniff
 from kat.errors import InputError
 from kat.inputs import Inputs, input_files, input_text
+from kat.parameters import explained_keywords
 from kat.records import Message, Pair, Prefix, conversation_text
 
 
@@ -45,7 +47,9 @@ class PairStats:
 
 
 class PairReader(Iterator[Pair]):
-    """Iterate over the pairs of a file, folder or glob, or of several; `stats` holds the counts, complete at the end.
+    """Iterate over the pairs of a file, folder or glob, or of several, or of rows in memory (`kat.read_pairs`).
+
+    `stats` holds the counts, complete at the end.
 
     Raises FormatError with the first pair if the first 100 rows are of no known format or of two, InputError if they
     lack a column that is named; at the end BadRowsError if more than `max_bad_rows` were bad, and InputError if no row
@@ -54,14 +58,14 @@ class PairReader(Iterator[Pair]):
 
     def __init__(
         self,
-        path: Inputs,
+        path: Inputs | Rows,
         max_bad_rows: int | str = 0,
         sink: Callable[[bytes], object] | None = None,
         options: ReadOptions | None = None,
         *,
         labels: Sequence[str] = (),
     ) -> None:
-        self.path = path if not isinstance(path, str) else Path(path)
+        self.path = input_of(path)
         self.bad_rows = BadRows(self.path, max_bad_rows, sink)
         self.stats = PairStats()
         self._options = options or ReadOptions()
@@ -69,7 +73,7 @@ class PairReader(Iterator[Pair]):
         self._columns = Columns(self.path, self._options, self._labels)
         self._files = input_files(self.path)
         self._sources = {file.path: path_text(Path(file.source)) for file in self._files}
-        self._default_src = next(iter(self._sources.values()))
+        self._default_src = next(iter(self._sources.values()), "memory")
         needed = self._columns.needed(name for each in formats() for name in each.columns)
         self._pairs = self._read(read_rows(self.path, self._options.max_line_bytes, needed))
 
@@ -181,12 +185,19 @@ SWAPPED = "chosen and rejected swapped, as their scores say"
 MARGIN_AGAINST = "margin has the other sign than the scores"
 
 
-def read_pairs(path: Inputs, max_bad_rows: int | str = 0, options: ReadOptions | None = None) -> PairReader:
+@explained_keywords
+def read_pairs(path: Inputs | Rows, max_bad_rows: int | str = 0, options: ReadOptions | None = None) -> PairReader:
     """Read the pairs of a file (JSON lines, JSON, CSV, parquet, Arrow), a folder of shards or a glob, or of several.
+
+    Or those of rows in memory: a DataFrame of pandas or polars, a `datasets.Dataset`, a pyarrow.Table, dicts in a list
+    or from a generator, a dict of columns. They are read as the same rows in JSON lines are, None, NaN, NaT and NA as
+    null; a pair without a source has the src "memory". Rows count from 1, whatever the index is.
 
     `max_bad_rows` is how many unusable rows to step over, or "all"; one more raises BadRowsError at the end. `options`
     name columns, and say what to do with scores that contradict the order.
     The reader's `stats` and `bad_rows` say what was met.
+
+    Raises InputError for what cannot be rows, such as a DatasetDict; and with its pairs what `PairReader` raises.
     """
     return PairReader(path, max_bad_rows, options=options)
 

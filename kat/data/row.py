@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,12 @@ import orjson
 
 from kat.data.kinds import seems_to_be
 from kat.errors import BadRowsError, OptionError
-from kat.inputs import Inputs, input_files, input_text
+from kat.inputs import InMemory, Inputs, input_files, input_text
 
 _SHOWN = 20
 """Reasons that an error lists."""
+_OPTION = re.compile(r"--(\w+)")
+"""A flag that a reason names, for which Python has a field of an option."""
 
 
 class BadRow(ValueError):
@@ -49,7 +52,9 @@ class Row:
     media: tuple[str, ...] = ()
 
     def place(self, path: Inputs) -> str:
-        """Return "file:line", the file being `path` unless the row knows its own."""
+        """Return "file:line", the file being `path` unless the row knows its own, or "row 7 of the DataFrame"."""
+        if isinstance(path, InMemory):
+            return f"row {self.number} of {path.name}"
         return f"{self.file or input_text(path)}:{self.line or self.number}"
 
 
@@ -91,18 +96,26 @@ class BadRows:
         if len(lines) > _SHOWN:  # reasons that name a key or a value may be as many as the rows
             lines[_SHOWN:] = [f"and {len(lines) - _SHOWN:,} other reasons"]
         rows = "row is" if self.total == 1 else "rows are"
-        head = f"{self.total:,} {rows} unusable and {int(self.limit):,} allowed; nothing was written:"
+        head = f"{self.total:,} {rows} unusable and {int(self.limit):,} allowed"
+        if isinstance(self.path, InMemory):
+            shown = (_OPTION.sub(r"ReadOptions \1", line) for line in [*lines, self._remedy(kept)])
+            raise BadRowsError(f"{head}:", *(f"  {line}" for line in shown), counts=dict(self.counts))
+        head += "; nothing was written:"
         raise BadRowsError(head, *(f"  {line}" for line in [*lines, self._remedy(kept)]), counts=dict(self.counts))
 
     def _remedy(self, kept: int | None) -> str:
         """To step over rows is no advice where one reason holds for most of them: the file is something else."""
         most = max(n for n, _ in self.counts.values())
         if kept is None or most <= kept or 2 * most <= self.total + kept:
+            if isinstance(self.path, InMemory):
+                return 'Mend them, or step over them with max_bad_rows="all".'
             return "Mend them, or set them aside with --max_bad_rows all (they go to OUT.rejected.jsonl)."
         reason, (_, first) = max(self.counts.items(), key=lambda item: item[1][0])
         only = f"Only {kept:,} of {self.total + kept:,} rows can be used."
         if " (--" in reason:  # it names the option that decides
             return f"{only} Say what to do with the others: {reason.rpartition(' (')[2].rstrip(')')}"
+        if isinstance(self.path, InMemory):
+            return f"{only} Look at {first}."
         guess = seems_to_be(input_files(self.path)[0].path) if 2 * self._unparsed > self.total else None
         return f"{only} {guess or f'Look at {first} and convert the file.'}"
 

@@ -22,7 +22,7 @@ from kat.data.readers.streams import BOM, opened
 from kat.data.readers.tables import ARROW, PARQUET, Needed, read_arrow, read_parquet
 from kat.data.row import BadRow, BadRows, Row, path_text, rejected_line
 from kat.errors import InputError
-from kat.inputs import COMPRESSED, InputFile, Inputs, data_suffix, input_files, missing_file
+from kat.inputs import COMPRESSED, InMemory, InputFile, Inputs, data_suffix, input_files, missing_file
 
 __all__ = ["BOM", "BadRow", "BadRows", "Row", "missing_file", "parse_line", "path_text", "read_rows", "rejected_line"]
 
@@ -43,6 +43,8 @@ def read_rows(path: Inputs, max_line_bytes: int = MAX_LINE_BYTES, needed: Needed
 
     Raises InputError for what is missing, of another format, or damaged.
     """
+    if isinstance(path, InMemory):
+        return path.rows(max_line_bytes, needed)
     files = input_files(path)
     reading = Reading(max_line_bytes, needed)
     if len(files) == 1 and isinstance(path, str | Path) and files[0].path == Path(path):

@@ -14,7 +14,7 @@ from kat.data.inside_text import Inside, recognise
 from kat.data.kinds import seems_to_be
 from kat.data.rows import BadRow, Row, read_rows
 from kat.errors import FormatError
-from kat.inputs import InputFile, Inputs, input_files, input_text
+from kat.inputs import InMemory, InputFile, Inputs, input_files, input_text
 from kat.terminal import escaped
 
 SNIFFED = 100
@@ -88,13 +88,16 @@ def _agreed(rows: list[tuple[Row, dict[str, Any]]], path: Inputs) -> Format | No
     if others:
         other, second = others[0]
         raise FormatError(
-            f"{input_text(path)} mixes formats: {_line(first)} is {file_format.name}, {_line(second)} is {other.name}. "
-            "Put them into files of their own."
+            f"{input_text(path)} mixes formats: {_line(first, path)} is {file_format.name}, "
+            f"{_line(second, path)} is {other.name}. "
+            f"{'Read them apart.' if isinstance(path, InMemory) else 'Put them into files of their own.'}"
         )
     return file_format
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, path: Inputs) -> str:
+    if isinstance(path, InMemory):
+        return f"row {row.number}"
     return f"line {row.line or row.number}" + (f" of {row.file}" if row.file else "")
 
 
@@ -104,12 +107,16 @@ def _unknown_format(head: list[Row], path: Inputs) -> list[str]:
         return [f"{name} holds no rows."]
     first = next((r for r in head if r.value is not None), None)
     if first is None or first.value is None:
+        place = f"{_line(head[0], path)}: {head[0].fault}"
+        if isinstance(path, InMemory):
+            return [f"{name} holds no dict to read in its first {len(head)} rows; {place}."]
         guess = seems_to_be(head[0].file or input_files(path)[0].path)
-        met = f"{name} holds no JSON object to read in its first {len(head)} rows; {_line(head[0])}: {head[0].fault}."
+        met = f"{name} holds no JSON object to read in its first {len(head)} rows; {place}."
         return [met, f"  {guess}"] if guess else [met]
     keys = ", ".join(map(escaped, islice(first.value, 12))) or "none"
     skipped = f" (columns of bytes are not read: {', '.join(first.skipped)})" if first.skipped else ""
-    return [f"{name} is of no known format: {_line(first)} has the keys {keys}{skipped};", *expected_formats()]
+    met = f"{name} is of no known format: {_line(first, path)} has the keys {keys}{skipped};"
+    return [met, *expected_formats(in_memory=isinstance(path, InMemory))]
 
 
 def chained(head: list[Row], rows: Iterator[Row]) -> Iterator[Row]:

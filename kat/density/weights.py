@@ -13,7 +13,7 @@ from kat.config import DensityOptions
 from kat.density.estimators import estimate_density
 from kat.density.explain import OTHER_KS, evidence, row_of
 from kat.errors import InputError
-from kat.parameters import check_weighting
+from kat.parameters import check_weighting, explained_keywords
 from kat.records import Density
 from kat.statistics import effective_sample_size
 
@@ -89,6 +89,7 @@ class Weights(TableRecord):
         return evidence(row, opening_id, self.values, density, {k: at_k[k] for k in OTHER_KS if k in at_k})
 
 
+@explained_keywords
 def weigh(
     density: Density | Sequence[float] | np.ndarray,
     ess: float = DensityOptions.ess,

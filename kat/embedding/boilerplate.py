@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
 
+from kat.config import EmbedOptions
 from kat.records import Message, Prefix
+from kat.run_folder import RunFolder
 
 LEAST_SHARE = 0.5
 """More of the conversations than this must share a passage: it is then the same whichever rows come first."""
@@ -58,6 +60,14 @@ class Boilerplate:
         if users and self.trailing:
             messages[users[-1]] = _cut(messages[users[-1]], "", self.trailing)
         return Prefix(prefix.id, messages)
+
+
+def choose_boilerplate(options: EmbedOptions, prefixes: Iterable[Prefix]) -> Boilerplate:
+    """Return what is left out of texts: what most of the prefixes share, or what was left out of other embeddings."""
+    if options.boilerplate_of is not None:
+        manifest = RunFolder(options.boilerplate_of).embeddings_manifest
+        return Boilerplate.from_dict((manifest.get("options") or {}).get("boilerplate") or {})
+    return Boilerplate() if options.boilerplate == "keep" else find_boilerplate(prefixes)
 
 
 class WithoutBoilerplate:

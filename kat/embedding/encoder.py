@@ -6,13 +6,13 @@ import atexit
 import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kat.config import EmbedOptions
+from kat.data.in_memory import Rows, texts_in_memory
 from kat.devices import torch_threads
 from kat.embedding.blame import id_of_row, naming_texts
 from kat.embedding.pieces import TextPieces, cut_into_pieces
@@ -23,6 +23,7 @@ from kat.errors import InputError, ModelError, OptionError
 from kat.executors.base import IDENTITY
 from kat.models.sources import resolve
 from kat.packing.budget import packs, windows
+from kat.parameters import with_options
 from kat.records import Embeddings, Prefix
 
 if TYPE_CHECKING:
@@ -40,23 +41,27 @@ _cached: dict[tuple, Encoder] = {}
 
 
 def encode(
-    inputs: Iterable[str | Prefix],
+    inputs: Rows,
     model: str = EmbedOptions.model,
     *,
+    column: str | None = None,
     device: str = "auto",
     progress: bool = False,
     **options: Any,
 ) -> Embeddings:
     """Embed strings or prefixes; rows in input order. Model and workers stay loaded for the next call like this one.
 
-    `options` are the fields of `kat.config.EmbedOptions`. Ids are the prefixes' ids, or row numbers for strings.
+    `inputs` are a list, a Series or the like; or, with the name of a `column`, a DataFrame of pandas or polars, a
+    `datasets.Dataset`, a pyarrow.Table, a list of dicts or a dict of columns. `options` are the fields of
+    `kat.config.EmbedOptions`. Ids are the prefixes' ids, or row numbers from 0 for strings.
 
-    Raises InputError for no input or a text that is not valid Unicode, OptionError for an option out of range,
-    ModelError for a model that cannot be found or loaded, WorkerError if a worker process dies.
+    Raises InputError for no input, a table without `column`, or a text that is missing or not valid Unicode,
+    OptionError for an unknown option or one out of range, ModelError for a model that cannot be found or loaded,
+    WorkerError if a worker process dies.
     """
-    if isinstance(inputs, str | bytes | Prefix) or not isinstance(inputs, Iterable):
-        raise InputError(f"encode was given a {type(inputs).__name__}; expected a list of strings or of kat.Prefix.")
-    return cached_encoder(replace(EmbedOptions(), model=model, **options), device).encode(inputs, progress=progress)
+    chosen = with_options(EmbedOptions(), {"model": model} | options, encode)
+    texts = texts_in_memory(inputs, column, "encode")
+    return cached_encoder(chosen, device).encode(texts, progress=progress)
 
 
 def cached_encoder(options: EmbedOptions, device: str) -> Encoder:
@@ -109,7 +114,7 @@ class Encoder:
     def __init__(
         self, model: str = EmbedOptions.model, *, device: str = "auto", launcher: Launcher | None = None, **options: Any
     ):
-        self.options = replace(EmbedOptions(), model=model, **options)
+        self.options = with_options(EmbedOptions(), {"model": model} | options, Encoder)
         for name in ("batch_size", "processes"):
             if (value := getattr(self.options, name)) is not None and value < 1:
                 raise OptionError(f"{name} is {value}; expected 1 or more.")
@@ -132,9 +137,9 @@ class Encoder:
             self._workers.close()
         self._engine = self._workers = None
 
-    def encode(self, inputs: Iterable[str | Prefix], *, progress: bool = False) -> Embeddings:
+    def encode(self, inputs: Rows, *, column: str | None = None, progress: bool = False) -> Embeddings:
         """Embed strings or prefixes, rows in input order: see `kat.encode`."""
-        items = list(inputs)
+        items = texts_in_memory(inputs, column, "encode")
         if not items:
             raise InputError("There is nothing to embed: no texts were given.")
         ids = [item.id if isinstance(item, Prefix) else str(i) for i, item in enumerate(items)]

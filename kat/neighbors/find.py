@@ -16,7 +16,7 @@ from kat.errors import InputError, OptionError
 from kat.executors.base import Launcher
 from kat.neighbors.approximate import knn_approximate
 from kat.neighbors.exact import knn_query, knn_self
-from kat.parameters import one_of, whole_number
+from kat.parameters import explained_keywords, one_of, whole_number
 from kat.records import Embeddings, Halves, Neighbors
 
 _ASKED = 2000
@@ -25,6 +25,7 @@ _SMALLEST_HALF = 20
 _UNIT = 2e-7
 
 
+@explained_keywords
 def find_neighbors(
     x: Embeddings | np.ndarray,
     k: int = DensityOptions.k,
@@ -54,7 +55,7 @@ def find_neighbors(
     `search` "approximate" is for very many rows: FAISS, its recall measured, an error under `least_recall`.
 
     Raises InputError for an empty or wrongly shaped array, a row that is not finite, or (cosine) a zero row,
-    naming the first; OptionError for k < 1, an unknown metric, or a device that is not there.
+    naming the first; OptionError for k < 1, an unknown metric or option, or a device that is not there.
     """
     k = whole_number("k", k)
     one_of("metric", metric, ("cosine", "euclidean"))
@@ -72,14 +73,14 @@ def find_neighbors(
         if search == "approximate":
             raise OptionError("queries are searched for exactly; leave search at exact.")
         if k > len(vectors):
-            warnings.warn(f"k is {len(vectors)}, not {k}: there are only {len(vectors)} rows.", stacklevel=2)
+            warnings.warn(f"k is {len(vectors)}, not {k}: there are only {len(vectors)} rows.", stacklevel=3)
         near = _of_queries(
             asked, vectors[distinct.first], distinct, min(k, len(vectors)), device=device, bar=bar, launcher=launcher
         )
         source = queries if isinstance(queries, Embeddings) else None
         return Neighbors(ids_of(queries), *near, metric=metric, source=source, targets=ids_of(x))
     if k > len(vectors) - 1 > 0:
-        warnings.warn(f"k is {len(vectors) - 1}, not {k}: there are only {len(vectors)} rows.", stacklevel=2)
+        warnings.warn(f"k is {len(vectors) - 1}, not {k}: there are only {len(vectors)} rows.", stacklevel=3)
     recall = 1.0
     if search == "approximate" and len(distinct.first) > k + 1:
         groups, apart, recall = knn_approximate(vectors[distinct.first], k, least_recall)

@@ -13,6 +13,8 @@ from kat.errors import MismatchError
 from kat.records import Embeddings, Halves, Neighbors
 from kat.run_folder import NEIGHBOR_FILES
 
+STORED_NEIGHBORS = 50
+"""Neighbours kept at least, so that weights at another k need no new search."""
 _HALVES = ("half_rows", "half_first", "half_second")
 _ARRAYS = {
     "indices": (True, True, 2),

@@ -21,7 +21,7 @@ import numpy as np
 from kat.density.weights import heaviest_share, project, solve_temperature
 from kat.errors import InputError, OptionError
 from kat.pair_config import PairOptions
-from kat.parameters import one_of
+from kat.parameters import explained_keywords, one_of
 from kat.statistics import effective_sample_size, spearman
 
 EXPONENTS = {"pair": 1.0, "sqrt": 0.5, "opening": 0.0}
@@ -83,6 +83,7 @@ class PairWeighting:
         }
 
 
+@explained_keywords
 def weigh_pairs(
     opening: np.ndarray,
     w: np.ndarray,

@@ -13,7 +13,7 @@ from kat.atomic import saving
 from kat.config import EmbedOptions, RunOptions, recorded
 from kat.data.prompt_texts import InsidePrompts, look_inside
 from kat.data.prompts import PromptFile, check_prompts, good_prompts
-from kat.embedding.boilerplate import Boilerplate, WithoutBoilerplate, find_boilerplate
+from kat.embedding.boilerplate import Boilerplate, WithoutBoilerplate, choose_boilerplate
 from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_manifest, checkpoint_path, discard, remove
 from kat.embedding.storage import check_embeddings, check_vectors, load_embeddings
 from kat.errors import InputError
@@ -93,12 +93,7 @@ def unit_of(prompts: Inputs | None) -> str:
 
 def _boilerplate(data: Inputs, options: EmbedOptions, inside: InsidePrompts, max_line_bytes: int) -> Boilerplate:
     """What is left out of the texts: what most of them share, or what was left out of other embeddings."""
-    if options.boilerplate_of is not None:
-        manifest = RunFolder(options.boilerplate_of).embeddings_manifest
-        return Boilerplate.from_dict((manifest.get("options") or {}).get("boilerplate") or {})
-    if options.boilerplate == "keep":
-        return Boilerplate()
-    return find_boilerplate(good_prompts(data, inside.names, max_line_bytes))
+    return choose_boilerplate(options, good_prompts(data, inside.names, max_line_bytes))
 
 
 def _stage(

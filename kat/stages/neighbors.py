@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kat.config import DensityOptions, RunOptions
 from kat.embedding.elsewhere import without_bad
 from kat.embedding.storage import load_embeddings, vectors_path
-from kat.neighbors.storage import check_neighbors, save_neighbors
+from kat.neighbors.storage import STORED_NEIGHBORS, check_neighbors, save_neighbors
 from kat.records import Embeddings
 from kat.reports.console.density import neighbor_summary
 from kat.run_folder import EMBEDDINGS, NEIGHBOR_FILES, RunFolder, search_checkpoint_path
@@ -16,9 +16,6 @@ from kat.stages.stage import stage
 
 if TYPE_CHECKING:
     from kat.executors.base import Launcher
-
-STORED_NEIGHBORS = 50
-"""Neighbours kept on disk at least, so that weights at another k need no new search."""
 
 
 def find_neighbors(

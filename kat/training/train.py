@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kat.atomic import saving
+from kat.data.in_memory import checked_pairs
 from kat.devices import multiplies_bfloat16, pick_device, torch_threads
 from kat.errors import InputError, MismatchError, OptionError
 from kat.grpo_config import GrpoOptions
 from kat.models.load import load_model
 from kat.pair_weights.weigh import normalised
+from kat.parameters import with_options
 from kat.records import Pair
 from kat.terminal import note
 from kat.training.checkpoint import Checkpoint, restored
@@ -90,13 +92,14 @@ def train_reward_model(
     with a mapping, pairs that it does not name do not train.
 
     Raises InputError for no pairs or weights of another number, MismatchError for a mapping that names none of the
-    pairs, ModelError for a model that cannot be loaded, OptionError for an option out of range.
+    pairs, ModelError for a model that cannot be loaded, OptionError for an unknown option or one out of range.
     """
-    chosen = replace(RewardOptions(), model=model, **options)
+    chosen = with_options(RewardOptions(), {"model": model} | options, train_reward_model)
     if chosen.select == "best":
         raise OptionError("select best holds groups of a run's pairs out; use kat train-rm, or give fit a selection.")
+    listed = list(checked_pairs(pairs, "train_reward_model"))
     loaded = load_reward_model(chosen, device)
-    data, kept = weighed_tokens(loaded, pairs, weights, chosen)
+    data, kept = weighed_tokens(loaded, listed, weights, chosen)
     log: list[dict[str, Any]] = []
     facts = fit(loaded, data, kept, chosen, on_step=log.append, progress=progress)
     return TrainedRewardModel(loaded, facts, log, chosen)

@@ -6,15 +6,17 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kat.artifacts import json_bytes, manifest
+from kat.data.in_memory import checked_pairs
 from kat.errors import OptionError, OutputError
 from kat.models.load import load_model
+from kat.parameters import with_options
 from kat.records import Pair
 from kat.terminal import note
 from kat.training.checkpoint import Checkpoint
@@ -63,13 +65,14 @@ def train_dpo(
     mapping, pairs that it does not name do not train.
 
     Raises InputError for no pairs or weights of another number, MismatchError for a mapping that names none of the
-    pairs, ModelError for a model that cannot be loaded, OptionError for an option out of range.
+    pairs, ModelError for a model that cannot be loaded, OptionError for an unknown option or one out of range.
     """
-    chosen = replace(DpoOptions(), policy=policy, **options)
+    chosen = with_options(DpoOptions(), {"policy": policy} | options, train_dpo)
     if chosen.select == "best":
         raise OptionError("select best wants pairs that do not train; give fit_dpo a selection of them.")
+    listed = list(checked_pairs(pairs, "train_dpo"))
     loaded = load_dpo_policy(chosen, device)
-    data, kept = weighed_tokens(loaded, pairs, weights, chosen)
+    data, kept = weighed_tokens(loaded, listed, weights, chosen)
     log: list[dict[str, Any]] = []
     needed = Plan(data.prompt, kept, chosen).pairs()
     reference = reference_of(loaded, data, chosen, needed=needed, progress=progress)

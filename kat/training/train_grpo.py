@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from kat.devices import torch_threads
 from kat.errors import InputError
 from kat.grpo_config import GrpoOptions
 from kat.models.load import load_model
+from kat.parameters import with_options
 from kat.terminal import note
 from kat.training.checkpoint import Checkpoint, restored
 from kat.training.prompt_sampler import Asked, PromptSampler, SystematicSampler
@@ -80,9 +81,9 @@ def train_policy(
     policy's own.
 
     Raises InputError for no prompts, MismatchError for an opening without a weight, ModelError for a model that cannot
-    be loaded, OptionError for an option out of range.
+    be loaded, OptionError for an unknown option or one out of range.
     """
-    chosen = replace(GrpoOptions(), policy=policy, **options)
+    chosen = with_options(GrpoOptions(), {"policy": policy} | options, train_policy)
     named = [rewards] if isinstance(rewards, str) or callable(rewards) else list(rewards)
     reward = reward_of(named, reward_weights, device, allow_network=chosen.allow_network)
     loaded = load_policy(chosen, device)

@@ -107,10 +107,17 @@ def _completion(value: Any, name: str) -> list[Message]:
     return messages
 
 
-def expected_formats() -> list[str]:
+def expected_formats(*, in_memory: bool = False) -> list[str]:
     """Return the last lines of a message about rows of no known format: formats, examples, and what else to do."""
+    if in_memory:
+        columns = "columns='prompt=THEIRS,chosen=THEIRS,rejected=THEIRS'"
+        return [f"  name columns that are called otherwise: kat.config.ReadOptions({columns})", *_expected()]
     lines = ["  name columns that are called otherwise: --columns prompt=THEIRS,chosen=THEIRS,rejected=THEIRS"]
-    lines += ["  or convert:", *(f"    {line}" for line in _CONVERSION), "  expected one of"]
+    return [*lines, "  or convert:", *(f"    {line}" for line in _CONVERSION), *_expected()]
+
+
+def _expected() -> list[str]:
+    lines = ["  expected one of"]
     for each in formats():
         lines.append(f"    {each.name:<14} {each.help}")
         lines.append(f"    {'':<14} {json.dumps(each.example, ensure_ascii=False)}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kat.data.media import MEDIA, is_file
 from kat.data.readers.values import plain
 from kat.data.row import Row
-from kat.errors import InputError
+from kat.errors import InputError, translated
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,7 +100,7 @@ class _Choice:
     names: list[str]
 
 
-def _choose(path: Path, schema: pa.Schema, mean_bytes: Callable[[str], float], needed: Needed | None) -> _Choice:
+def _choose(path: Path | str, schema: pa.Schema, mean_bytes: Callable[[str], float], needed: Needed | None) -> _Choice:
     """Choose the columns of a file. Raises InputError for a name that stands twice."""
     if repeated := [name for name, n in Counter(schema.names).items() if n > 1]:
         raise InputError(f"{path} names the column {repeated[0]!r} twice; rename one.")
@@ -201,6 +201,18 @@ def read_arrow(path: Path, needed: Needed | None = None) -> Iterator[Row]:
             for row in _batch_rows(kept, rows.number, choice):
                 rows.number = row.number
                 yield row
+
+
+def read_batches(name: str, batches: Iterable[pa.RecordBatch], needed: Needed | None = None) -> Iterator[Row]:
+    """Read the rows of batches that a caller holds, `name` being what messages call them."""
+    number = 0
+    with translated(InputError, f"{name} cannot be read"):
+        for batch in batches:
+            if not batch.num_columns or not batch.num_rows:
+                continue
+            choice = _choose(name, batch.schema, partial(_batch_bytes, batch), needed)
+            yield from _batch_rows(batch.select(choice.read), number, choice)
+            number += batch.num_rows
 
 
 def _check_offsets(name: str, column: pa.Array) -> None:

@@ -16,7 +16,7 @@ from kat.config import DensityOptions
 from kat.density.dimension import intrinsic_dimension
 from kat.density.noise import split_half
 from kat.errors import OptionError
-from kat.parameters import whole_number
+from kat.parameters import explained_keywords, whole_number
 from kat.plugins import ESTIMATORS, check_name, load
 from kat.records import Density, Embeddings, Neighbors
 
@@ -46,6 +46,7 @@ class Estimator:
     recovers_euclidean: bool = True
 
 
+@explained_keywords
 def estimate_density(
     neighbors: Neighbors,
     k: int | None = None,
