@@ -1,6 +1,6 @@
 """Run a part of the tests under every supported Python that this machine has.
 
-    python dev/check_pythons.py [--pythons 3.11 3.13] [--venvs DIR] [--pip_args "--index-url URL"] [tests ...]
+    python dev/check_pythons.py [--python 3.11 --python 3.13] [--venvs DIR] [--pip_args "--index-url URL"] [tests ...]
 
 Makes a virtual environment for each version that the classifiers of pyproject.toml name and that is installed here, on
 the PATH as `python3.13` or under pyenv, and installs kat as `make install` does, with constraints.txt. Then it runs the
@@ -75,14 +75,14 @@ def passes(python: Path, venv: Path, pip_args: list[str], tests: list[str]) -> b
 def main() -> None:
     """Install and test under each version, and say how it went."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pythons", nargs="+", default=supported(), help="[default: those of pyproject.toml]")
+    parser.add_argument("--python", action="append", help="a version [default: those of pyproject.toml]")
     parser.add_argument("--venvs", type=Path, help="where the environments stay [default: a temporary directory]")
     parser.add_argument("--pip_args", default="", help="further arguments of pip, as one word")
     parser.add_argument("tests", nargs="*", default=LIGHT_TESTS, help="tests to run instead of the usual ones")
     given = parser.parse_args()
     ended = {}
     with tempfile.TemporaryDirectory() as folder:
-        for version in given.pythons:
+        for version in given.python or supported():
             print(f"== Python {version}", flush=True)
             python = interpreter(version)
             venv = (given.venvs or Path(folder)).resolve() / version
