@@ -320,7 +320,7 @@ def steps_of(
     groups = [{"params": [p for p in model.model.parameters() if p.requires_grad], "lr": 1e-6}]
     trainer = Trainer(WholeModel(model, data, row_tokens), groups, data, np.ones(len(data)), chosen)
     seconds, counts = [], []
-    for pairs in trainer.pass_steps(0):
+    for pairs in trainer.plan.of_pass(0):
         waited(options)
         start = time.perf_counter()
         trainer.step(pairs, chosen.batch_size)

@@ -61,15 +61,19 @@ def drawn_pairs(options: argparse.Namespace) -> list[Any]:
 
     chosen = RewardOptions(model=options.model, max_len=options.max_len, long_completions="drop")
     model = load_reward_model(chosen, "cpu")
-    data = tokens_of(model, read_pairs(options.pairs, "all"), chosen)
+    return whole_prompts(tokens_of(model, read_pairs(options.pairs, "all"), chosen), options.n)
+
+
+def whole_prompts(data: Any, count: int) -> list[Any]:
+    """Return trunk, chosen and rejected token ids of all pairs of prompts that are drawn, `count` pairs at most."""
     pairs: list[Any] = []
     order = np.argsort(data.prompt, kind="stable")
     of_prompt = np.split(order, np.flatnonzero(np.diff(data.prompt[order])) + 1)
     for place in np.random.default_rng(0).permutation(len(of_prompt)).tolist():
         rows = of_prompt[place].tolist()
-        if pairs and len(pairs) + len(rows) > options.n:
+        if pairs and len(pairs) + len(rows) > count:
             continue
-        for row in rows[: options.n]:
+        for row in rows[:count]:
             prompt = data.prompts[data.prompt[row]]
             pairs.append((prompt.trunk, *(prompt.branches[side[row]] for side in (data.chosen, data.rejected))))
     return pairs

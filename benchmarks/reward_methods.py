@@ -88,7 +88,7 @@ def kat_method(method: str, pairs: list[Any], options: dict[str, Any]) -> Callab
     groups = [{"params": [named[name] for name in names], "lr": 1e-6}]
     trainer = Trainer(WholeModel(model, data, chosen.row_tokens), groups, data, np.ones(len(data)), chosen)
     torch.set_num_threads(options["threads"])
-    steps = trainer.pass_steps(0)
+    steps = trainer.plan.of_pass(0)
 
     def run(warm_up: bool = False) -> int:
         for pairs_of_step in steps[:1] if warm_up and share == "none" else steps:
@@ -161,16 +161,25 @@ def main() -> None:
     method, path, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     pairs = load_pairs(path)
     run = (trl_method if method.startswith("trl") else kat_method)(method, pairs, options)
-    if options["warm_up"]:
+
+    def timed(warm_up: bool = False) -> dict[str, float]:
+        began.clear()
+        before = time.perf_counter()
+        count = run(warm_up=warm_up)
+        return {"seconds": time.perf_counter() - (began[0] if began else before), "pairs": count}
+
+    answer_turns(timed, warm_up=options["warm_up"])
+
+
+def answer_turns(run: Callable[..., dict[str, float]], *, warm_up: bool) -> None:
+    """Run once for every line of input and answer with its numbers, "seconds" first, and the peak of memory."""
+    if warm_up:
         run(warm_up=True)
     print("ready", flush=True)
     for _ in sys.stdin:
-        began.clear()
-        before = time.perf_counter()
-        count = run()
-        seconds = time.perf_counter() - (began[0] if began else before)
+        numbers = run()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "pairs": count, "peak_mb": peak}), flush=True)
+        print(json.dumps(numbers | {"peak_mb": peak}), flush=True)
 
 
 if __name__ == "__main__":

@@ -138,8 +138,8 @@ class DpoOptions(PairTrainingOptions):
             raise OptionError(f"train is {self.train!r}; expected last:N (last:2), lora or all.")
         one_of("loss", self.loss, ("sigmoid", "ipo", "hinge"))
         self.check_numbers({"learning_rate": math.inf, "beta": math.inf, "label_smoothing": 0.5})
-        if not self.beta:
-            raise OptionError("beta is 0; expected a number above it.")
+        if not 0 < self.beta < math.inf:
+            raise OptionError(f"beta is {self.beta:g}; expected a finite number above 0.")
         if self.label_smoothing and self.loss != "sigmoid":
             raise OptionError(f"label_smoothing is for loss sigmoid; loss is {self.loss}.")
         if not self.min_prompt:

@@ -73,6 +73,7 @@ PARTS_OF_STAGES = {
     "report_contents",
     "report_files",
     "report_inputs",
+    "report_models",
     "report_pairs",
     "run_prompts",
 }

@@ -228,6 +228,24 @@ POLICY: Form = {
 """training.json of a policy."""
 
 
+_FARES: Form = {
+    "prompts": COUNT,
+    "win_rate": _estimate(SHARE),
+    "reward_gain": _estimate(NUMBER),
+    "kl": _estimate(NUMBER),
+}
+_SAID: Form = {"reward": NUMBER, "tokens": AMOUNT, "ended": SHARE}
+POLICY_EVALUATION: Form = {
+    "policy": TEXT,
+    "reference": TEXT,
+    "rewards": Each(TEXT),
+    "all": _FARES,
+    "bins": By(_FARES, integers=True),
+    "policy_answers": _SAID,
+    "reference_answers": _SAID,
+}
+"""policy.json."""
+
 TRAINED = {"train-rm": REWARD_MODEL, "train-dpo": REWARD_MODEL, "train-grpo": POLICY}
 """training.json by the stage that wrote it."""
 

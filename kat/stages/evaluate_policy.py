@@ -20,6 +20,7 @@ from kat.pair_weights.storage import read_pair_weights
 from kat.reports.console.evaluate_policy import policy_lines
 from kat.run_folder import ANSWERS, POLICY_EVALUATION, WINS, RunFolder, weigh_again
 from kat.stages.export_weights import source_of_weights
+from kat.stages.pair_training import check_place
 from kat.stages.policy_scores import trained_from
 from kat.stages.run_prompts import held_out, prompts_of_run
 from kat.stages.stage import stage
@@ -57,6 +58,7 @@ def evaluate_policy(
     place = resolve(policy, allow_network=options.allow_network)
     reference = _reference(place, against, allow_network=options.allow_network)
     out = out or _default_place(run, place)
+    check_place(out)
     inputs: dict[str, Any] = {"pair_weights": path, "pairs": HashedInput(source, digest)}
     inputs |= _models(place, reference, rewards, options)
     read = [place.path, reference.path]
@@ -126,6 +128,8 @@ def _answered(
     from kat.training.reward_sources import reward_of
     from kat.training.train_grpo import load_policy, prompts_of_policy
 
+    # First, for a reward that is not there is told before all is said.
+    reward = reward_of(rewards, scales, device, allow_network=options.allow_network)
     how = options.of_training(str(place.name))
     models = [load_policy(options.of_training(str(one.name)), device) for one in (place, reference)]
     if models[0].loaded.tokenizer.get_vocab() != models[1].loaded.tokenizer.get_vocab():
@@ -134,7 +138,6 @@ def _answered(
     said = [_said(model, prompts.trunks, options) for model in models]
     told: dict[str, Any] = {"temperature": options.temperature, "budget": options.row_tokens}
     kls = divergence(models[0], models[1], prompts.trunks, said[0], **told)
-    reward = reward_of(rewards, scales, device, allow_network=options.allow_network)
     texts = [[text_of(model, one) for one in own] for model, own in zip(models, said, strict=True)]
     worth = [reward(list(asked), own) for own in texts]
     rows = []

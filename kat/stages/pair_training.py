@@ -27,7 +27,9 @@ from kat.pair_weights.storage import PairWeights, read_pair_weights
 from kat.pair_weights.weigh import normalised
 from kat.reports.console.train_rm import training_lines
 from kat.run_folder import (
+    FEATURES,
     MODEL_FILES,
+    REFERENCE,
     TRAINING,
     TRAINING_LOG,
     VALIDATION_SCORES,
@@ -195,9 +197,14 @@ def _follow(training: PairTraining, prepared: Callable[[str], Prepared], out: Pa
 
 
 def check_place(out: Path) -> None:
-    """Raise OutputError for a folder that holds a run: a model among its files would be neither."""
+    """Raise OutputError for a folder that holds a run, where a model among its files would be neither, and for one of
+    what trainings keep for each other, which anybody may delete."""
     if RunFolder(out).is_run:
         raise OutputError(f"{out} is the folder of a run. Give the model one of its own: --out {out / 'model'}")
+    place = out.absolute()
+    for kept in (place, *place.parents):
+        if kept.name in (REFERENCE, FEATURES) and (kept == place or RunFolder(kept.parent).is_run):
+            raise OutputError(f"{kept} is for what trainings keep, and can be deleted. Name another --out than {out}.")
 
 
 def discard_checkpoint(out: Path, made_from: Mapping[str, Any]) -> None:

@@ -79,7 +79,7 @@ def trained_from(folder: Path, option: str, *, allow_network: bool) -> ModelSour
     if manifest.get("stage") not in ("train-dpo", "train-grpo"):
         return None
     at = (manifest.get("inputs_at") or {}).get("policy")
-    name = str(folder / at) if isinstance(at, str) else str(manifest["options"].get("policy"))
+    name = str((folder / at).resolve()) if isinstance(at, str) else str(manifest["options"].get("policy"))
     remedy = f"Its reference is needed, for a policy is measured against it: name it with {option}."
     try:
         source = resolve(name, allow_network=allow_network)

@@ -28,22 +28,17 @@ from kat.pair_weights.specs import flags_of
 from kat.pair_weights.storage import PairWeights, read_pair_weights
 from kat.records import Embeddings, Neighbors
 from kat.reports import forms
-from kat.reports.sections.models import Evaluated, Trained, Training
+from kat.reports.sections.models import Trained
 from kat.reports.sections.next_steps import Done
 from kat.reports.sections.provenance import Output
 from kat.run_folder import (
-    ANSWERS,
     CONTEXTS,
-    EVALUATION,
     IDS,
     LENGTHS,
     LOG_DENSITY,
     METADATA,
     PREFIXES,
     REPORT,
-    TRAINING,
-    TRAINING_LOG,
-    TRIED,
     VALIDATION_SCORES,
     VECTORS,
     WEIGHTS,
@@ -55,12 +50,11 @@ from kat.run_folder import (
 from kat.run_log import read_log
 from kat.stages.density import density_options
 from kat.stages.report_files import check_arrays, read_lines, read_object
+from kat.stages.report_models import READ, read_trained, scores_read
 from kat.stages.report_pairs import PairFacts, read_pair_facts, texts_of
 from kat.stages.verify import check_weights_file, not_covered, outputs_in
 
 _OPENINGS = (WEIGHTS, LOG_DENSITY, IDS, METADATA, LENGTHS, VECTORS)
-_ON_PAIRS = (TRAINING, TRAINING_LOG, VALIDATION_SCORES)
-_TRAINED = {"train-rm": _ON_PAIRS, "train-grpo": (TRAINING, TRAINING_LOG, ANSWERS), "train-dpo": _ON_PAIRS}
 _BAD_ROW = {"file", "line", "reason"}
 _REJECTED = 10_000
 """Bad rows of which the reasons are counted."""
@@ -86,10 +80,7 @@ class ReportInputs:
         if self._pair_weights is not None:
             paths += [self._pair_weights, stats_path(self._pair_weights)]
         for output in self.outputs:
-            stage, folder = output.manifest["stage"], self.run.root / output.name
-            paths += [folder / name for name in _TRAINED.get(stage, ())]
-            paths += [folder / EVALUATION] if stage == "evaluate-rm" else []
-            paths += [folder / TRIED] if stage == "try-weights" else []
+            paths += [self.run.root / output.name / name for name in READ.get(output.manifest["stage"], ())]
         return {self.name_of(path): path for path in paths if path.is_file()}
 
     def stage_inputs(self, versions: Mapping[str, str | None]) -> dict[str, Any]:
@@ -221,19 +212,16 @@ class ReportInputs:
     @cached_property
     def trained(self) -> Trained:
         """What was tried, trained and evaluated."""
-        root, tried = self.run.root, self._names("try-weights")
-        if len(tried) > 1:
+        names = {stage: self._names(stage) for stage in READ}
+        if len(tried := names["try-weights"]) > 1:
             self.notes.append(f"of what was tried, {tried[0]} is shown, and not {', '.join(tried[1:])}")
-        evaluated = [self._evaluated(name) for name in self._names("evaluate-rm")]
-        models, policies, dpo = ([self._training(n, forms.TRAINED[s]) for n in self._names(s)] for s in _TRAINED)
-        weightings = read_object(root / tried[0] / TRIED, forms.TRIED) if tried else None
-        return Trained(weightings, models, policies, dpo, evaluated, unit=self.run.words)
+        return read_trained(self.run, names)
 
     @cached_property
     def done(self) -> Done:
         """What was done with the run, for what is still to be done."""
         models = [self.run.root / name for name in self._names("train-rm")]
-        read = {path for name in self._names("evaluate-rm") for path in self._scores(name)}
+        read = {path for name in self._names("evaluate-rm") for path in scores_read(self.run, name)}
         return Done(
             pair_weights=self._pair_weights,
             tried=self.trained.tried,
@@ -317,30 +305,6 @@ class ReportInputs:
 
     def _names(self, stage: str) -> list[str]:
         return [output.name for output in self.outputs if output.manifest["stage"] == stage]
-
-    def _scores(self, evaluation: str) -> list[Path]:
-        """The files of rewards that an evaluation was made from, in order."""
-        folder = self.run.root / evaluation
-        told = (self.run.manifest(folder) or {}).get("inputs_at") or {}
-        names = [told[name] for name in ("scores_1", "scores_2") if isinstance(told.get(name), str)]
-        return [(folder / name).resolve() for name in names]
-
-    def _evaluated(self, name: str) -> Evaluated:
-        """An evaluation, each file of rewards under the name of the run's model that wrote it, else its own."""
-        facts, root = read_object(self.run.root / name / EVALUATION, forms.EVALUATION), self.run.root.resolve()
-        files = [
-            path.parent.relative_to(root).as_posix()
-            if path.name == VALIDATION_SCORES and root in path.parents
-            else told
-            for told, path in zip(facts["files"], self._scores(name), strict=False)
-        ]
-        return Evaluated(name, facts | {"files": files or facts["files"]})
-
-    def _training(self, name: str, form: forms.Form) -> Training:
-        folder = self.run.root / name
-        lines = ((TRAINING_LOG, forms.LOG), (ANSWERS, forms.ANSWER))
-        log, answers = (list(read_lines(folder / n, f)) if is_kept(folder / n, folder) else [] for n, f in lines)
-        return Training(name, read_object(folder / TRAINING, form), log, answers)
 
     def name_of(self, path: Path) -> str:
         """Return what a file of the run is called among the inputs of a report."""

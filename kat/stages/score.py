@@ -16,7 +16,7 @@ from kat.data.columns import reading_flags, reading_of, recorded_reading
 from kat.data.completions import CompletionReader, hold_completions
 from kat.data.conversations import trim
 from kat.data.pairs import PairReader
-from kat.errors import InputError, OptionError
+from kat.errors import InputError, ModelError, OptionError
 from kat.inputs import HashedInput, Inputs, input_paths
 from kat.integrations.rows import weighed_pairs
 from kat.journal import discard_work
@@ -105,6 +105,7 @@ def score(
             again = run_options.overwrite
             kept = [stack.enter_context(ScoreCheckpoint(one, job.manifest, overwrite=again)) for one in places]
             chosen, rejected = scorer.rewards(data, kept)
+        _check_finite(data, chosen, rejected, place)
         for row in rows.written(data.ids, chosen.tolist(), rejected.tolist()):
             job.file.write(orjson.dumps(row) + b"\n")
         summary, facts = rows.summary(chosen, rejected)
@@ -126,6 +127,15 @@ def _reading_of(table: Path, told: ReadOptions) -> ReadOptions:
     return weighed
 
 
+def _check_finite(data: TokenPairs, chosen: np.ndarray, rejected: np.ndarray, place: ModelSource) -> None:
+    bad = ~(np.isfinite(chosen) & np.isfinite(rejected))
+    if bad.any():
+        raise ModelError(
+            f"{place.name} gives {int(bad.sum()):,} of {len(bad):,} rows a reward that is no finite number, first "
+            f"{data.ids[int(bad.argmax())]}. Check the model's weights, or try --precision float32."
+        )
+
+
 def _discard(places: Sequence[Path], made_from: Mapping[str, Any]) -> None:
     """Remove the work on scores that are complete, of a process that was killed as they had become so."""
     for folder in places:
@@ -143,9 +153,10 @@ class _RewardScorer:
     """A reward model that rewards."""
 
     def __init__(self, options: RewardOptions, device: str) -> None:
-        from kat.training.train import load_reward_model
+        from kat.training.reward_sources import model_that_rewards
 
-        self.model, self.budget = load_reward_model(options, device), options.row_tokens
+        remedy = "Score a policy with --reference POLICY, or train a reward model with kat train-rm."
+        self.model, self.budget = model_that_rewards(options, device, remedy), options.row_tokens
 
     def rewards(self, data: TokenPairs, kept: list[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Return the rewards [P] of the chosen and rejected completions. `kept` is one checkpoint."""

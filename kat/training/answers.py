@@ -42,7 +42,7 @@ def divergence(
         prompts = [Prompt(t, [one.tokens]) for t, one in zip(trunks, said, strict=True)]
         for places in rows_in_order([p.tokens for p in prompts], budget):
             row = plant([prompts[place] for place in places])
-            now, then = (model.predict(row, temperature).log_probs for model in (policy, reference))
+            now, then = (model.log_probs(row, temperature) for model in (policy, reference))
             sequence = said_in(row).sequence
             sums = np.bincount(sequence, kl_estimate(now, then, kind).double().cpu().numpy())
             kls[places] = sums / np.bincount(sequence)

@@ -133,7 +133,7 @@ class GrpoTrainer:
             for of_part in rows.values():
                 for row in of_part:
                     with torch.no_grad():
-                        row.then = self.policy.predict(row.row, options.temperature).log_probs
+                        row.then = self.policy.log_probs(row.row, options.temperature)
         for _ in range(options.updates_per_rollout):
             for n, part in enumerate(parts):
                 updates.append(self._one_update(rows[n], rollout, part))
@@ -172,7 +172,7 @@ class GrpoTrainer:
         reference = None
         if self.reference is not None:
             with torch.no_grad():
-                reference = self.reference.predict(row.row, options.temperature).log_probs.to(device)
+                reference = self.reference.log_probs(row.row, options.temperature).to(device)
         predicted = self.policy.predict(row.row, options.temperature)
         now = predicted.log_probs
         then = now.detach() if row.then is None else row.then

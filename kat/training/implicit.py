@@ -32,7 +32,7 @@ class SequenceLogProbs:
 
     def rewards(self, row: Row, ends: np.ndarray) -> torch.Tensor:
         """Return log-probabilities [E] float32 of the completions that end with these tokens of a row."""
-        log_probs = self.policy.predict(row).log_probs
+        log_probs = self.policy.log_probs(row)
         sequence = torch.from_numpy(said(row).sequence).to(self.device)
         all_ends = np.concatenate(row.ends)
         sums = log_probs.new_zeros(len(all_ends)).index_add(0, sequence, log_probs)

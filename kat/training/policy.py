@@ -101,12 +101,19 @@ class Policy:
     def predict(self, row: Row, temperature: float = 1.0) -> Predicted:
         """Return the log-probabilities of the tokens of a row's completions under softmax(logits / `temperature`)."""
         tokens = said(row)
-        hidden = self._hidden(row)
-        states = hidden[torch.from_numpy(tokens.sources).to(self.device)]
-        ids = torch.from_numpy(tokens.ids).to(self.device)
-        log_probs, entropy = self._predicted(states, ids, temperature)
+        states, ids = self._read(row, tokens)
+        log_probs, entropy = self._predicted(states, ids, temperature, entropies=True)
         sequence = torch.from_numpy(tokens.sequence).to(self.device)
         return Predicted(log_probs, entropy, _sequence_means(states.detach().float(), sequence))
+
+    def log_probs(self, row: Row, temperature: float = 1.0) -> torch.Tensor:
+        """Return the log-probabilities [T] of `predict` alone, float32 with gradients: no entropies are computed."""
+        return self._predicted(*self._read(row, said(row)), temperature, entropies=False)[0]
+
+    def _read(self, row: Row, tokens: Said) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the hidden states [T, D] that the tokens of completions are predicted from, and their ids [T]."""
+        states = self._hidden(row)[torch.from_numpy(tokens.sources).to(self.device)]
+        return states, torch.from_numpy(tokens.ids).to(self.device)
 
     def _hidden(self, row: Row) -> torch.Tensor:
         """Return hidden states [T, D] for the tokens of a row; every branch with its own trunk where none is shared."""
@@ -140,9 +147,10 @@ class Policy:
         return output.last_hidden_state[given[1].bool()]
 
     def _predicted(
-        self, states: torch.Tensor, ids: torch.Tensor, temperature: float
+        self, states: torch.Tensor, ids: torch.Tensor, temperature: float, *, entropies: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return log-probabilities [T] of ids [T] after hidden states [T, D], and the entropies, chunk by chunk."""
+        """Return log-probabilities [T] of ids [T] after hidden states [T, D], and the entropies, chunk by chunk; the
+        entropies may be zeros where they are not asked for."""
         if self.plain_head is not None and self.rounds:
             from kat.packing.head import token_log_probs
 
@@ -151,17 +159,19 @@ class Policy:
         for start in range(0, len(ids), CHUNK):
             part = slice(start, start + CHUNK)
             if torch.is_grad_enabled():
-                parts.append(checkpoint(self._of_chunk, states[part], ids[part], temperature, use_reentrant=False))
+                given = states[part], ids[part], temperature, entropies
+                parts.append(checkpoint(self._of_chunk, *given, use_reentrant=False))
             else:
-                parts.append(self._of_chunk(states[part], ids[part], temperature))
+                parts.append(self._of_chunk(states[part], ids[part], temperature, entropies))
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
     def _of_chunk(
-        self, states: torch.Tensor, ids: torch.Tensor, temperature: float
+        self, states: torch.Tensor, ids: torch.Tensor, temperature: float, entropies: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
         log_probs = torch.log_softmax(self.logits(states).float() / temperature, -1)
         with torch.no_grad():
-            entropy = -(log_probs.exp() * log_probs).sum(-1)
+            # Two more passes over all logits where they are wanted.
+            entropy = -(log_probs.exp() * log_probs).sum(-1) if entropies else log_probs.new_zeros(len(ids))
         return log_probs.gather(-1, ids[:, None])[:, 0], entropy
 
     def _plain_head(self) -> torch.nn.Linear | None:

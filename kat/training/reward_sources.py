@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Protocol
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from kat.errors import InputError, OptionError
+from kat.errors import InputError, KatError, ModelError, OptionError, first_words
 from kat.records import Pair, Prefix
 from kat.training.prompt_sampler import Asked
 from kat.training_config import RewardOptions, trained_limits
+
+if TYPE_CHECKING:
+    from kat.training.reward import RewardModel
 
 Function = Callable[[list[Prefix], list[str]], Sequence[float]]
 """What a user writes: a reward for each completion, of the prefix (`.messages`, `.opening`, `.id`) at its place."""
@@ -50,12 +55,11 @@ class ModelReward:
 
     def __init__(self, source: str, device: str = "auto", *, allow_network: bool = False) -> None:
         from kat.models.sources import resolve
-        from kat.training.train import load_reward_model
 
         # What a policy says may take all of the room: a prompt that loses its beginning is better than no reward.
         limits = trained_limits(resolve(source, allow_network=allow_network).path) | {"min_prompt": 0}
         self._options = RewardOptions(model=source, allow_network=allow_network, **limits)
-        self._model = load_reward_model(self._options, device)
+        self._model = model_that_rewards(self._options, device, "As a --reward, name one that kat train-rm made.")
 
     def __call__(self, asked: Sequence[Asked], completions: Sequence[str]) -> Sequence[float]:
         """Return the model's rewards. Raises InputError for a completion that is longer than the model reads."""
@@ -79,6 +83,36 @@ class ModelReward:
         return rewards_of(self._model, data, self._options.row_tokens)[0].tolist()
 
 
+def model_that_rewards(options: RewardOptions, device: str, remedy: str) -> RewardModel:
+    """Load a reward model. Raises ModelError, with the `remedy`, for one without a head of its own: kat would
+    draw one, and its rewards would be noise."""
+    from kat.training.train import load_reward_model
+
+    model = load_reward_model(options, device)
+    if model.loaded.meta["head"] == "new":
+        raise ModelError(f"{options.model} has no reward head: it is no reward model, and rewards nothing. {remedy}")
+    return model
+
+
+@contextlib.contextmanager
+def _told(message: str) -> Iterator[None]:
+    """Raise as an InputError what a user's function raises, its exit too."""
+    try:
+        yield
+    except (KatError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, without loading torch
+            raise
+        raise InputError(f"{message}: {_place(error)}{first_words(error)}") from error
+
+
+def _place(error: BaseException) -> str:
+    """Return the file and line that raised, where it is not kat's own."""
+    last = next(reversed(traceback.extract_tb(error.__traceback__)), None)
+    return "" if last is None or last.filename in (__file__, importlib.__file__) else f"{last.filename}:{last.lineno}: "
+
+
 class RewardSum:
     """Rewards of several sources, each times its weight; `parts` are those of the last call, [sources, N]."""
 
@@ -92,7 +126,8 @@ class RewardSum:
         """Return rewards [N]. Raises InputError naming the source for another number of rewards, or no finite ones."""
         parts = []
         for source, name in zip(self._sources, self.names, strict=True):
-            rewards = np.asarray(source(asked, completions), np.float64)
+            with _told(f"The reward {name} failed"):
+                rewards = np.asarray(source(asked, completions), np.float64)
             if rewards.shape != (len(completions),):
                 raise InputError(
                     f"The reward {name} gave numbers of shape {rewards.shape} for {len(completions)} completions; "
@@ -121,6 +156,8 @@ def reward_of(
         raise OptionError("No reward is named: give --reward, a reward model or module:function.")
     if weights and len(weights) != len(sources):
         raise OptionError(f"There are {len(sources)} rewards and {len(weights)} reward_weights.")
+    if weights and not np.isfinite(weights).all():
+        raise OptionError(f"reward_weights are {list(weights)}; expected finite numbers.")
     parts: list[Reward] = []
     for source in sources:
         if not isinstance(source, str):
@@ -146,6 +183,8 @@ def _function(name: str) -> Function:
         reward: Function = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise OptionError(f"The reward {name} is not there: {error}.") from error
+    except (Exception, SystemExit) as error:  # whatever a user's file does as it is read
+        raise OptionError(f"The reward {name} cannot be read: {_place(error)}{first_words(error)}") from error
     if not callable(reward):
         raise OptionError(f"The reward {name} is no function.")
     return reward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kat.artifacts import json_bytes, manifest
-from kat.errors import OptionError
+from kat.errors import OptionError, OutputError
 from kat.models.load import load_model
 from kat.records import Pair
 from kat.terminal import note
@@ -104,16 +105,17 @@ def reference_of(
     Of pairs that are not among the `needed` ones, by number, nothing is computed: NaN. With `kept`, rows that an
     earlier run computed are not computed again. Several `ranks` share the rows out.
     """
+    from kat.packing.products import SharedWeights
     from kat.training.implicit import Reference, SequenceLogProbs
     from kat.training.scoring import rewards_of
 
     scorer = SequenceLogProbs(policy, per_token=options.per_token)
     told: dict[str, Any] = {"kept": kept, "ranks": ranks, "progress": progress, "what": "reference"}
-    if needed is None:
-        return Reference(*rewards_of(scorer, data, options.row_tokens, **told))
+    rows = np.arange(len(data)) if needed is None else needed
     sides = np.full((2, len(data)), np.nan, np.float32)
-    if len(needed):
-        sides[:, needed] = rewards_of(scorer, data.select(needed), options.row_tokens, **told)
+    if len(rows):
+        with SharedWeights():  # cast once, not once a row
+            sides[:, rows] = rewards_of(scorer, data.select(rows), options.row_tokens, **told)
     return Reference(*sides)
 
 
@@ -148,6 +150,12 @@ def kept_reference(
     tokens = branches_digest(data.prompts, branches_of(data, needed))
     asked = manifest("reference", {**made_from, "tokens": tokens}, computed)
     folder = cache / hashlib.sha256(json_bytes(asked)).hexdigest()[:16]
+    for place in (cache, folder):
+        if os.path.lexists(place) and not place.is_dir():
+            raise OutputError(
+                f"{place} is no folder; what the reference thinks of completions is kept there. Move it away, or name "
+                "an --out elsewhere."
+            )
     with ScoreCheckpoint(folder, asked) as kept:
         return reference_of(policy, data, options, kept=kept, **told)
 

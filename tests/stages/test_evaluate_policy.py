@@ -1,7 +1,9 @@
 """`kat evaluate-policy`: wins under a reward, and KL from the reference, are those of what both policies say."""
 
+import importlib
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -81,6 +83,20 @@ def test_wins_and_kl_are_those_of_the_completions(folder, measure, kat_cli):
     assert kat_cli("verify", folder / "run").rc == 0
 
 
+def test_the_report_shows_it(folder, measure, kat_cli):
+    from kat.reports import forms
+
+    assert measure().rc == 0
+    facts, *_ = facts_of(folder)
+    assert forms.first_fault(facts, forms.POLICY_EVALUATION) is None
+    assert kat_cli("report", folder / "run").rc == 0
+    page = (folder / "run" / "report.html").read_text()
+    assert "Policies against their references" in page
+    assert "dpo.policy" in page
+    facts["all"]["win_rate"]["value"] = 1.5
+    assert "win_rate" in forms.first_fault(facts, forms.POLICY_EVALUATION)
+
+
 def test_kl_is_that_of_hugging_faces_models(folder, measure):
     """k3 of each drawn token, by the classes themselves: the completions are told as texts, so read their tokens."""
     from kat.training import answers
@@ -137,3 +153,37 @@ def test_only_prompts_that_validate_are_asked(folder, measure):
     validates = set(table.opening_id[table.split == "validation"])
     assert {row["opening_id"] for row in rows} == validates
     assert len(rows) == len({row["opening_id"] for row in rows})
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("raise ValueError('one\\ntwo')", "bad_reward.py:2: one."),
+        ("raise SystemExit(0)", "SystemExit"),
+        ("return ['a'] * len(completions)", "could not convert"),
+        ("return [float('nan')] * len(completions)", "is nan"),
+        ("return [1.0]", "expected one for each"),
+    ],
+)
+def test_a_reward_that_fails_is_told_in_a_line(folder, measure, function, told):
+    (folder / "bad_reward.py").write_text(f"def bad(prefixes, completions):\n    {function}\n")
+    sys.modules.pop("bad_reward", None)
+    importlib.invalidate_caches()
+    message = measure(reward="bad_reward:bad").failed()
+    assert told in message
+    assert "bad_reward:bad" in message
+    assert len(message.splitlines()) == 1
+    assert not (folder / "run" / "dpo.policy").exists()
+
+
+def test_a_reward_that_cannot_be_read_is_told_in_a_line(folder, measure):
+    (folder / "unread.py").write_text("def x(:\n")
+    assert "unread:x cannot be read" in measure(reward="unread:x").failed()
+    (folder / "raises.py").write_text("\nraise RuntimeError('no')\n")
+    assert "raises.py:2: no." in measure(reward="raises:x").failed()
+
+
+def test_a_policy_is_no_reward(folder, measure):
+    """Its head would be drawn at random."""
+    assert "no reward head" in measure(reward=folder / "tiny").failed()
+    assert "finite" in measure("--reward_weights", "nan").failed()

@@ -4,10 +4,13 @@ import json
 
 import pytest
 from making import jsonl, read_jsonl, turn
-from making_training import tiny_chat_model
+from making_training import reward_model, tiny_chat_model
+
+from kat.training.train import save_model
 
 WORDS = "how do I boil an egg for seven minutes"
 SIDES = {"chosen": "no", "rejected": "x"}
+
 ROWS = [
     {"id": "several", "prompt": WORDS, "completions": ["yes, good", "no", "yes, good"]},
     {"id": "one", "prompt": [turn("user", WORDS), turn("assistant", "so"), turn("user", "why")], "completion": "no"},
@@ -22,7 +25,9 @@ def write_jsonl(path, rows):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return tiny_chat_model(tmp_path_factory.mktemp("tiny") / "model")
+    folder = tmp_path_factory.mktemp("tiny")
+    save_model(reward_model(tiny_chat_model(folder / "model")), folder / "rm")
+    return folder / "rm"
 
 
 def test_rewards_are_those_of_pairs(model, tmp_path, kat_cli):

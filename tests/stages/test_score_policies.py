@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from making import read_jsonl
 from making_training import letters_tokenizer, tiny_chat_model
+from safetensors.torch import load_file, save_file
 
 TOLD = ("--device", "cpu", "--precision", "float32")
 
@@ -140,3 +141,21 @@ def test_a_reward_model_takes_no_reference(folder, score, kat_cli):
     told = ("--model", folder / "tiny", "--train", "head", "--max_steps", "1", "--max_len", "400", "--min_prompt", "32")
     assert kat_cli("train-rm", folder / "run", *told, *TOLD).rc == 0
     assert "--reference" in score("--reference", folder / "tiny", model=folder / "run" / "rm").failed()
+
+
+def test_a_policy_is_no_reward_model(folder, score):
+    """Without a head kat would draw one, and the rewards were noise that looks like rewards."""
+    assert "--reference" in score(model=folder / "tiny").failed()
+    manifest = folder / "run" / "dpo" / "manifest.json"
+    manifest.write_text("[]")
+    assert "no reward head" in score().failed()
+    assert not (folder / "s.jsonl").exists()
+
+
+def test_rewards_that_are_no_numbers_are_an_error(folder, score):
+    broken = shutil.copytree(folder / "tiny", folder / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    assert "no finite number, first " in score("--reference", folder / "tiny", model=broken).failed()
+    assert not (folder / "s.jsonl").exists()

@@ -285,3 +285,52 @@ def test_grpo_goes_on_from_it(folder, train, kat_cli, monkeypatch):
         "train-grpo", folder / "run", "--policy", "dpo.uniform", "--reward", "rewards_there:short", *told
     ).failed()
     assert "dpo.uniform" in message  # is not there
+
+
+def test_what_stands_in_the_references_place_is_left_alone(folder, train):
+    place = folder / "run" / "reference"
+    place.write_text("mine")
+    assert f"{place} is no folder" in train().failed()
+    assert place.read_text() == "mine"
+    place.unlink()
+    assert train().rc == 0
+    [kept] = references(folder)
+    shutil.rmtree(kept)
+    kept.write_text("mine")
+    assert f"{kept} is no folder" in train("--out", folder / "run" / "more").failed()
+    assert kept.read_text() == "mine"
+
+
+def test_a_damaged_reference_is_computed_once_more(folder, train):
+    assert train(*RATE).rc == 0
+    first = (folder / "run" / "dpo" / "model.safetensors").read_bytes()
+    [kept] = references(folder)
+
+    def cut(name):
+        content = (kept / name).read_bytes()
+        (kept / name).write_bytes(content[: len(content) // 2])
+
+    for number, (what, name) in enumerate(
+        [
+            (cut, "manifest.json"),
+            (cut, "journal"),
+            (cut, "rewards.npy"),
+            (lambda name: np.save(kept / name, np.zeros(7)), "rewards.npy"),
+        ]
+    ):
+        what(name)
+        out = folder / "run" / f"again{number}"
+        assert train(*RATE, "--out", out).rc == 0
+        assert (out / "model.safetensors").read_bytes() == first, name
+
+
+@pytest.mark.parametrize("place", ["reference", "reference/mine", "features"])
+def test_no_policy_goes_where_everything_can_be_deleted(folder, train, place):
+    out = folder / "run" / place
+    assert "can be deleted" in train("--out", out, "--overwrite").failed()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("beta", ["nan", "inf", "0"])
+def test_beta_is_a_finite_number(train, beta):
+    assert f"beta is {beta}; expected a" in train("--beta", beta).failed()

@@ -14,7 +14,8 @@ from kat.training.loop import Trainer
 from kat.training.losses import PREFERENCES, PreferenceLoss
 from kat.training.scoring import rewards_of
 from kat.training.tokens import TokenPairs
-from kat.training_config import RewardOptions
+from kat.training.train_dpo import reference_of
+from kat.training_config import DpoOptions, RewardOptions
 
 FAMILIES = ("Llama", "GPT2", "nanochat 2025-10", "nanochat 2026-03")
 
@@ -122,6 +123,19 @@ def test_the_kept_reference_is_the_live_one(tmp_path, base_dir):
     numbers = trainer.step(np.arange(len(data)), len(data))
     assert numbers["loss"] == pytest.approx(np.log(2), abs=1e-5)  # the policy is its reference still
     assert numbers["margin"] == pytest.approx(0, abs=1e-4)
+
+
+def test_rows_share_the_weights_of_a_reference_that_are_now(tmp_path, base_dir):
+    """In bfloat16 they are cast once for all rows, and again for the next reference."""
+    policy, data = policy_of("Llama", tmp_path, base_dir, autocast=True), some_pairs()
+    options, seen = DpoOptions(row_tokens=20), []
+    for _ in range(2):
+        shared = reference_of(policy, data, options)
+        plain = rewards_of(SequenceLogProbs(policy), data, options.row_tokens)
+        np.testing.assert_array_equal(np.stack(shared), np.stack(plain))
+        seen.append(np.stack(shared))
+        moved(policy)
+    assert np.abs(seen[0] - seen[1]).max() > 0.01
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "hinge"])

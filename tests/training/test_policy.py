@@ -136,6 +136,25 @@ def test_gradients_in_bfloat16_stray_no_further_than_the_classes(tied, tmp_path,
         assert off <= 1.3 * of_class, (name, off, of_class)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("family", ["Llama", "GPT2", "Bloom"])
+def test_log_probs_alone_are_those_beside_the_entropies(family, autocast, tmp_path, base_dir, monkeypatch):
+    """To the bit, with their gradients."""
+    monkeypatch.setattr(module, "CHUNK", 7)
+    policy = policy_of(family, tmp_path, base_dir, autocast=autocast)
+    row = plant(some_prompts())
+    weights = torch.randn(len(said(row).ids), generator=torch.Generator().manual_seed(0))
+    both = []
+    for log_probs in (policy.predict(row, 0.8).log_probs, policy.log_probs(row, 0.8)):
+        policy.model.zero_grad()
+        (log_probs * weights).sum().backward()
+        both.append([log_probs.detach(), *(p.grad for p in policy.model.parameters() if p.grad is not None)])
+    with torch.no_grad():
+        assert torch.equal(policy.log_probs(row, 0.8), both[0][0])
+    assert len(both[0]) > 10
+    assert all(torch.equal(one, other) for one, other in zip(*both, strict=True))
+
+
 def test_means_are_of_each_completions_hidden_states(tmp_path, base_dir):
     policy = policy_of("Llama", tmp_path, base_dir)
     prompts = some_prompts()

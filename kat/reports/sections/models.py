@@ -50,12 +50,14 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Trained:
-    """What was trained and evaluated in a run; `tried` is weightings.json."""
+    """What was trained and evaluated in a run; `tried` is weightings.json, `wins` are policies against their references
+    (policy.json)."""
 
     tried: Mapping[str, Any] | None = None
     reward_models: Sequence[Training] = ()
     policies: Sequence[Training] = ()
     dpo_policies: Sequence[Training] = ()
+    wins: Sequence[Evaluated] = ()
     evaluations: Sequence[Evaluated] = ()
     todo: Sequence[str] = field(default=())
     """Commands that make what is missing, said where nothing was trained."""
@@ -82,7 +84,9 @@ def models(trained: Trained) -> Section:
     blocks += _accuracy(trained)
     for number, policy in enumerate(trained.policies):
         blocks += _policy(policy, f"policy_{number}")
-    if not (trained.any or trained.evaluations):
+    if trained.wins:
+        blocks.append(_wins(trained.wins))
+    if not (trained.any or trained.evaluations or trained.wins):
         blocks.append(Note("No model was trained or evaluated in this run yet."))
         if trained.todo:
             blocks.append(Commands("Train and evaluate one", trained.todo))
@@ -203,6 +207,31 @@ def _policy(policy: Training, stem: str) -> list[Block]:
         head = tuple(Column(name, kind) for name, kind in zip(names, formats, strict=True))
         blocks.append(Table(f"Fixed prompts, by step: {policy.name}", head, rows))
     return [*blocks, *_samples(policy)]
+
+
+def _wins(evaluations: Sequence[Evaluated]) -> Table:
+    """How often each policy's completions win over its reference's, and how far it is from it, in all and by bin."""
+    head = columns(
+        {
+            "evaluation": "text",
+            "prompts of": "text",
+            "prompts": "count",
+            "win rate": "percent",
+            "win rate from": "percent",
+            "to": "percent",
+            "reward gain": "number",
+            "KL a token": "number",
+        }
+    )
+    rows = []
+    for one in evaluations:
+        parts = {"every bin": one.facts["all"]} | {bin_name(b): part for b, part in one.facts["bins"].items()}
+        for name, part in parts.items():
+            rate = part["win_rate"]
+            low, high = rate.get("interval") or (None, None)
+            told = (one.name, name, part["prompts"], rate["value"], low, high)
+            rows.append((*told, part["reward_gain"]["value"], part["kl"]["value"]))
+    return Table("Policies against their references, under a reward", head, rows)
 
 
 def trend_told(trend: Mapping[str, Any] | None) -> str:

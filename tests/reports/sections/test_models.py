@@ -165,6 +165,18 @@ def test_policies_of_dpo_are_beside_the_reward_models():
     assert "No model was trained" not in prose(section)
 
 
+def test_policies_stand_beside_their_references():
+    part = {"prompts": 9, "win_rate": {"value": 0.7, "interval": [0.6, 0.8]}, "reward_gain": {"value": 0.2}}
+    part |= {"kl": {"value": 0.05, "interval": [0.01, 0.1]}}
+    facts = {"all": part, "bins": {"0": part | {"prompts": 4, "win_rate": {"value": 0.5, "interval": None}}}}
+    section = models(Trained(wins=[Evaluated(HOSTILE, facts)]))
+    assert table(section, "Policies against their references").rows == [
+        (HOSTILE, "every bin", 9, 0.7, 0.6, 0.8, 0.2, 0.05),
+        (HOSTILE, "bin 0, rarest", 4, 0.5, None, None, 0.2, 0.05),
+    ]
+    assert "No model was trained" not in prose(section)
+
+
 def test_a_long_log_is_thinned():
     one = chart(models(Trained(reward_models=[reward_model(steps=20_000)])), "rm_loss").series[0]
     assert len(one.x) == CURVE
