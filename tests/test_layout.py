@@ -284,7 +284,8 @@ def test_names_use_the_words(module):
 
 def test_every_command_is_a_stage_of_its_name():
     """A command is a file in stages/; `export` lives in export_model.py, for a module must not hide a word of Python's
-    users: export is what both exporting stages do."""
+    users: export is what both exporting stages do. `kat origin` is no command of this table: what it runs are the
+    files of scripts/ (tests/test_packaging.py)."""
     from kat.cli.main import app
 
     commands = {name.replace("-", "_") for name in app if not name.startswith("-")}

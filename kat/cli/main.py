@@ -9,8 +9,8 @@ from cyclopts import App, Parameter
 
 from kat import __version__
 from kat.cli.reading import PromptsPath, add_reading
-from kat.cli.runner import quoted, run_app
-from kat.cli.scripts import SCRIPTS, script_app
+from kat.cli.runner import VERSION_FLAGS, quoted, run_app, with_dashes
+from kat.cli.scripts import SCRIPTS, run_origin, script_app
 from kat.cli.training import add_training
 from kat.config import (
     DemoOptions,
@@ -40,8 +40,10 @@ PairsFiles = Annotated[
 app = App(
     name="kat",
     version=__version__,
+    version_flags=VERSION_FLAGS,
     help="Density-aware preference training: measure how crowded every prompt is and let rare prompts count.\n\n"
-    "Start with: kat run PAIRS --out RUN. Any option can stand in a TOML file, under [run] and so on: --config FILE.",
+    "Start with: kat run PAIRS --out RUN. Any option can stand in a TOML file, under [run] and so on: --config FILE."
+    "\n\nThe commands of the project's origin, by their own names: kat origin --help.",
 )
 
 
@@ -292,9 +294,8 @@ add_reading(app)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the `kat` command."""
     tokens = list(sys.argv[1:] if argv is None else argv)
-    if tokens:
-        tokens[0] = _command_name(tokens[0])
-    run_app(app, tokens, tables=_tables())
+    if not run_origin(tokens, tables=_tables()):
+        run_app(app, with_dashes(app, tokens), tables=_tables())
 
 
 def run_script(name: str) -> None:
@@ -305,12 +306,6 @@ def run_script(name: str) -> None:
 def _tables() -> set[str]:
     """What a configuration file may hold: a table for each command."""
     return {*(name for name in app if not name.startswith("-")), *SCRIPTS}
-
-
-def _command_name(word: str) -> str:
-    """Underscores and dashes are alike in a command's name too."""
-    dashed = word.replace("_", "-")
-    return dashed if dashed in app and not word.startswith("-") else word
 
 
 def _next(text: str) -> None:

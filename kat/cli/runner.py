@@ -16,6 +16,8 @@ from kat.cli.signals import Stops, say_last, say_stopped
 from kat.errors import KatError, OptionError
 from kat.terminal import escaped, note, shell_word
 
+VERSION_FLAGS = ("--version", "-V")
+
 
 def run_app(app: App, tokens: list[str], *, tables: Collection[str], own_table: str | None = None) -> None:
     """Run a command: deliberate errors are one message on stderr and exit 2, Ctrl-C is 130, SIGTERM 143, SIGHUP 129,
@@ -61,6 +63,20 @@ def _open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+
+
+def command_at(tokens: Sequence[str]) -> int:
+    """Return where the command's name stands: first, or behind `--config FILE`."""
+    if not tokens or not tokens[0].startswith("--config"):
+        return 0
+    return 2 if tokens[0] == "--config" else int(tokens[0].startswith("--config="))
+
+
+def with_dashes(app: App, tokens: list[str]) -> list[str]:
+    """Return the tokens with a command's name as `app` has it: underscores and dashes are alike in it too."""
+    at = command_at(tokens)
+    dashed = tokens[at].replace("_", "-") if at < len(tokens) else "-"
+    return tokens if dashed.startswith("-") or dashed not in app else [*tokens[:at], dashed, *tokens[at + 1 :]]
 
 
 def quoted(path: Path) -> str:

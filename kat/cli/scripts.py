@@ -1,5 +1,6 @@
-"""The five commands fixed by the project's origin, run as `python -m scripts.NAME`: same work, their own names."""
+"""The five commands fixed by the project's origin, `kat origin NAME` or `python -m scripts.NAME`: their own names."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from kat import __version__
-from kat.cli.runner import quoted
+from kat.cli.runner import VERSION_FLAGS, command_at, quoted, run_app
 from kat.config import (
     NOT_RECORDED,
     BatchSize,
@@ -26,6 +27,7 @@ from kat.executor_config import ExecutorOptions
 from kat.executors.launch import launching
 from kat.grpo_config import GrpoOptions
 from kat.parameters import integer, option
+from kat.terminal import command_line
 from kat.training_config import OriginOptions, RewardOptions
 
 
@@ -88,7 +90,7 @@ def kat_make_prefixes(
 
     pairs_path, out = pairs_path or data_path("pairs_all.jsonl"), out or data_path("prefixes_all.jsonl")
     make_prefixes(pairs_path, out, run_options, reading=reading)
-    say_next(f"python -m scripts.kat_compute_embeddings_offline --prompts_path {quoted(out)}")
+    say_next(f"{_typed('kat_compute_embeddings_offline')} --prompts_path {quoted(out)}")
 
 
 def kat_embed(
@@ -240,6 +242,44 @@ SCRIPTS = {
 
 def script_app(name: str) -> App:
     """Return one of the five as a command."""
-    app = App(name=name, version=__version__, help=SCRIPTS[name].__doc__)
+    app = App(name=name, version=__version__, version_flags=VERSION_FLAGS, help=SCRIPTS[name].__doc__)
     app.default(SCRIPTS[name])
     return app
+
+
+def origin_app() -> App:
+    """Return what lists the five: `kat origin` without the name of one."""
+    app = App(
+        name="kat origin",
+        version=__version__,
+        version_flags=VERSION_FLAGS,
+        help="The five commands of the project's origin, with the names, options and files they have there.\n\n"
+        "The same as python -m scripts.NAME, also where another package is called scripts.",
+    )
+    for name, script in SCRIPTS.items():
+        app.command(script, name=name)
+    return app
+
+
+def run_origin(tokens: list[str], *, tables: Collection[str]) -> bool:
+    """Run `kat origin`: the one of the five that is named, as `python -m scripts.NAME` does, or the list of them.
+
+    `origin` is no command of `kat`'s table, where every command is a stage. Returns whether it was asked for.
+    """
+    at = command_at(tokens)
+    if tokens[at : at + 1] != ["origin"]:
+        return False
+    tokens = [*tokens[:at], *tokens[at + 1 :]]
+    at = command_at(tokens)
+    name = tokens[at].replace("-", "_") if at < len(tokens) else ""
+    if name in SCRIPTS:
+        run_app(script_app(name), [*tokens[:at], *tokens[at + 1 :]], tables=tables, own_table=name)
+    else:
+        run_app(origin_app(), tokens, tables=tables)
+    return True
+
+
+def _typed(name: str) -> str:
+    """Return how to type one of the five: through `kat` where this process is `kat`, for another package may be called
+    scripts."""
+    return f"kat origin {name}" if command_line().startswith("kat ") else f"python -m scripts.{name}"

@@ -102,7 +102,7 @@ class WeightedDPOTrainer(PairWeighing, DPOTrainer):
         if config.use_liger_kernel and hasattr(DPOTrainer, "_compute_loss_liger"):
             raise OptionError(
                 "use_liger_kernel=True: this version of TRL computes the loss of DPO inside the kernel, without "
-                'weights. Give use_liger_kernel=False, or type: pip install --upgrade "trl>=1.16"'
+                "weights. Give use_liger_kernel=False, or type: pip install --upgrade 'trl>=1.16'"
             )
 
     def _precompute_ref_logps(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:

@@ -29,7 +29,7 @@ def json_list() -> pa.DataType:
     if not hasattr(pa, "json_"):
         raise InputError(
             f"These conversations hold tool calls, tools or names, which parquet carries from pyarrow 19 on; "
-            f'this is {pa.__version__}. Type: pip install "pyarrow>=19"'
+            f"this is {pa.__version__}. Type: pip install 'pyarrow>=19'"
         )
     return pa.list_(pa.json_())
 

@@ -34,4 +34,4 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(_HOMES[name]), name)
     except ImportError as error:
-        raise MissingExtraError(f'TRL cannot be loaded ({error}). Type: pip install "kat[trl]"') from error
+        raise MissingExtraError(f"TRL cannot be loaded ({error}). Type: pip install 'trl>=1'") from error

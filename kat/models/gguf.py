@@ -15,6 +15,8 @@ from kat.outputs import output_folder
 from kat.terminal import note
 
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
+_PACKAGES = {"gguf": "'gguf>=0.10'", "accelerate": "'accelerate>=1'"}
+"""Modules that transformers reads such files with, and how to ask for them."""
 
 
 def dequantised(path: Path, sha256: str | None = None) -> Path:
@@ -33,9 +35,9 @@ def dequantised(path: Path, sha256: str | None = None) -> Path:
     present = read_manifest(folder)
     if present and not first_difference(present, expected) and all((folder / name).is_file() for name in _FILES):
         return folder
-    for needed in ("gguf", "accelerate"):
-        if importlib.util.find_spec(needed) is None:
-            raise MissingExtraError(f"{path} is a GGUF file, and {needed} is not installed. Type: pip install {needed}")
+    for module, needed in _PACKAGES.items():
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(f"{path} is a GGUF file, and {module} is not installed. Type: pip install {needed}")
     note(f"models    de-quantises {path.name} once → {folder}")
     with output_folder(folder) as (scratch, _):
         _convert(path, scratch)

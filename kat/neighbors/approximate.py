@@ -61,7 +61,7 @@ def _index(x: np.ndarray, seed: int) -> Any:
     try:
         import faiss
     except ImportError:
-        raise MissingExtraError("The approximate search needs FAISS. Type: pip install faiss-cpu") from None
+        raise MissingExtraError("The approximate search needs FAISS. Type: pip install 'faiss-cpu>=1.8'") from None
     cells = max(1, min(int(4 * math.sqrt(len(x))), len(x) // _TRAINED_ON))
     quantizer = faiss.IndexFlatL2(x.shape[1])
     index = faiss.IndexIVFFlat(quantizer, x.shape[1], cells)  # holds a reference to the quantizer

@@ -18,7 +18,7 @@ from kat.compiled import kernel_flags
 from kat.errors import KatError, MissingExtraError, first_words
 from kat.projection.components import principal_components
 
-REMEDY = "pip install 'umap-learn'"
+REMEDY = "pip install 'umap-learn>=0.5.7'"
 _A, _B = 1.5769434602697652, 0.8950608778515733
 """The curve 1 / (1 + a·d^(2b)) nearest to UMAP's for min_dist 0.1 and spread 1: what its `find_ab_params` returns."""
 _EPOCH_ROWS = 4_000_000

@@ -7,7 +7,7 @@ import importlib.util
 
 from kat.errors import first_words
 
-REMEDY = 'pip install "kat[figures]"'
+REMEDY = "pip install 'matplotlib>=3.8'"
 
 
 def why_not_drawn() -> str | None:

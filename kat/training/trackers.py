@@ -24,10 +24,10 @@ class Tracker:
         self._tracker: Any = None
         if name == "none":
             return
-        for package in ("accelerate", TRACKERS[name]):
+        for package, needed in (("accelerate", "'accelerate>=1'"), (TRACKERS[name], TRACKERS[name])):
             if importlib.util.find_spec(package) is None:
                 raise MissingExtraError(
-                    f"--report_to {name} needs {package}, which is not installed. Type: pip install {package}"
+                    f"--report_to {name} needs {package}, which is not installed. Type: pip install {needed}"
                 )
         from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS

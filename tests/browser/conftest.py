@@ -57,7 +57,9 @@ def _loopback(_no_network: None) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def chromium(_loopback: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A browser with a profile of its own; skips where there is none."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install selenium)")
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="selenium is not installed: pip install 'selenium>=4.20'"
+    )
     from selenium.webdriver.chrome.service import Service
 
     program = shutil.which("chromium") or shutil.which("google-chrome")

