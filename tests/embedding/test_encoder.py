@@ -224,7 +224,7 @@ def test_an_encoder_is_a_context_manager():
 def test_bad_input_is_refused():
     with pytest.raises(InputError, match="nothing to embed"):
         kat.encode([])
-    with pytest.raises(InputError, match="Input 1 is a int"):
+    with pytest.raises(InputError, match="row 2 of the list is an int"):
         kat.encode(["a", 3])
     with pytest.raises(InputError, match="Unicode"):
         kat.encode(["\ud800"])
