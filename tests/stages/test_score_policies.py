@@ -51,9 +51,9 @@ def test_scores_are_those_of_the_training(folder, score, kat_cli):
     told = read_jsonl(folder / "run" / "dpo" / "validation_scores.jsonl")
     assert len(rows) > len(told) > 4
     for row in told:
-        assert rows[row["pair_id"]]["chosen"] == pytest.approx(row["chosen"], abs=1e-5)
-        assert rows[row["pair_id"]]["rejected"] == pytest.approx(row["rejected"], abs=1e-5)
-    assert max(abs(row["chosen"]) for row in told) > 1e-3
+        assert rows[row["pair_id"]]["chosen"] == pytest.approx(row["chosen"], abs=5e-4)
+        assert rows[row["pair_id"]]["rejected"] == pytest.approx(row["rejected"], abs=5e-4)
+    assert max(abs(row["chosen"]) for row in told) > 0.01
     manifest = json.loads((folder / "s.jsonl.manifest.json").read_text())
     assert manifest["options"]["beta"] == 0.3
     assert {"model", "reference", "reference_settings"} <= set(manifest["inputs"])
@@ -84,7 +84,7 @@ def test_any_policy_has_log_ratios_to_a_named_one(folder, score):
     back = ("--reference", folder / "run" / "dpo", "--max_len", "400", "--min_prompt", "32", "--overwrite")
     assert score(*back, model=folder / "tiny").rc == 0
     for one, other in zip(ahead, read_jsonl(folder / "s.jsonl"), strict=True):
-        assert other["chosen"] / 0.1 == pytest.approx(-one["chosen"] / 0.3, abs=1e-4)  # the default β, and the trained
+        assert other["chosen"] / 0.1 == pytest.approx(-one["chosen"] / 0.3, abs=2e-3)  # the default β, and the trained
 
 
 def test_a_reference_of_other_tokens_is_an_error(folder, score):

@@ -82,12 +82,14 @@ def test_from_pairs_to_a_policy_for_everybody(folder, train, what, kat_cli):
         pair = pairs[row["pair_id"]]
         for side in (True, False):
             implicit = 0.1 * (log_prob(out, pair, side) - log_prob(folder / "tiny", pair, side))
-            assert row["chosen" if side else "rejected"] == pytest.approx(implicit, abs=2e-5)
-    assert max(abs(row["chosen"]) for row in scores) > 1e-3
+            assert row["chosen" if side else "rejected"] == pytest.approx(
+                implicit, abs=2e-4
+            )  # a step of float32 at −800 is 6e-5
+    assert max(abs(row["chosen"]) for row in scores) > 0.01
 
     log = read_jsonl(out / "training_log.jsonl")
-    assert log[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
-    assert log[0]["margin"] == pytest.approx(0, abs=1e-5)
+    assert log[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
+    assert log[0]["margin"] == pytest.approx(0, abs=1e-4)
     manifest, report = (json.loads((out / name).read_text()) for name in ("manifest.json", "training.json"))
     assert manifest["stage"] == "train-dpo"
     assert {"policy", "policy_settings", "pairs", "pair_weights"} <= set(manifest["inputs"])
@@ -117,7 +119,7 @@ def test_the_first_step_is_weighed_by_v(folder, train):
     [step] = read_jsonl(folder / "run" / "dpo" / "training_log.jsonl")
     table = kat.read_pair_weights(table_of(folder))
     v = table.v[table.split == "train"]
-    assert step["weighted_loss"] == pytest.approx(np.log(2) * v.mean(), rel=1e-5)
+    assert step["weighted_loss"] == pytest.approx(np.log(2) * v.mean(), rel=1e-4)
     assert train(*told, "--pair_weights", "uniform").rc == 0
     [plain] = read_jsonl(folder / "run" / "dpo.uniform" / "training_log.jsonl")
     assert plain["gradient_norm"] != pytest.approx(step["gradient_norm"], rel=1e-3)
@@ -160,7 +162,7 @@ def test_another_policy_has_another_reference(folder, train):
     assert train(*RATE, "--policy", folder / "run" / "dpo", "--out", folder / "run" / "more").rc == 0
     assert len(references(folder)) == 2
     [first, *_] = read_jsonl(folder / "run" / "more" / "training_log.jsonl")
-    assert first["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert first["loss"] == pytest.approx(np.log(2), abs=1e-4)
 
 
 def test_only_planned_pairs_are_asked_of_the_reference(folder, train):
@@ -171,7 +173,7 @@ def test_only_planned_pairs_are_asked_of_the_reference(folder, train):
     table = kat.read_pair_weights(table_of(folder))
     assert 0 < few <= 2 * (4 + int((table.split == "validation").sum())) < np.load(kept / "rewards.npy").size
     [step] = read_jsonl(folder / "run" / "dpo" / "training_log.jsonl")
-    assert step["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert step["loss"] == pytest.approx(np.log(2), abs=1e-4)
 
 
 def test_a_training_that_failed_midway_goes_on_and_ends_the_same(folder, train, monkeypatch):
