@@ -215,7 +215,7 @@ class TestFiles:
         with zipfile.ZipFile(wheel) as archive:
             names = {name for name in archive.namelist() if ".dist-info/" not in name}
         files = [path for folder in ("kat", "scripts") for path in (ROOT / folder).rglob("*") if path.is_file()]
-        assert names == {p.relative_to(ROOT).as_posix() for p in files if p.suffix != ".pyc"}
+        assert names == {p.relative_to(ROOT).as_posix() for p in files if "__pycache__" not in p.parts}
         assert "scripts/__init__.py" not in names
 
     def test_the_sdist_has_what_the_tests_need(self, built):
