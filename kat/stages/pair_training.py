@@ -169,14 +169,8 @@ def train_weighed(
         if job.done:
             discard_checkpoint(out, job.manifest)
             return
-        from kat.training.checkpoint import TrainingCheckpoint
-        from kat.training.train import precision_of
-
         device = run_options.device if ranks is None else ranks.device
-        # What `auto` leaves open: a state is gone on from where it is computed alike.
-        computed = {"options": {**job.manifest["options"], "computed": precision_of(options, device)}}
-        checkpoint = TrainingCheckpoint(checkpoint_path(out), job.manifest | computed, overwrite=run_options.overwrite)
-        with checkpoint:
+        with open_checkpoint(out, job.manifest, options, device, overwrite=run_options.overwrite) as checkpoint:
             pairs = prepared(device)
             job.all_read()  # and not at the end: hours later its pairs may change
             ready = training.ready(pairs, out, {name: job.manifest["inputs"][name] for name in models}, ranks)
@@ -205,6 +199,16 @@ def check_place(out: Path) -> None:
     for kept in (place, *place.parents):
         if kept.name in (REFERENCE, FEATURES) and (kept == place or RunFolder(kept.parent).is_run):
             raise OutputError(f"{kept} is for what trainings keep, and can be deleted. Name another --out than {out}.")
+
+
+def open_checkpoint(out: Path, made_from: Mapping[str, Any], options: Any, device: str, *, overwrite: bool) -> Any:
+    """Return the checkpoint of a training. What `auto` leaves open is told too: a state is gone on from where it is
+    computed alike."""
+    from kat.training.checkpoint import TrainingCheckpoint
+    from kat.training.train import precision_of
+
+    computed = {"options": {**made_from["options"], "computed": precision_of(options, device)}}
+    return TrainingCheckpoint(checkpoint_path(out), {**made_from, **computed}, overwrite=overwrite)
 
 
 def discard_checkpoint(out: Path, made_from: Mapping[str, Any]) -> None:

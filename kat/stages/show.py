@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -218,11 +219,9 @@ class _Shown:
         """The prompts of all that will be named, read once."""
         names: set[str] = set()
         for ids in (self._named_by_pairs, lambda: _ids_of([*self._ends[0], *self._ends[1]])):
-            try:
-                with translated(MismatchError, "what names openings cannot be read"):
-                    names |= set(ids())
-            except KatError:
-                pass  # is said where it is shown
+            # A fault is said where the openings are shown.
+            with contextlib.suppress(KatError), translated(MismatchError, "what names openings cannot be read"):
+                names |= set(ids())
         try:
             manifest = (self.run.manifest(self._density) if self._density else None) or {}
             own = self.run.root / PREFIXES

@@ -38,7 +38,7 @@ from kat.run_folder import (
     weigh_again,
 )
 from kat.stages.export_weights import source_of_weights
-from kat.stages.pair_training import check_place, discard_checkpoint, launched_ranks
+from kat.stages.pair_training import check_place, discard_checkpoint, launched_ranks, open_checkpoint
 from kat.stages.run_prompts import asked_of, held_out, prompts_of_run
 from kat.stages.stage import Job, stage, with_progress
 from kat.statistics import density_bins
@@ -200,13 +200,8 @@ def train_drawn(
         if job.done:
             discard_checkpoint(out, job.manifest)
             return
-        from kat.training.checkpoint import TrainingCheckpoint
-        from kat.training.train import precision_of
-
         device = run_options.device if ranks is None else ranks.device
-        computed = {"options": {**job.manifest["options"], "computed": precision_of(options, device)}}
-        checkpoint = TrainingCheckpoint(checkpoint_path(out), job.manifest | computed, overwrite=run_options.overwrite)
-        with checkpoint:
+        with open_checkpoint(out, job.manifest, options, device, overwrite=run_options.overwrite) as checkpoint:
             trainer, fixed, counts = _prepared(drawn(), rewards, options, device, scales=scales, ranks=ranks)
             job.all_read()  # and not at the end: hours later its pairs may change
             _train(job, trainer, fixed, checkpoint, device=device, facts=dict(facts) | counts)
