@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # Another package index or a CUDA build of torch, e.g. make install PIP_ARGS="--extra-index-url URL"
 PIP_ARGS ?=
 DEMO ?= demo
+JOBS ?= 2
+ALONE := tests/browser tests/executors tests/faults tests/cli/test_signals.py
 
 .PHONY: install demo test test-browser lint results campaign clean
 
@@ -31,8 +33,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Files of tests share the cores; those of processes, kills and limits have the machine to themselves, after them.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(addprefix --ignore=,$(ALONE))
+	$(BIN)/python -m pytest $(ALONE)
 
 # The report in a headless Chromium (apt-get install chromium chromium-driver), 100,000 points too.
 test-browser: install

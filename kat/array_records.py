@@ -6,7 +6,7 @@ import dataclasses
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, overload
 
 from kat.errors import InputError, MismatchError, MissingExtraError
 from kat.terminal import escaped
@@ -29,6 +29,8 @@ class Named(NamedTuple):
     ids: Sequence[str]
 
 
+Rows: TypeAlias = "slice | np.ndarray"
+"""Which rows: a slice, or numbers [R] int64 from 0 up."""
 Columns = Mapping[str, "Sequence[str] | np.ndarray | Named"]
 """A table's columns by name, ids first, row i of each belonging to row i of the others."""
 
@@ -47,7 +49,8 @@ class ArrayRecord:
     def __eq__(self, other: object) -> bool:
         if other.__class__ is not self.__class__:
             return NotImplemented
-        return all(same(getattr(self, one.name), getattr(other, one.name)) for one in dataclasses.fields(self))
+        compared = [one.name for one in dataclasses.fields(self) if one.compare]
+        return all(same(getattr(self, name), getattr(other, name)) for name in compared)
 
     __hash__ = None  # type: ignore[assignment]  # arrays can change
 
@@ -61,6 +64,41 @@ class TableRecord(ArrayRecord):
 
     def _columns(self) -> Columns:
         raise NotImplementedError
+
+    def _values(self) -> np.ndarray:
+        """Return the numbers [N] or [N, …] that the record is about."""
+        raise NotImplementedError
+
+    def _some(self, rows: Rows) -> Self:
+        """Return the record of some rows."""
+        raise NotImplementedError
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        import numpy as np
+
+        values = self._values()
+        if dtype is not None and values.dtype != dtype:
+            if copy is False:
+                raise ValueError(f"An array of {dtype} of {values.dtype} cannot be made without a copy.")
+            return values.astype(dtype)
+        return np.array(values) if copy else values
+
+    @overload
+    def __getitem__(self, rows: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, rows: slice | Sequence[int] | np.ndarray) -> Self: ...
+    def __getitem__(self, rows: Any) -> Any:
+        """Return one row as {column: value} by its number, or the record of some: a slice, numbers, or a mask [N].
+
+        Rows are views of the record's memory where a slice names them. What was measured of all rows stays as it is.
+
+        Raises IndexError for a row that there is not, TypeError for what names no rows.
+        """
+        n = len(self._values())
+        chosen = rows_of(rows, n)
+        if isinstance(chosen, int):
+            return {name: _item(column, chosen) for name, column in self._columns().items()}
+        return self._some(chosen)
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: `repr`, and the first rows in a table that brings no colours of its own."""
@@ -105,13 +143,52 @@ class TableRecord(ArrayRecord):
 
         Raises what `to_arrow` raises, and MissingExtraError without pandas.
         """
-        try:
-            import pandas  # noqa: F401  # pyarrow's own message does not say what to type
-        except ImportError as error:
-            raise MissingExtraError(
-                "to_pandas needs pandas, which is not installed. Type: pip install pandas  (or use to_arrow)"
-            ) from error
-        return self.to_arrow().to_pandas()
+        return as_frame(self.to_arrow())
+
+
+def as_frame(table: pa.Table) -> pandas.DataFrame:
+    """Return a table as a pandas.DataFrame. Raises MissingExtraError without pandas."""
+    try:
+        import pandas  # noqa: F401  # pyarrow's own message does not say what to type
+    except ImportError as error:
+        raise MissingExtraError(
+            "to_pandas needs pandas, which is not installed. Type: pip install pandas  (or use to_arrow)"
+        ) from error
+    return table.to_pandas()
+
+
+def rows_of(rows: Any, n: int) -> int | Rows:
+    """Return what names rows of n: a number from 0 up, a slice, or numbers [R] int64.
+
+    Raises IndexError for a row that there is not, TypeError for what names no rows.
+    """
+    import numpy as np
+
+    if isinstance(rows, slice):
+        return rows
+    if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
+        if not -n <= rows < n:
+            raise IndexError(f"There is no row {rows}; there are {n:,}.")
+        return int(rows) % n
+    chosen = np.asarray(rows) if len(rows) or isinstance(rows, np.ndarray) else np.zeros(0, np.int64)
+    if chosen.dtype == bool and chosen.shape == (n,):
+        return np.flatnonzero(chosen)
+    if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
+        raise TypeError(
+            f"{name_of(rows)} names no rows; expected a number, a slice, numbers, or a mask of {n:,} bools."
+        )
+    if len(odd := chosen[(chosen < -n) | (chosen >= n)]):
+        raise IndexError(f"There is no row {odd[0]}; there are {n:,}.")
+    return chosen.astype(np.int64) % max(n, 1)
+
+
+def some_of(values: Any, rows: Rows) -> Any:
+    """Return rows of an array or a list, None of None."""
+    import numpy as np
+
+    if values is None or isinstance(values, np.ndarray) or isinstance(rows, slice):
+        return None if values is None else values[rows]
+    return [values[row] for row in rows.tolist()]
 
 
 def same(first: Any, second: Any) -> bool:
@@ -188,6 +265,16 @@ def _cell(column: Sequence[str] | np.ndarray | Named, row: int) -> str:
     if getattr(value, "ndim", 0):
         return _listed([f"{one:.4g}" for one in value[:_ITEMS]], len(value))
     return escaped(name_of(value) if isinstance(value, str) else f"{value:.6g}")
+
+
+def _item(column: Sequence[str] | np.ndarray | Named, row: int) -> Any:
+    """A row of a column in Python's own types; vectors stay arrays."""
+    import numpy as np
+
+    if isinstance(column, Named):
+        return [column.ids[i] for i in column.indices[row].tolist()]
+    value = column[row]
+    return value if isinstance(value, str) or (isinstance(value, np.ndarray) and value.ndim) else value.item()
 
 
 def _listed(some: list[str], n: int) -> str:

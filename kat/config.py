@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 from cyclopts import Parameter
 
 from kat.errors import InputError, KatError, OptionError, OutputError, translated
-from kat.parameters import check_weighting, integer, integer_or_all, one_of, option, whole_number
+from kat.panels import MACHINE, OUTPUT, READING, TEXTS, WEIGHTS
+from kat.parameters import check_weighting, flag, integer, integer_or_all, one_of, option, whole_number
 from kat.plugins import ESTIMATORS, EXPORTS, POOLINGS, check_name, names
 
 T = TypeVar("T")
@@ -92,29 +93,51 @@ InsideText = Annotated[
     Literal["read", "keep"],
     option("Whether a conversation that nearly all prompts hold inside their text (ChatML, JSON) becomes messages."),
 ]
-Overwrite = Annotated[bool, option("Replace an output made from other input or options.", negative="")]
+Overwrite = Annotated[bool, flag("Replace an output made from other input or options.", group=OUTPUT)]
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=MACHINE)
 @dataclass(frozen=True)
 class RunOptions:
     """How a command runs, the same for every one; nothing here changes a good result."""
 
     max_bad_rows: Annotated[
         int | Literal["all"],
-        integer_or_all('Bad rows to tolerate, or "all"; those met go to OUT.rejected.jsonl.'),
+        integer_or_all('Bad rows to tolerate, or "all"; those met go to OUT.rejected.jsonl.', group=READING),
     ] = 0
     overwrite: Overwrite = field(default=False, metadata=NOT_RECORDED)
     device: Annotated[str, option("auto, cpu, cuda or mps.")] = field(default="auto", metadata=NOT_RECORDED)
     max_line_bytes: Annotated[
-        int, integer("Longest line that is read, in bytes; a longer one is a bad row, and never held in memory.")
+        int,
+        integer(
+            "Longest line that is read, in bytes; a longer one is a bad row, and never held in memory.", group=READING
+        ),
     ] = field(default=MAX_LINE_BYTES, metadata=WHEN_SET)
 
     def __post_init__(self) -> None:
         whole_number("max_line_bytes", self.max_line_bytes)
+        if self.max_bad_rows != "all":
+            whole_number("max_bad_rows", self.max_bad_rows, least=0)
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=MACHINE)
+@dataclass(frozen=True)
+class RowOptions(RunOptions):
+    """How a command runs that computes little: on no particular device."""
+
+    device: Annotated[str, Parameter(parse=False)] = field(default="auto", metadata=NOT_RECORDED)
+
+
+@Parameter(name="*", group=MACHINE)
+@dataclass(frozen=True)
+class ComputeOptions(RunOptions):
+    """How a command runs that reads no rows but those that another one has read."""
+
+    max_bad_rows: Annotated[int | Literal["all"], Parameter(parse=False)] = 0
+    max_line_bytes: Annotated[int, Parameter(parse=False)] = field(default=MAX_LINE_BYTES, metadata=WHEN_SET)
+
+
+@Parameter(name="*", group=READING)
 @dataclass(frozen=True)
 class ReadOptions:
     """How rows of pairs are read; what is not set stands in no manifest (`recorded_reading`)."""
@@ -161,7 +184,7 @@ class ReadOptions:
         return self.unit or "opening"
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=TEXTS)
 @dataclass(frozen=True)
 class EmbedOptions:
     """How texts become vectors."""
@@ -206,9 +229,7 @@ class EmbedOptions:
     processes: Annotated[
         int | None, integer("Processes that read texts [default: one a core or GPU; this one for little work].")
     ] = field(default=None, metadata=NOT_RECORDED)
-    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
-        default=False, metadata=NOT_RECORDED
-    )
+    allow_network: Annotated[bool, flag("Let a hub name be downloaded.")] = field(default=False, metadata=NOT_RECORDED)
     model_tag: Annotated[str | None, option("Of a nanochat name: which d<depth> [default: the deepest].")] = field(
         default=None, metadata=NOT_RECORDED
     )
@@ -229,9 +250,9 @@ class EmbedOptions:
             raise OptionError(f"prompt_name is {self.prompt_name!r} and render is chat; a prompt needs render plain.")
         if (share := self.max_unknown) is not None and not (isinstance(share, Real) and 0 <= share <= 1):
             raise OptionError(f"max_unknown is {share!r}; expected a share from 0 to 1.")
-        for name in ("batch_size", "max_tokens", "processes"):
+        for name, least in (("batch_size", 1), ("max_tokens", 1), ("processes", 1), ("step", 0)):
             if (value := getattr(self, name)) is not None:
-                whole_number(name, value)
+                whole_number(name, value, least)
 
     @property
     def prompt(self) -> str | None:
@@ -246,7 +267,7 @@ class EmbedOptions:
         return "/".join([self.model, self.model_tag or "*", *([] if self.step is None else [str(self.step)])])
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=WEIGHTS)
 @dataclass(frozen=True)
 class DensityOptions:
     """How vectors become densities and weights."""
@@ -255,7 +276,7 @@ class DensityOptions:
     metric: Annotated[
         Literal["cosine", "euclidean"], option("cosine normalises rows first; distances are Euclidean.")
     ] = "cosine"
-    center: Annotated[bool, option("Take the mean off the vectors before the cosine.", negative="")] = False
+    center: Annotated[bool, flag("Take the mean off the vectors before the cosine.")] = False
     search: Annotated[
         Literal["exact", "approximate"],
         option("approximate is for millions of rows; needs FAISS, tells its recall."),
@@ -277,7 +298,7 @@ class DensityOptions:
         check_weighting(self.ess, self.cap, self.temperature, self.max_temperature)
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=WEIGHTS)
 @dataclass(frozen=True)
 class SampleOptions:
     """What is drawn of the openings."""
@@ -290,7 +311,7 @@ class SampleOptions:
         whole_number("seed", self.seed, least=0)
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=OUTPUT)
 @dataclass(frozen=True)
 class ExportWeightsOptions:
     """For whom pairs and their weights are written."""
@@ -300,42 +321,4 @@ class ExportWeightsOptions:
 
     def __post_init__(self) -> None:
         check_name("to", self.to, EXPORTS)
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Which pairs a reward model is evaluated on, and how its intervals are drawn."""
-
-    split: Annotated[Literal["validation", "train", "all"], option("Which of its pairs.")] = "validation"
-    missing_scores: Annotated[int | Literal["all"], integer_or_all('Pairs that may lack a reward, or "all".')] = 0
-    replicates: Annotated[int, integer("Of the bootstrap.")] = 2000
-    seed: Annotated[int, integer("Of the bootstrap and the sign flips.")] = 0
-
-    def __post_init__(self) -> None:
-        one_of("split", self.split, ("validation", "train", "all"))
-        whole_number("replicates", self.replicates)
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class SelftestOptions:
-    """The size of the data that the self-test draws."""
-
-    n: Annotated[int, integer("Rows; choose about as many as your openings.")] = 5000
-    d: Annotated[int, integer("Intrinsic dimension of the data drawn.")] = 8
-    k: Annotated[int, integer("Neighbours.")] = DensityOptions.k
-    seed: Annotated[int, integer("Of the draw.")] = 0
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class DemoOptions:
-    """The size of the demo's file."""
-
-    pairs: Annotated[int, integer("Pairs to make.")] = 4000
-    seed: Annotated[int, integer("Of the draw; same seed, same file.")] = 0
-
-    def __post_init__(self) -> None:
-        whole_number("pairs", self.pairs)
         whole_number("seed", self.seed, least=0)

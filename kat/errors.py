@@ -24,6 +24,12 @@ class KatError(Exception):
 
     Each argument is a line. What stands between them is kat's own; a line break inside of one is what a file or a name
     holds, and is shown escaped.
+
+    >>> try:
+    ...     kat.find_neighbors(np.eye(3), k=0)
+    ... except kat.KatError as error:
+    ...     print(error)
+    k is 0; expected a whole number of 1 or more.
     """
 
     @property

@@ -8,10 +8,11 @@ from cyclopts import Parameter
 
 from kat.config import NOT_RECORDED
 from kat.errors import OptionError
-from kat.parameters import integer, one_of, option, whole_number
+from kat.panels import MACHINE
+from kat.parameters import flag, integer, one_of, option, whole_number
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=MACHINE)
 @dataclass(frozen=True)
 class ExecutorOptions:
     """Who embeds and searches: an executor is how, not what, so that no manifest holds any of this."""
@@ -36,7 +37,7 @@ class ExecutorOptions:
         Path | None, option("A folder that all machines see: workers on Ray hand over their vectors there.")
     ] = field(default=None, metadata=NOT_RECORDED)
     mixed_workers: Annotated[
-        bool, option("Take workers on Ray that round otherwise than each other; the manifest lists them.", negative="")
+        bool, flag("Take workers on Ray that round otherwise than each other; the manifest lists them.")
     ] = field(default=False, metadata=NOT_RECORDED)
 
     def __post_init__(self) -> None:

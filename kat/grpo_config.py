@@ -9,7 +9,8 @@ from cyclopts import Parameter
 
 from kat.config import NOT_RECORDED
 from kat.errors import OptionError
-from kat.parameters import integer, one_of, option, whole_number
+from kat.panels import ANSWERS, TRAINING
+from kat.parameters import flag, integer, one_of, option, whole_number
 
 _COUNTS = ("max_steps", "batch_size", "max_new_tokens", "max_len", "updates_per_rollout", "minibatches", "decode_rows")
 _CHOICES = {
@@ -22,7 +23,7 @@ _CHOICES = {
 }
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=TRAINING)
 @dataclass(frozen=True)
 class GrpoOptions:
     """How a policy is trained by GRPO."""
@@ -72,7 +73,7 @@ class GrpoOptions:
         option("Mean over tokens (dapo), over completions (grpo), or over max_new_tokens each (dr_grpo)."),
     ] = "dapo"
     mask_truncated: Annotated[
-        bool, option("Leave completions without an end out of the loss, not out of their group.", negative="")
+        bool, flag("Leave completions without an end out of the loss, not out of their group.")
     ] = False
     min_spread: Annotated[float, option("A group whose rewards lie closer together trains nothing.")] = 1e-6
     redraw: Annotated[int, integer("Rounds in which such groups are replaced by prompts of the same density.")] = 1
@@ -97,9 +98,7 @@ class GrpoOptions:
         Literal["none", "tensorboard", "trackio", "wandb"],
         option("Where the log's numbers go too; TensorBoard's files go to OUT.tensorboard."),
     ] = field(default="none", metadata=NOT_RECORDED)
-    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
-        default=False, metadata=NOT_RECORDED
-    )
+    allow_network: Annotated[bool, flag("Let a hub name be downloaded.")] = field(default=False, metadata=NOT_RECORDED)
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -128,7 +127,7 @@ class GrpoOptions:
             raise OptionError("target_kl adapts beta, and beta is 0. Give --beta, or leave --target_kl out.")
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=ANSWERS)
 @dataclass(frozen=True)
 class AnswerOptions:
     """How policies answer prompts that validate, to be compared."""
@@ -145,9 +144,7 @@ class AnswerOptions:
         default=4096, metadata=NOT_RECORDED
     )
     decode_rows: Annotated[int, integer("Completions that grow together.")] = field(default=64, metadata=NOT_RECORDED)
-    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
-        default=False, metadata=NOT_RECORDED
-    )
+    allow_network: Annotated[bool, flag("Let a hub name be downloaded.")] = field(default=False, metadata=NOT_RECORDED)
 
     def __post_init__(self) -> None:
         whole_number("prompts", self.prompts)

@@ -9,10 +9,11 @@ from cyclopts import Parameter
 
 from kat.config import NOT_RECORDED
 from kat.errors import OptionError
-from kat.parameters import integer, one_of, option, whole_number
+from kat.panels import EVIDENCE, WEIGHTS
+from kat.parameters import flag, integer, one_of, option, whole_number
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=WEIGHTS)
 @dataclass(frozen=True)
 class PairOptions:
     """How weights of openings become weights of pairs, and which pairs train."""
@@ -98,7 +99,7 @@ def column_of(value: Any) -> Any:
     return None if value == "none" else value
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=EVIDENCE)
 @dataclass(frozen=True)
 class TryOptions:
     """Which weightings are tried, on what features, and how often."""
@@ -121,9 +122,7 @@ class TryOptions:
     long_completions: Annotated[
         Literal["error", "drop"], option("A pair with a completion over max_len - min_prompt tokens.")
     ] = "drop"
-    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
-        default=False, metadata=NOT_RECORDED
-    )
+    allow_network: Annotated[bool, flag("Let a hub name be downloaded.")] = field(default=False, metadata=NOT_RECORDED)
     replicates: Annotated[int, integer("Of the bootstrap.")] = 1000
     seed: Annotated[int, integer("Of folds, permutations and bootstrap.")] = 0
 

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from cyclopts import Parameter, Token
 
 from kat.errors import OptionError
+from kat.panels import OUTPUT
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,17 +24,22 @@ _DIGITS = 18
 
 
 def _integer(_: Any, tokens: Sequence[Token]) -> int:
-    """Convert a whole number from 0 up; the library would round 1.5."""
+    """Convert a whole number; the library would round 1.5. How small it may be is the option's own rule."""
     word = tokens[0].value
-    if not re.fullmatch(r"\d+", word):
-        raise ValueError(f"{word!r} is no whole number from 0 up")
+    if not re.fullmatch(r"-?\d+", word):
+        raise ValueError("a whole number")
     if len(word) > _DIGITS:
-        raise ValueError(f"{word[:_DIGITS]}… is larger than any number that means something here")
+        raise ValueError(f"a whole number of {_DIGITS} digits at most")
     return int(word)
 
 
 def _integer_or_all(_: Any, tokens: Sequence[Token]) -> int | str:
-    return "all" if tokens[0].value == "all" else _integer(_, tokens)
+    word = tokens[0].value
+    if word == "all":
+        return word
+    if not re.fullmatch(r"-?\d+", word):
+        raise ValueError('a whole number, or "all"')
+    return _integer(_, tokens)
 
 
 def option(text: str, **more: Any) -> Parameter:
@@ -41,14 +47,24 @@ def option(text: str, **more: Any) -> Parameter:
     return Parameter(help=text, **more)
 
 
+def flag(text: str, **more: Any) -> Parameter:
+    """Describe an option without a value by its help; it is off unless it is typed."""
+    return Parameter(help=text, negative="", show_default=False, **more)
+
+
+def output(text: str) -> Parameter:
+    """Describe where something is written by its help."""
+    return Parameter(help=text, group=OUTPUT)
+
+
 def integer(text: str, **more: Any) -> Parameter:
     """Describe an option for whole numbers by its help."""
     return Parameter(help=text, converter=_integer, n_tokens=1, **more)
 
 
-def integer_or_all(text: str) -> Parameter:
+def integer_or_all(text: str, **more: Any) -> Parameter:
     """Describe an option for a whole number or the word "all" by its help."""
-    return Parameter(help=text, metavar="N|all", show_choices=False, converter=_integer_or_all, n_tokens=1)
+    return Parameter(help=text, metavar="N|all", show_choices=False, converter=_integer_or_all, n_tokens=1, **more)
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
@@ -63,10 +79,13 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
-def near_name(name: str, names: Iterable[str]) -> str:
-    """Return " Did you mean model?" for the known name that is nearest to another one, "" if none is near."""
+def near_name(name: str, names: Iterable[str], before: str = "") -> str:
+    """Return " Did you mean model?" for the known name that is nearest to another one, "" if none is near.
+
+    `before` stands before it: the dashes of an option.
+    """
     near = difflib.get_close_matches(name, list(names), n=1)
-    return f" Did you mean {near[0]}?" if near else ""
+    return f" Did you mean {before}{near[0]}?" if near else ""
 
 
 def with_options(options: Options, given: Mapping[str, Any], function: Callable[..., Any]) -> Options:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from kat.array_records import name_of, number, span
+import numpy as np
+
+from kat.array_records import ArrayRecord, name_of, number, span
 from kat.config import DensityOptions, EmbedOptions, ReadOptions, RunOptions
 from kat.data.columns import SOURCE
 from kat.data.in_memory import Rows, checked_pairs
@@ -26,18 +28,26 @@ from kat.neighbors.storage import STORED_NEIGHBORS
 from kat.pair_config import PairOptions
 from kat.parameters import check_keywords, keywords_of
 from kat.records import Density, Embeddings, Neighbors, Pair, Prefix
-from kat.terminal import escaped
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from kat.pair_weights.storage import PairWeights
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WeighedPairs:
+class WeighedPairs(ArrayRecord):
     """What `kat.run` returns: of N openings a prefix, an embedding, neighbours, a density and a weight, in row order.
 
     `pair_weights` has a row for every pair, None if they were not asked for. `stats` says what the reader of the pairs
     met, and `boilerplate` what most conversations share and was left out of what is embedded.
+
+    >>> made = kat.run("pairs.jsonl")
+    >>> made
+    WeighedPairs(300 pairs, 167 openings, model minilm, k 20, ESS 69.0 %, w 0.0606 … 2.9)
+    >>> rarest = int(np.argmax(made.weights))
+    >>> made.prefixes[rarest].id == made.weights.ids[rarest]
+    True
     """
 
     prefixes: Sequence[Prefix]
@@ -52,14 +62,24 @@ class WeighedPairs:
     def __len__(self) -> int:
         return len(self.weights)
 
-    def __repr__(self) -> str:
-        facts = [number(self.stats.pairs, "pair"), number(len(self), "opening")]
-        facts.append(f"model {name_of(self.embeddings.meta.get('name', 'unknown'))}")
-        facts += [f"k {self.density.k}", f"ESS {100 * self.weights.ess_share:.1f} %", f"w {span(self.weights.values)}"]
+    def _facts(self) -> Iterator[str]:
+        yield number(self.stats.pairs, "pair")
+        yield number(len(self), "opening")
+        yield f"model {name_of(self.embeddings.meta.get('name', 'unknown'))}"
+        yield f"k {self.density.k}"
+        yield f"ESS {100 * self.weights.ess_share:.1f} %"
+        yield f"w {span(self.weights.values)}"
         if self.pair_weights is not None:
             v = self.pair_weights.v
-            facts.append(f"v {span(v[v == v])}")
-        return f"{type(self).__name__}({escaped(', '.join(facts))})"
+            yield f"v {span(v[v == v])}"
+
+    def plot(self) -> Axes:
+        """Draw the openings on the first two principal components of their vectors, coloured by the logarithm of their
+        weights; return matplotlib's axes. Raises MissingExtraError without matplotlib.
+        """
+        from kat.plots import plane
+
+        return plane(self.embeddings.vectors, repr(self), np.log10(self.weights.values), "log₁₀ weight")
 
 
 def run(
@@ -81,6 +101,12 @@ def run(
     rows are read. Pairs are held in memory only where they are weighed.
 
     Raises OptionError for an unknown option or one out of range, and what reading, embedding and weighing raise.
+
+    >>> rows = [{"prompt": f"Add {i} and 1.", "chosen": str(i + 1), "rejected": "No."} for i in range(60)]
+    >>> rows += [{"prompt": "Write a poem about rain.", "chosen": "Drip, drop.", "rejected": "No."}]
+    >>> made = kat.run(rows, k=5)
+    >>> made.prefixes[int(np.argmax(made.weights))].opening
+    'Write a poem about rain.'
     """
     embed, density, weighing = _chosen(model, pair_weights, options)
     read, stats = _read(pairs, weighing, reading, max_bad_rows)

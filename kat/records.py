@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kat.array_records import ArrayRecord, Columns, Named, TableRecord, name_of, number, span
+from kat.array_records import ArrayRecord, Columns, Named, Rows, TableRecord, name_of, number, some_of, span
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.axes import Axes
 
 Message = dict[str, Any]
 """One turn: {"role": "system" | "user" | "assistant" | …, "content": text}, and what else its source holds.
@@ -78,6 +79,11 @@ class Prefix:
     """A conversation up to and including its last user message.
 
     `id` is the opening's id, so prefixes that share an opening share it.
+
+    >>> turns = [("user", "Hi"), ("assistant", "Hello!"), ("user", "2 + 2?")]
+    >>> prefix = kat.Prefix("some id", [{"role": role, "content": text} for role, text in turns])
+    >>> prefix.opening, prefix.part("last").text
+    ('Hi', '2 + 2?')
     """
 
     id: str
@@ -110,6 +116,10 @@ class Pair:
     `chosen_messages` and `rejected_messages` the same as turns. `tools` are those that the conversation may call,
     `margin` how much better the chosen one is; None where the source does not say. `row` is the 1-based line (or
     parquet row) it came from. `labels` holds the columns that a reader was asked for by name, as text.
+
+    >>> pair = next(iter(kat.read_pairs([{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}])))
+    >>> pair.prefix.opening, pair.chosen, pair.rejected
+    ('2 + 2?', '4', '5')
     """
 
     id: str
@@ -132,6 +142,15 @@ class Embeddings(TableRecord):
 
     `tokens` [N] int32 counts the tokens of each text, `lost` [N] int32 those that the model's limit cut off;
     both are None for vectors that were not made by kat. `meta` says how they were made.
+
+    >>> embeddings = kat.encode(["How do I bake bread?", "A bread recipe, please.", "Why is the sky blue?"])
+    >>> embeddings
+    Embeddings(3 × 384, model minilm)
+    >>> bread, recipe, sky = embeddings.vectors
+    >>> bool(bread @ recipe > bread @ sky)
+    True
+    >>> embeddings[:2].ids
+    ['0', '1']
     """
 
     ids: Sequence[str]
@@ -159,6 +178,22 @@ class Embeddings(TableRecord):
             "embedding": self.vectors,
             **{name: column for name, column in counts.items() if column is not None},
         }
+
+    def _values(self) -> np.ndarray:
+        return self.vectors
+
+    def _some(self, rows: Rows) -> Embeddings:
+        parts = {name: some_of(getattr(self, name), rows) for name in ("ids", "vectors", "tokens", "lost")}
+        return replace(self, **parts)
+
+    def plot(self) -> Axes:
+        """Draw the vectors on their first two principal components; return matplotlib's axes.
+
+        Raises MissingExtraError without matplotlib.
+        """
+        from kat.plots import plane
+
+        return plane(self.vectors, repr(self))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -190,6 +225,12 @@ class Neighbors(TableRecord):
     `halves` is None where there are too few rows to split. `recall` is 1 for the exact search, and measured for an
     approximate one. `source` holds the embeddings, if they came as such. `targets` are the ids that `indices` point to
     where the rows are queries; None where they point to the rows themselves.
+
+    >>> neighbors = kat.find_neighbors(np.array([[0.0], [0.1], [5.0]]), k=1, metric="euclidean")
+    >>> neighbors.indices[:, 0].tolist()
+    [1, 0, 1]
+    >>> neighbors[2]
+    {'id': '2', 'neighbors': ['1'], 'distances': array([4.9], dtype=float32)}
     """
 
     ids: Sequence[str]
@@ -224,6 +265,29 @@ class Neighbors(TableRecord):
         names = self.ids if self.targets is None else self.targets
         return {"id": self.ids, "neighbors": Named(self.indices, names), "distances": self.distances}
 
+    def _values(self) -> np.ndarray:
+        return self.indices
+
+    def _some(self, rows: Rows) -> Neighbors:
+        """Some rows are queries among all of them."""
+        names = ("ids", "indices", "distances", "distinct_distances", "multiplicity")
+        parts = {name: some_of(getattr(self, name), rows) for name in names}
+        targets = self.ids if self.targets is None else self.targets
+        return replace(self, **parts, halves=None, source=None, targets=targets)
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw how far the nearest and the k-th nearest are; return matplotlib's axes.
+
+        Raises InputError if there are no neighbours, MissingExtraError without matplotlib.
+        """
+        from kat.plots import histogram
+
+        series = {
+            "1st nearest": self.distances[:, :1].ravel(),
+            f"nearest number {self.k}": self.distances[:, -1:].ravel(),
+        }
+        return histogram(series, repr(self), f"distance ({self.metric})", "openings", axes)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Density(TableRecord):
@@ -231,6 +295,11 @@ class Density(TableRecord):
 
     `split_half` is the reliability r of the estimate, from two disjoint halves of the data, and `noise` the variance
     σ² = (1 − r) · var(log density) that is the sample's and not the topic's; None if not measured.
+
+    >>> vectors = np.array([[0.0], [0.1], [0.2], [5.0]])
+    >>> density = kat.estimate_density(kat.find_neighbors(vectors, k=2, metric="euclidean"))
+    >>> density.ids[int(np.argmin(density))], len(density)
+    ('3', 4)
     """
 
     ids: Sequence[str]
@@ -258,3 +327,19 @@ class Density(TableRecord):
 
     def _columns(self) -> Columns:
         return {"id": self.ids, "log_density": self.log_values}
+
+    def _values(self) -> np.ndarray:
+        return self.log_values
+
+    def _some(self, rows: Rows) -> Density:
+        """Without the neighbours, which are those of all rows."""
+        return replace(self, ids=some_of(self.ids, rows), log_values=self.log_values[rows], neighbors=None)
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw how often each log density occurs; return matplotlib's axes. High = crowded.
+
+        Raises InputError if there are none, MissingExtraError without matplotlib.
+        """
+        from kat.plots import histogram
+
+        return histogram({"log density": self.log_values}, repr(self), "log density", "openings", axes)

@@ -10,10 +10,11 @@ from cyclopts import Parameter
 
 from kat.config import NOT_RECORDED, integer, option
 from kat.errors import OptionError
+from kat.panels import OUTPUT
 from kat.parameters import whole_number
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=OUTPUT)
 @dataclass(frozen=True)
 class ReportOptions:
     """What a report shows beside what every one does."""

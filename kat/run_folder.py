@@ -64,6 +64,8 @@ REFERENCE = "reference"
 DPO = "dpo"
 RUN_LOG = "log.jsonl"
 REPORT, MAP = "report.html", "map.parquet"
+REPORTS = (METADATA, EVALUATION, POLICY_EVALUATION, TRAINING, TRIED)
+"""Files of a folder that hold its figures as JSON."""
 
 _WRITTEN = (".jsonl", ".pt", ".parquet")
 _MANIFESTS = f"pair_weights*.parquet.{MANIFEST}"

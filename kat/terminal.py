@@ -3,16 +3,24 @@
 Ids, texts, names and reasons come from files, and may hold what moves a cursor, colours a screen, starts a line or
 turns the order of reading. `escaped` shows such characters as Python writes them (`\\x1b`, `\\n`, `\\u202e`) and leaves
 what can be read as it is. `show` and `note` are the only places where kat writes to stdout and stderr.
+
+How much is printed, and in what form, is one `Voice` for the process, which the command line sets (`speaking`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
+import os
 import shlex
 import shutil
 import sys
 import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _JOINERS = "\u200c\u200d"
@@ -73,14 +81,100 @@ def _escape(char: str) -> str:
     return _SHORT.get(char, wide)
 
 
+@dataclass
+class Voice:
+    """How much is printed: with `quiet` notes and errors alone, with `verbose` more; as `told`, one object at the end.
+
+    The lists are what that object holds: outputs that were made or skipped, lines, notes, and what to do next; the
+    `figures` are those of a command that makes no output.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+    told: bool = False
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    next: list[str] = field(default_factory=list)
+
+    def content(self) -> dict[str, Any]:
+        """Return what the object holds, without how the command ended."""
+        return {name: getattr(self, name) for name in ("outputs", "figures", "lines", "notes", "next")}
+
+
+_voices = [Voice()]
+"""The process's voice is the last one."""
+
+
+def voice() -> Voice:
+    """Return the voice that is set."""
+    return _voices[-1]
+
+
+@contextlib.contextmanager
+def speaking(voice: Voice) -> Iterator[None]:
+    """Set the process's voice for as long as this lasts. Bars stay away with `quiet` and `told`, of workers too."""
+    bars = os.environ.get("TQDM_DISABLE")
+    _voices.append(voice)
+    if voice.quiet or voice.told:
+        os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        _voices.remove(voice)
+        if bars is None:
+            os.environ.pop("TQDM_DISABLE", None)
+        else:
+            os.environ["TQDM_DISABLE"] = bars
+
+
 def show(*lines: str) -> None:
     """Print lines to stdout, each on one line whatever it holds."""
-    _print(lines, sys.stdout)
+    if voice().told:
+        voice().lines += lines
+    elif not voice().quiet:
+        _print(lines, sys.stdout)
+
+
+def show_more(*lines: str) -> None:
+    """Print lines to stdout if more is to be said than usual."""
+    if voice().verbose:
+        show(*lines)
 
 
 def note(*lines: str) -> None:
     """Print lines to stderr, each on one line whatever it holds."""
+    voice().notes += lines if voice().told else ()
     _print(lines, sys.stderr)
+
+
+def tell_figures(**figures: Any) -> None:
+    """Add the figures of a command that makes no output to the object that is printed at its end, if one is."""
+    if voice().told:
+        voice().figures |= figures
+
+
+def print_object(content: dict[str, Any]) -> None:
+    """Print one JSON object to stdout, in ASCII: what its texts hold drives no terminal.
+
+    Dataclasses become objects, paths texts, arrays lists, and numbers that JSON does not have null.
+    """
+    print(json.dumps(_plain(content), allow_nan=False), file=sys.stdout)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return _plain(value.tolist()) if hasattr(value, "tolist") else value  # of numpy
 
 
 def _print(lines: tuple[str, ...], stream: TextIO) -> None:

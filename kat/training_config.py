@@ -13,10 +13,11 @@ from cyclopts import Parameter
 from kat.artifacts import readable_manifest
 from kat.config import NOT_RECORDED, ModelName
 from kat.errors import OptionError
-from kat.parameters import integer, one_of, option, whole_number
+from kat.panels import ANSWERS, TRAINING, WEIGHTS
+from kat.parameters import flag, integer, one_of, option, whole_number
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=TRAINING)
 @dataclass(frozen=True)
 class PairTrainingOptions:
     """What trainings on weighed pairs have in common; `learning_rate` and `backbone_lr` are a subclass' own."""
@@ -60,9 +61,7 @@ class PairTrainingOptions:
         Literal["none", "tensorboard", "trackio", "wandb"],
         option("Where the log's numbers go too; TensorBoard's files go to OUT.tensorboard."),
     ] = field(default="none", metadata=NOT_RECORDED)
-    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
-        default=False, metadata=NOT_RECORDED
-    )
+    allow_network: Annotated[bool, flag("Let a hub name be downloaded.")] = field(default=False, metadata=NOT_RECORDED)
 
     def __post_init__(self) -> None:
         one_of("report_to", self.report_to, ("none", "tensorboard", "trackio", "wandb"))
@@ -91,7 +90,7 @@ class PairTrainingOptions:
                 raise OptionError(f"{name} is {value!r}; expected a number from 0 to {most:g}.")
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=TRAINING)
 @dataclass(frozen=True)
 class RewardOptions(PairTrainingOptions):
     """How a reward model is trained."""
@@ -115,7 +114,7 @@ class RewardOptions(PairTrainingOptions):
         self.check_numbers({"learning_rate": math.inf, "backbone_lr": math.inf, "center_rewards": math.inf})
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=TRAINING)
 @dataclass(frozen=True)
 class DpoOptions(PairTrainingOptions):
     """How a policy is trained on pairs by DPO."""
@@ -129,7 +128,7 @@ class DpoOptions(PairTrainingOptions):
     )
     label_smoothing: Annotated[float, option("How likely a label is wrong, with --loss sigmoid.")] = 0.0
     per_token: Annotated[
-        bool, option("Divide a completion's log-ratio by its tokens, so that length alone earns nothing.", negative="")
+        bool, flag("Divide a completion's log-ratio by its tokens, so that length alone earns nothing.")
     ] = False
 
     def __post_init__(self) -> None:
@@ -153,7 +152,7 @@ def trained_limits(model: Path) -> dict[str, Any]:
     return {name: trained.get(name, getattr(RewardOptions, name)) for name in ("max_len", "min_prompt")}
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=ANSWERS)
 @dataclass(frozen=True)
 class ScoreOptions:
     """How pairs are rewarded."""
@@ -174,9 +173,7 @@ class ScoreOptions:
     row_tokens: Annotated[int, integer("Tokens that are computed at a time.")] = field(
         default=4096, metadata=NOT_RECORDED
     )
-    allow_network: Annotated[bool, option("Let a hub name be downloaded.", negative="")] = field(
-        default=False, metadata=NOT_RECORDED
-    )
+    allow_network: Annotated[bool, flag("Let a hub name be downloaded.")] = field(default=False, metadata=NOT_RECORDED)
 
     def __post_init__(self) -> None:
         one_of("long_completions", self.long_completions, ("error", "drop"))
@@ -187,7 +184,7 @@ class ScoreOptions:
                 whole_number(name, value, least=int(name == "max_len"))
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=WEIGHTS)
 @dataclass(frozen=True)
 class OriginOptions:
     """How the origin's command weighs and splits pairs."""

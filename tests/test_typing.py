@@ -34,6 +34,10 @@ of_rows: list[kat.Pair] = list(kat.read_pairs(rows, max_bad_rows="all"))
 of_column: kat.Embeddings = kat.encode(rows, column="prompt", batch_size=8)
 result: kat.WeighedPairs = kat.run(rows, "minilm", pair_weights=True, k=10, blend=0.5)
 openings: kat.Weights = result.weights
+heavy: kat.Weights = openings[openings.values > 1]
+one: dict[str, object] = openings[0]
+vectors: np.ndarray = np.asarray(result.embeddings[:10])
+axes = heavy.plot()
 accuracy: float = rm.score(pairs).accuracy
 try:
     reward = kat.load_model("smollm2", kind="reward")
@@ -49,6 +53,7 @@ MISTAKES = [
     ("kat.read_pairs(3)", "has incompatible type"),
     ("kat.run([], pair_weights=3)", "has incompatible type"),
     ("kat.Prefix(1, [])", "has incompatible type"),
+    ("kat.weigh([1.0, 2.0])['id']", "Invalid index type"),
 ]
 
 

@@ -1,33 +1,37 @@
 """The command table of `kat`. Functions here only name options and call a stage of kat/stages."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from kat import __version__
-from kat.cli.reading import PromptsPath, add_reading
-from kat.cli.runner import VERSION_FLAGS, quoted, run_app, with_dashes
+from kat.cli.asking import asked_for_help, completion_app, without_help_of_nothing
+from kat.cli.commands import COMMANDS, SUMMARY, answer_at_once, examples_of
+from kat.cli.everywhere import Tables
+from kat.cli.reading import PromptsPath, compare_weights, models, show_run, verify
+from kat.cli.runner import command_app, quoted, run_app, with_dashes
 from kat.cli.scripts import SCRIPTS, run_origin, script_app
-from kat.cli.training import add_training
+from kat.cli.training import evaluate_policy, score, train_dpo, train_grpo, train_rm
 from kat.config import (
-    DemoOptions,
     DensityOptions,
     EmbedOptions,
-    EvaluateOptions,
     ExportWeightsOptions,
     Overwrite,
     ReadOptions,
+    RowOptions,
     RunOptions,
     SampleOptions,
-    SelftestOptions,
 )
 from kat.errors import OptionError
+from kat.evidence_config import DemoOptions, EvaluateOptions, SelftestOptions
 from kat.executor_config import ExecutorOptions
 from kat.executors.launch import launching
 from kat.pair_config import PairOptions, TryOptions
+from kat.panels import OUTPUT
+from kat.parameters import flag, output
 from kat.report_config import ReportOptions
 from kat.run_folder import next_to
 from kat.terminal import show
@@ -37,25 +41,17 @@ PairsFiles = Annotated[
     Parameter(help="Preference pairs: files of JSON, CSV, parquet or Arrow, a folder of shards, or 'a glob'."),
 ]
 
-app = App(
-    name="kat",
-    version=__version__,
-    version_flags=VERSION_FLAGS,
-    help="Density-aware preference training: measure how crowded every prompt is and let rare prompts count.\n\n"
-    "Start with: kat run PAIRS --out RUN. Any option can stand in a TOML file, under [run] and so on: --config FILE."
-    "\n\nThe commands of the project's origin, by their own names: kat origin --help.",
-)
+app = command_app("kat", SUMMARY)
 
 
-@app.command
 def run(
     pairs: PairsFiles,
     *,
-    out: Annotated[Path, Parameter(help="Folder for everything that is made.")],
+    out: Annotated[Path, output("Folder for everything that is made.")],
     embed: EmbedOptions = EmbedOptions(),
     density: DensityOptions = DensityOptions(),
     reading: ReadOptions = ReadOptions(),
-    no_report: Annotated[bool, Parameter(help="Leave out RUN/report.html, which shows it all.", negative="")] = False,
+    no_report: Annotated[bool, flag("Leave out RUN/report.html, which shows it all.", group=OUTPUT)] = False,
     executor: ExecutorOptions = ExecutorOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
@@ -70,13 +66,12 @@ def run(
     _next(f"then see how far they agree: kat compare-weights {quoted(out)} OTHER")
 
 
-@app.command
 def prefixes(
     pairs: PairsFiles,
     *,
-    out: Annotated[Path, Parameter(help="The prefixes file to write.")],
+    out: Annotated[Path, output("The prefixes file to write.")],
     reading: ReadOptions = ReadOptions(),
-    run_options: RunOptions = RunOptions(),
+    run_options: RowOptions = RowOptions(),
 ) -> None:
     """Pairs to one prefix for each distinct opening (first user message)."""
     from kat.stages.prefixes import make_prefixes
@@ -85,14 +80,13 @@ def prefixes(
     _next(f"kat embed {quoted(out)} --out {quoted(next_to(out, 'prefixes_all', 'embeddings'))}")
 
 
-@app.command
 def embed(
     data: Annotated[
         list[Path],
         Parameter(help="Rows with an id and either a prefix or a prompt: files, a folder of shards, or 'a glob'."),
     ],
     *,
-    out: Annotated[Path, Parameter(help="A folder to write, or one file NAME.pt.")],
+    out: Annotated[Path, output("A folder to write, or one file NAME.pt.")],
     embed: EmbedOptions = EmbedOptions(),
     executor: ExecutorOptions = ExecutorOptions(),
     run_options: RunOptions = RunOptions(),
@@ -105,13 +99,12 @@ def embed(
     _next(f"kat density {quoted(out)} --out {quoted(next_to(out, 'embeddings', 'density'))}")
 
 
-@app.command
 def density(
     embeddings: Annotated[
         Path, Parameter(help="A folder of `kat embed`, a .pt, .npy or .parquet file; with --explain, weights.")
     ],
     *,
-    out: Annotated[Path | None, Parameter(help="Folder for the weights.")] = None,
+    out: Annotated[Path | None, output("Folder for the weights.")] = None,
     explain: Annotated[str | None, Parameter(help="Say why the opening of this id weighs what it weighs.")] = None,
     prompts_path: PromptsPath = None,
     density: DensityOptions = DensityOptions(),
@@ -132,11 +125,10 @@ def density(
         _next(f"prove that it is whole: kat verify {quoted(out)}")
 
 
-@app.command
 def sample(
     folder: Annotated[Path, Parameter(help="A folder of `kat run`, or of weights.")],
     *,
-    out: Annotated[Path, Parameter(help="Text file for the ids, one a line.")],
+    out: Annotated[Path, output("Text file for the ids, one a line.")],
     sample: SampleOptions,
     overwrite: Overwrite = False,
 ) -> None:
@@ -146,13 +138,10 @@ def sample(
     sample_openings(folder, out, sample, overwrite)
 
 
-@app.command
 def weigh_pairs(
     run: Annotated[Path, Parameter(help="A folder of `kat run`, or of weights.")],
     *,
-    out: Annotated[
-        Path | None, Parameter(help="The .parquet file to write [default: RUN/pair_weights.parquet].")
-    ] = None,
+    out: Annotated[Path | None, output("The .parquet file to write [default: RUN/pair_weights.parquet].")] = None,
     pairs_path: Annotated[
         list[Path] | None, Parameter(help="The pairs, once for each path [default: those that the run was made from].")
     ] = None,
@@ -167,11 +156,10 @@ def weigh_pairs(
     _next(f"kat export-weights {quoted(written)} --to trl --out {quoted(next_to(written, 'pair_weights', 'trl'))}")
 
 
-@app.command
 def try_weights(
     run: Annotated[Path, Parameter(help="A folder of `kat run`.")],
     *,
-    out: Annotated[Path | None, Parameter(help="Folder to write [default: RUN/try_weights].")] = None,
+    out: Annotated[Path | None, output("Folder to write [default: RUN/try_weights].")] = None,
     trials: TryOptions = TryOptions(),
     run_options: RunOptions = RunOptions(),
 ) -> None:
@@ -183,11 +171,10 @@ def try_weights(
     _next(f"look at {written / TRIED_FIGURE}; every number is in {written / TRIED}")
 
 
-@app.command
 def export_weights(
     run: Annotated[Path, Parameter(help="A folder with pair_weights.parquet, or such a file.")],
     *,
-    out: Annotated[Path, Parameter(help="Folder to write.")],
+    out: Annotated[Path, output("Folder to write.")],
     export: ExportWeightsOptions,
     pairs_path: Annotated[
         list[Path] | None, Parameter(help="The pairs, once for each path [default: those that were weighed].")
@@ -200,11 +187,10 @@ def export_weights(
     write(run, out, export, pairs_path, overwrite)
 
 
-@app.command
 def report(
     run: Annotated[Path, Parameter(help="A folder of `kat run`, or of weights.")],
     *,
-    out: Annotated[Path | None, Parameter(help="The .html file to write [default: RUN/report.html].")] = None,
+    out: Annotated[Path | None, output("The .html file to write [default: RUN/report.html].")] = None,
     report: ReportOptions = ReportOptions(),
     overwrite: Overwrite = False,
 ) -> None:
@@ -215,12 +201,11 @@ def report(
     _next(f"open {quoted(written)} in a browser")
 
 
-@app.command
 def export(
     source: Annotated[str, Parameter(help="A model's name: see kat models.")],
-    out: Annotated[Path, Parameter(help="Folder to write.")],
+    out: Annotated[Path, output("Folder to write.")],
     *,
-    allow_network: Annotated[bool, Parameter(help="Let a hub name be downloaded.", negative="")] = False,
+    allow_network: Annotated[bool, flag("Let a hub name be downloaded.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """A model of any source as a Hugging Face folder with safetensors and tokenizer."""
@@ -229,19 +214,19 @@ def export(
     export_model(source, out, allow_network, overwrite)
 
 
-@app.command
 def evaluate_rm(
     scores: Annotated[list[Path], Parameter(help="One file of rewards, or two to compare: first minus second.")],
     /,
     *,
     out: Annotated[
-        Path | None, Parameter(help="Folder for evaluation.json and evaluation.png [default: SCORES.evaluation].")
+        Path | None,
+        output("Folder for evaluation.json and evaluation.png [default: SCORES.evaluation]."),
     ] = None,
     pair_weights: Annotated[
         Path | None, Parameter(help="The file of `kat weigh-pairs`: openings, density bins, lengths.")
     ] = None,
     evaluate: EvaluateOptions = EvaluateOptions(),
-    run_options: RunOptions = RunOptions(),
+    run_options: RowOptions = RowOptions(),
 ) -> None:
     """Evaluate a reward model by density bin, with intervals over openings; or compare two on the same pairs."""
     from kat.run_folder import EVALUATION, FIGURE, evaluation_path
@@ -252,7 +237,6 @@ def evaluate_rm(
     _next(f"look at {out / FIGURE}; every number is in {out / EVALUATION}")
 
 
-@app.command
 def selftest(*, selftest: SelftestOptions = SelftestOptions()) -> None:
     """Show that densities of known truth are recovered and that noise gets nearly uniform weights; else exit 1."""
     from kat.stages.selftest import selftest as run_trials
@@ -261,10 +245,9 @@ def selftest(*, selftest: SelftestOptions = SelftestOptions()) -> None:
         raise SystemExit(1)
 
 
-@app.command
 def demo_data(
     *,
-    out: Annotated[Path, Parameter(help="The pairs file to write.")],
+    out: Annotated[Path, output("The pairs file to write.")],
     demo: DemoOptions = DemoOptions(),
     overwrite: Overwrite = False,
 ) -> None:
@@ -275,7 +258,6 @@ def demo_data(
     _next(f"kat run {quoted(out)} --out {quoted(next_to(out, 'pairs_all', 'run'))}")
 
 
-@app.command
 def demo_check(
     pairs: Annotated[Path, Parameter(help="The file of `kat demo-data`.")],
     run: Annotated[Path, Parameter(help="The folder of `kat run`.")],
@@ -287,15 +269,45 @@ def demo_check(
         raise SystemExit(1)
 
 
-add_training(app)
-add_reading(app)
+_FUNCTIONS: dict[str, Callable[..., None]] = {
+    "run": run,
+    "demo-data": demo_data,
+    "demo-check": demo_check,
+    "prefixes": prefixes,
+    "embed": embed,
+    "density": density,
+    "sample": sample,
+    "weigh-pairs": weigh_pairs,
+    "try-weights": try_weights,
+    "export-weights": export_weights,
+    "train-rm": train_rm,
+    "train-dpo": train_dpo,
+    "train-grpo": train_grpo,
+    "score": score,
+    "evaluate-rm": evaluate_rm,
+    "evaluate-policy": evaluate_policy,
+    "report": report,
+    "show": show_run,
+    "compare-weights": compare_weights,
+    "verify": verify,
+    "models": models,
+    "export": export,
+    "selftest": selftest,
+}
+
+for _name in COMMANDS:
+    app.command(_FUNCTIONS[_name], name=_name, help_epilogue=examples_of(_name))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the `kat` command."""
-    tokens = list(sys.argv[1:] if argv is None else argv)
-    if not run_origin(tokens, tables=_tables()):
-        run_app(app, with_dashes(app, tokens), tables=_tables())
+    tokens = asked_for_help(list(sys.argv[1:] if argv is None else argv))
+    if answer_at_once(tokens):
+        return
+    if tokens[:1] == ["completion"]:
+        run_app(completion_app(app), tokens[1:], tables=_tables())
+    elif not run_origin(tokens, tables=_tables()):
+        run_app(app, without_help_of_nothing(app, with_dashes(app, tokens)), tables=_tables())
 
 
 def run_script(name: str) -> None:
@@ -303,9 +315,10 @@ def run_script(name: str) -> None:
     run_app(script_app(name), sys.argv[1:], tables=_tables(), own_table=name)
 
 
-def _tables() -> set[str]:
+def _tables() -> Tables:
     """What a configuration file may hold: a table for each command."""
-    return {*(name for name in app if not name.startswith("-")), *SCRIPTS}
+    own: Tables = {name: partial(app.__getitem__, name) for name in app if not name.startswith("-")}
+    return {**own, **{name: partial(script_app, name) for name in SCRIPTS}}
 
 
 def _next(text: str) -> None:

@@ -12,9 +12,12 @@ except KeyboardInterrupt:  # in the milliseconds before signals are seen to
 def main() -> None:
     """Run the `kat` command as a process."""
     end_on_signals()
-    from kat.cli.main import main as run
+    from kat.cli.commands import answer_at_once
 
-    run()
+    if not answer_at_once(sys.argv[1:]):
+        from kat.cli.main import main as run
+
+        run()
 
 
 def run_script(name: str) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from kat.errors import MismatchError
 from kat.terminal import note, show
@@ -54,10 +54,3 @@ def verify(
         note(f"kat: {error.lines[0]}", *error.lines[1:])
         raise SystemExit(1) from None
     show("whole")
-
-
-def add_reading(app: App) -> None:
-    """Add these commands to `kat`."""
-    app.command(show_run, name="show")
-    for command in (compare_weights, models, verify):
-        app.command(command)

@@ -1,14 +1,13 @@
 """The five commands fixed by the project's origin, `kat origin NAME` or `python -m scripts.NAME`: their own names."""
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from kat import __version__
-from kat.cli.runner import VERSION_FLAGS, command_at, quoted, run_app
+from kat.cli.everywhere import Tables, behind_everywhere
+from kat.cli.runner import command_app, quoted, run_app, typed
 from kat.config import (
     NOT_RECORDED,
     BatchSize,
@@ -26,8 +25,7 @@ from kat.errors import OptionError
 from kat.executor_config import ExecutorOptions
 from kat.executors.launch import launching
 from kat.grpo_config import GrpoOptions
-from kat.parameters import integer, option
-from kat.terminal import command_line
+from kat.parameters import flag, integer, option
 from kat.training_config import OriginOptions, RewardOptions
 
 
@@ -90,7 +88,7 @@ def kat_make_prefixes(
 
     pairs_path, out = pairs_path or data_path("pairs_all.jsonl"), out or data_path("prefixes_all.jsonl")
     make_prefixes(pairs_path, out, run_options, reading=reading)
-    say_next(f"{_typed('kat_compute_embeddings_offline')} --prompts_path {quoted(out)}")
+    say_next(f"{typed('kat_compute_embeddings_offline')} --prompts_path {quoted(out)}")
 
 
 def kat_embed(
@@ -190,7 +188,7 @@ def kat_train_grpo(
         Parameter(help="grpo draws openings uniformly, grpo_density in proportion to their weights."),
     ],
     use_precomputed_embeddings: Annotated[
-        bool, Parameter(help="Read ids.json and density_weights.npy of --embeddings_dir; else make them.", negative="")
+        bool, flag("Read ids.json and density_weights.npy of --embeddings_dir; else make them.")
     ] = False,
     embeddings_dir: Annotated[Path | None, _path("Folder of weights.", "embeddings_offline")] = None,
     pairs_path: Annotated[Path | None, _path("Preference pairs.", "pairs_all.jsonl")] = None,
@@ -242,18 +240,16 @@ SCRIPTS = {
 
 def script_app(name: str) -> App:
     """Return one of the five as a command."""
-    app = App(name=name, version=__version__, version_flags=VERSION_FLAGS, help=SCRIPTS[name].__doc__)
+    app = command_app(name, SCRIPTS[name].__doc__)
     app.default(SCRIPTS[name])
     return app
 
 
 def origin_app() -> App:
     """Return what lists the five: `kat origin` without the name of one."""
-    app = App(
-        name="kat origin",
-        version=__version__,
-        version_flags=VERSION_FLAGS,
-        help="The five commands of the project's origin, with the names, options and files they have there.\n\n"
+    app = command_app(
+        "kat origin",
+        "The five commands of the project's origin, with the names, options and files they have there.\n\n"
         "The same as python -m scripts.NAME, also where another package is called scripts.",
     )
     for name, script in SCRIPTS.items():
@@ -261,25 +257,19 @@ def origin_app() -> App:
     return app
 
 
-def run_origin(tokens: list[str], *, tables: Collection[str]) -> bool:
+def run_origin(tokens: list[str], *, tables: Tables) -> bool:
     """Run `kat origin`: the one of the five that is named, as `python -m scripts.NAME` does, or the list of them.
 
     `origin` is no command of `kat`'s table, where every command is a stage. Returns whether it was asked for.
     """
-    at = command_at(tokens)
+    at = behind_everywhere(tokens)
     if tokens[at : at + 1] != ["origin"]:
         return False
     tokens = [*tokens[:at], *tokens[at + 1 :]]
-    at = command_at(tokens)
+    at = behind_everywhere(tokens)
     name = tokens[at].replace("-", "_") if at < len(tokens) else ""
     if name in SCRIPTS:
         run_app(script_app(name), [*tokens[:at], *tokens[at + 1 :]], tables=tables, own_table=name)
     else:
         run_app(origin_app(), tokens, tables=tables)
     return True
-
-
-def _typed(name: str) -> str:
-    """Return how to type one of the five: through `kat` where this process is `kat`, for another package may be called
-    scripts."""
-    return f"kat origin {name}" if command_line().startswith("kat ") else f"python -m scripts.{name}"

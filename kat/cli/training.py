@@ -3,23 +3,24 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from kat.cli.runner import quoted
-from kat.config import ReadOptions, RunOptions
+from kat.config import ComputeOptions, ReadOptions, RunOptions
 from kat.grpo_config import AnswerOptions, GrpoOptions
+from kat.parameters import output
 from kat.training_config import DpoOptions, RewardOptions, ScoreOptions
 
 
 def train_rm(
     run: Annotated[Path, Parameter(help="A folder with pair_weights.parquet (kat weigh-pairs).")],
     *,
-    out: Annotated[Path | None, Parameter(help="Folder to write [default: RUN/rm, or RUN/rm.uniform].")] = None,
+    out: Annotated[Path | None, output("Folder to write [default: RUN/rm, or RUN/rm.uniform].")] = None,
     pair_weights: Annotated[
         str | None, Parameter(help="Another file of kat weigh-pairs, or uniform: the same split, all weights 1.")
     ] = None,
     reward: RewardOptions = RewardOptions(),
-    run_options: RunOptions = RunOptions(),
+    run_options: ComputeOptions = ComputeOptions(),
 ) -> None:
     """Train a reward model on weighed pairs, every prompt's trunk computed once, and measure it on the others."""
     from kat.stages.train_rm import train_rm as train
@@ -30,12 +31,12 @@ def train_rm(
 def train_dpo(
     run: Annotated[Path, Parameter(help="A folder with pair_weights.parquet (kat weigh-pairs).")],
     *,
-    out: Annotated[Path | None, Parameter(help="Folder to write [default: RUN/dpo, or RUN/dpo.uniform].")] = None,
+    out: Annotated[Path | None, output("Folder to write [default: RUN/dpo, or RUN/dpo.uniform].")] = None,
     pair_weights: Annotated[
         str | None, Parameter(help="Another file of kat weigh-pairs, or uniform: the same split, all weights 1.")
     ] = None,
     dpo: DpoOptions = DpoOptions(),
-    run_options: RunOptions = RunOptions(),
+    run_options: ComputeOptions = ComputeOptions(),
 ) -> None:
     """Train a policy by DPO on weighed pairs, every prompt's trunk computed once, and measure it on the others."""
     from kat.stages.train_dpo import train_dpo as train
@@ -57,20 +58,18 @@ def _say_evaluation(written: Path, run: Path, pair_weights: str | None) -> None:
 def train_grpo(
     run: Annotated[Path, Parameter(help="A folder with pair_weights.parquet (kat weigh-pairs).")],
     *,
-    reward: Annotated[
-        list[str], Parameter(help="A reward model, or module:function; given several times, the sum.", negative="")
-    ],
+    reward: Annotated[list[str], Parameter(help="A reward model, or module:function; given several times, the sum.")],
     reward_weights: Annotated[
-        list[float] | None, Parameter(help="What each reward is multiplied with [default: 1].", negative="")
+        list[float] | None, Parameter(help="What each reward is multiplied with [default: 1].")
     ] = None,
-    out: Annotated[Path | None, Parameter(help="Folder to write [default: RUN/grpo, or RUN/grpo.uniform].")] = None,
+    out: Annotated[Path | None, output("Folder to write [default: RUN/grpo, or RUN/grpo.uniform].")] = None,
     draw: Annotated[Literal["density", "uniform"], Parameter(help="What openings are drawn by.")] = "density",
     blend: Annotated[
         float | None,
         Parameter(help="Share of density in a draw, 1 for density alone [default: that of the pair weights]."),
     ] = None,
     grpo: GrpoOptions = GrpoOptions(),
-    run_options: RunOptions = RunOptions(),
+    run_options: ComputeOptions = ComputeOptions(),
 ) -> None:
     """Train a policy by GRPO on prompts drawn by density weight, every prompt read once for all its completions."""
     from kat.run_folder import ANSWERS
@@ -86,18 +85,16 @@ def evaluate_policy(
     policy: Annotated[str, Parameter(help="A folder of kat train-dpo or kat train-grpo, or any other policy.")],
     run: Annotated[Path, Parameter(help="A folder with pair_weights.parquet (kat weigh-pairs).")],
     *,
-    reward: Annotated[
-        list[str], Parameter(help="A reward model, or module:function; given several times, the sum.", negative="")
-    ],
+    reward: Annotated[list[str], Parameter(help="A reward model, or module:function; given several times, the sum.")],
     reward_weights: Annotated[
-        list[float] | None, Parameter(help="What each reward is multiplied with [default: 1].", negative="")
+        list[float] | None, Parameter(help="What each reward is multiplied with [default: 1].")
     ] = None,
     against: Annotated[
         str | None, Parameter(help="The policy to compare with [default: what POLICY was trained from].")
     ] = None,
-    out: Annotated[Path | None, Parameter(help="Folder to write [default: RUN/POLICY.policy].")] = None,
+    out: Annotated[Path | None, output("Folder to write [default: RUN/POLICY.policy].")] = None,
     answers: AnswerOptions = AnswerOptions(),
-    run_options: RunOptions = RunOptions(),
+    run_options: ComputeOptions = ComputeOptions(),
 ) -> None:
     """Let a policy and its reference answer prompts that validate: how often it wins, and KL, by density bin."""
     from kat.run_folder import WINS
@@ -116,7 +113,7 @@ def score(
     ],
     pairs: Annotated[list[Path], Parameter(help="A run with pair weights, pairs as for kat run, or completions.")],
     *,
-    out: Annotated[Path, Parameter(help="JSON lines to write, a row a pair.")],
+    out: Annotated[Path, output("JSON lines to write, a row a pair.")],
     score: ScoreOptions = ScoreOptions(),
     reading: ReadOptions = ReadOptions(),
     run_options: RunOptions = RunOptions(),
@@ -130,9 +127,3 @@ def score(
 
     if reward(model, pairs, out, score, run_options, reading=reading):
         say_next(f"kat evaluate-rm {quoted(out)}")
-
-
-def add_training(app: App) -> None:
-    """Add these commands to `kat`."""
-    for command in (train_rm, train_dpo, train_grpo, evaluate_policy, score):
-        app.command(command)

@@ -14,7 +14,11 @@ from kat.records import Message, Pair, Prefix, message_text
 
 @lru_cache(maxsize=16_384)  # the pairs of an opening come by again and again
 def opening_id(opening: str) -> str:
-    """Return the first 16 hex digits of the md5 of the opening, white space collapsed and stripped, UTF-8."""
+    """Return the first 16 hex digits of the md5 of the opening, white space collapsed and stripped, UTF-8.
+
+    >>> kat.opening_id("What is 2 + 2?")
+    '0c1410da6636525d'
+    """
     collapsed = " ".join(opening.split())
     return hashlib.md5(collapsed.encode("utf-8"), usedforsecurity=False).hexdigest()[:16]
 
@@ -73,6 +77,10 @@ def unique_prefixes(pairs: Iterable[Pair]) -> list[Prefix]:
 
     Which one is kept does not depend on the order of the pairs: the one with fewest messages, then fewest UTF-8
     bytes of content, then smallest bytes of content. Raises InputError for what are no pairs.
+
+    >>> pairs = kat.read_pairs([{"prompt": "2 + 2?", "chosen": "4", "rejected": wrong} for wrong in ("5", "6")])
+    >>> [prefix.opening for prefix in kat.unique_prefixes(pairs)]
+    ['2 + 2?']
     """
     return collect_openings(checked_pairs(pairs, "unique_prefixes"))[0]
 

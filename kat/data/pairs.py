@@ -198,6 +198,12 @@ def read_pairs(path: Inputs | Rows, max_bad_rows: int | str = 0, options: ReadOp
     The reader's `stats` and `bad_rows` say what was met.
 
     Raises InputError for what cannot be rows, such as a DatasetDict; and with its pairs what `PairReader` raises.
+
+    >>> len(list(kat.read_pairs("pairs.jsonl")))
+    300
+    >>> rows = [{"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "src": "sums"}]
+    >>> [pair.src for pair in kat.read_pairs(rows)]
+    ['sums']
     """
     return PairReader(path, max_bad_rows, options=options)
 

@@ -76,6 +76,11 @@ def open_prefixes(path: str | Path) -> PrefixFile:
     """Open a prefixes file as a mapping {id: Prefix} that reads one prefix at a time from disk.
 
     Raises what `PrefixFile` raises. Close it, or use it in a `with` statement.
+
+    >>> prefixes = kat.open_prefixes("run/prefixes_all.jsonl")
+    >>> first = next(iter(prefixes))
+    >>> prefixes[first].id == first == kat.opening_id(prefixes[first].opening)
+    True
     """
     return PrefixFile(path)
 

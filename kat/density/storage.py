@@ -26,6 +26,10 @@ def load_density_mapping(prompts_path: Inputs, weights_path: str | Path) -> dict
     """Read {id: weight} from `density_weights.npy`, checked by id against `ids.json` beside it and the prompts file.
 
     Raises MismatchError naming the first id that is missing, left over, or in another place.
+
+    >>> weights = kat.load_density_mapping("run/prefixes_all.jsonl", "run/density/density_weights.npy")
+    >>> round(sum(weights.values()) / len(weights), 3)
+    1.0
     """
     from kat.data.columns import line_limit_of
     from kat.data.prompt_texts import inside_of

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kat.array_records import Columns, TableRecord, name_of, number, span
+from kat.array_records import Columns, Rows, TableRecord, name_of, number, some_of, span
 from kat.config import DensityOptions
 from kat.density.estimators import estimate_density
 from kat.density.explain import OTHER_KS, evidence, row_of
@@ -16,6 +16,9 @@ from kat.errors import InputError
 from kat.parameters import check_weighting, explained_keywords
 from kat.records import Density
 from kat.statistics import effective_sample_size
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NOISE_ESS = 0.9
 """The least effective sample size, as a share of N, that the noise in a density may cost."""
@@ -31,6 +34,12 @@ class Weights(TableRecord):
     "noise" (a larger T would repeat sampling noise), "max_temperature", "given", or "uniform" (nothing to tell
     apart). `ess` is (Σw)²/Σw² over the openings. `options` are what `weigh` was called with, and `density` what the
     weights were made from, if it was a Density.
+
+    >>> weights = kat.weigh(np.array([1.0, 1.0, 1.0, 0.1]), temperature=0.5)
+    >>> weights
+    Weights(4 openings, ESS 73.0 %, T 0.5 given, w 0.649 … 2.05)
+    >>> {name: round(weight, 2) for name, weight in weights.mapping().items()}
+    {'0': 0.65, '1': 0.65, '2': 0.65, '3': 2.05}
     """
 
     ids: Sequence[str]
@@ -59,10 +68,35 @@ class Weights(TableRecord):
         known = {} if self.density is None else {"log_density": self.density.log_values}
         return {"id": self.ids, "weight": self.values, **known}
 
+    def _values(self) -> np.ndarray:
+        return self.values
+
+    def _some(self, rows: Rows) -> Weights:
+        """What is said of the weights themselves is said of these, whose mean need not be 1."""
+        values = self.values[rows]
+        return replace(
+            self,
+            ids=some_of(self.ids, rows),
+            values=values,
+            ess=effective_sample_size(values) if len(values) else 0.0,
+            cap_hits=0 if self.bound == "uniform" else at_cap(values, self.cap),
+            heaviest_share=heaviest_share(values) if len(values) else 0.0,
+            density=None if self.density is None else self.density[rows],
+        )
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw how often each weight occurs; return matplotlib's axes. High = counts more.
+
+        Raises InputError if there are none, MissingExtraError without matplotlib.
+        """
+        from kat.plots import histogram
+
+        return histogram({"weight": self.values}, repr(self), "weight (mean 1)", "openings", axes)
+
     @property
     def ess_share(self) -> float:
         """ESS / N, between 0 and 1."""
-        return self.ess / len(self.values)
+        return self.ess / max(len(self.values), 1)
 
     def mapping(self) -> dict[str, float]:
         """Return {id: weight}."""
@@ -107,6 +141,10 @@ def weigh(
 
     Raises InputError for no rows, or densities that are not finite and positive; OptionError for a floor outside
     (0, 1], a cap under 1, a floor that no weights under the cap can come down to, or a negative temperature.
+
+    >>> weights = kat.weigh(np.array([2.0] * 50 + [1.0] * 10))
+    >>> bool(weights.values[0] < 1 < weights.values[-1]), weights.ess_share >= 0.5
+    (True, True)
     """
     check_weighting(ess, cap, temperature, max_temperature)
     ids, log_density = _log_density(density)
@@ -128,7 +166,7 @@ def weigh(
         bound=bound,
         ess=effective_sample_size(values),
         cap=cap,
-        cap_hits=int((values >= cap * (1 - 1e-6)).sum()) if spread else 0,
+        cap_hits=at_cap(values, cap) if spread else 0,
         heaviest_share=heaviest_share(values),
         options={"ess": ess, "cap": cap, "temperature": temperature, "max_temperature": max_temperature},
         density=density if isinstance(density, Density) else None,
@@ -194,6 +232,11 @@ def solve_temperature(log_density: np.ndarray, ess: float, cap: float, most: flo
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low, "ess"
+
+
+def at_cap(values: np.ndarray, cap: float) -> int:
+    """Return how many weights are at the cap, float32's rounding aside."""
+    return int((values >= cap * (1 - 1e-6)).sum())
 
 
 def heaviest_share(values: np.ndarray) -> float:

@@ -58,6 +58,9 @@ def encode(
     Raises InputError for no input, a table without `column`, or a text that is missing or not valid Unicode,
     OptionError for an unknown option or one out of range, ModelError for a model that cannot be found or loaded,
     WorkerError if a worker process dies.
+
+    >>> kat.encode(["a prompt", "another one"], max_tokens=128)
+    Embeddings(2 × 384, model minilm)
     """
     chosen = with_options(EmbedOptions(), {"model": model} | options, encode)
     texts = texts_in_memory(inputs, column, "encode")
@@ -106,9 +109,11 @@ atexit.register(close_cached)
 
 class Encoder:
     """A model, and worker processes once there is enough to do, loaded from the first call to `close`.
+    Takes the options of `encode`. With a `launcher` the workers are a cluster's.
 
-    Takes the options of `encode`, and is a context manager: `with kat.Encoder("minilm") as encoder: …`. With a
-    `launcher` the workers are a cluster's.
+    >>> with kat.Encoder("minilm", max_tokens=64) as encoder:
+    ...     encoder.encode(["one text"])
+    Embeddings(1 × 384, model minilm)
     """
 
     def __init__(

@@ -39,6 +39,11 @@ def evaluate(
 
     Intervals are of a cluster bootstrap over openings. Raises OptionError for fewer than one replicate, MismatchError
     for other lengths than P, InputError for a reward that is not finite.
+
+    >>> pairs = kat.EvalPairs(["a", "b", "c", "d"], ["q1", "q1", "q2", "q2"], ["chat"] * 4)
+    >>> chosen, rejected = np.array([1.0, 2.0, 0.0, 3.0]), np.array([0.0, 1.0, 1.0, 1.0])
+    >>> kat.evaluate(pairs, chosen, rejected, replicates=100).all.estimates["unweighted"]["accuracy"].value
+    0.75
     """
     whole_number("replicates", replicates)
     margin = _margins(pairs, chosen, rejected)
@@ -70,6 +75,15 @@ def compare(
     """Compare two models on the same pairs, each given by its rewards of chosen and rejected [P].
 
     Raises what `evaluate` raises.
+
+    >>> rng = np.random.default_rng(0)
+    >>> openings = [f"opening {i // 2}" for i in range(200)]
+    >>> pairs = kat.EvalPairs([f"pair {i}" for i in range(200)], openings, ["chat"] * 200)
+    >>> good = rng.normal(size=200) + 2, rng.normal(size=200)
+    >>> coin = rng.normal(size=200), rng.normal(size=200)
+    >>> gain = kat.compare(pairs, good, coin, replicates=200).all["unweighted"]["accuracy"]
+    >>> gain.value > 0.3, gain.p < 0.01
+    (True, True)
     """
     whole_number("replicates", replicates)
     margin_1, margin_2 = (_margins(pairs, *rewards) for rewards in (first, second))

@@ -19,6 +19,9 @@ class EvalPairs:
 
     `bin` [P] int is the density bin, 0 the rarest, −1 where it is not known; None without densities. The lengths [P]
     of the completions, in characters, are None where not known.
+
+    >>> kat.EvalPairs(ids=["a", "b"], opening=["q1", "q2"], src=["chat", "code"]).opening
+    ['q1', 'q2']
     """
 
     ids: Sequence[str]

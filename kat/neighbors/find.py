@@ -56,6 +56,10 @@ def find_neighbors(
 
     Raises InputError for an empty or wrongly shaped array, a row that is not finite, or (cosine) a zero row,
     naming the first; OptionError for k < 1, an unknown metric or option, or a device that is not there.
+
+    >>> vectors = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+    >>> kat.find_neighbors(vectors, k=10)
+    Neighbors(500 rows, k 10, cosine, exact)
     """
     k = whole_number("k", k)
     one_of("metric", metric, ("cosine", "euclidean"))

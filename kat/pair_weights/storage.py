@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
+from kat.array_records import ArrayRecord, as_frame, number, rows_of, span
 from kat.artifacts import check_vouched
 from kat.data.texts import ArrowTexts, TextColumn, text_column
 from kat.errors import InputError, MismatchError
 
 if TYPE_CHECKING:
+    import pandas
     import pyarrow as pa
+    from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
-class PairWeights:
+@dataclass(frozen=True, eq=False, repr=False)
+class PairWeights(ArrayRecord):
     """The columns of the file, [P] each; strings as Python objects, which are made when a column is first read.
 
     `pair_id` is unique and `row` the pair's line in the source. `m` counts the pairs of its opening in its own part of
@@ -32,6 +35,14 @@ class PairWeights:
     `blend` is the share of density that v was made with.
 
     In Python NaN, "" and −1 stand where the file has nulls: of what is unknown, and of pairs that are left out.
+
+    >>> weights = kat.read_pair_weights("run/pair_weights.parquet")
+    >>> weights
+    PairWeights(300 pairs, 240 train, 60 validation, v 0.771 … 1.53, blend 0.25)
+    >>> round(float(weights.v[weights.split == "train"].mean()), 3)
+    1.0
+    >>> int(weights.to_pandas()["v"].notna().sum())
+    240
     """
 
     pair_id: np.ndarray
@@ -53,10 +64,51 @@ class PairWeights:
     left_out: np.ndarray
     cluster: np.ndarray | None = None
     blend: float = 1.0
-    path: Path | None = None
+    path: Path | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
-        return len(self.pair_id)
+        return len(self.v)
+
+    def _facts(self) -> Iterator[str]:
+        split = self.text("split").coded()
+        yield number(len(self), "pair")
+        yield ", ".join(f"{int(split.equals(part).sum()):,} {part}" for part in SPLITS)
+        yield f"v {span(self.v[~np.isnan(self.v)])}"
+        if self.blend != 1:
+            yield f"blend {self.blend:.3g}"
+
+    def __getitem__(self, rows: Any) -> Any:
+        """Return one pair as {column: value} by its number, or the weights of some: a slice, numbers, or a mask [P].
+
+        Raises IndexError for a pair that there is not, TypeError for what names no rows.
+        """
+        chosen = rows_of(rows, len(self))
+        numbers = np.atleast_1d(np.arange(len(self))[chosen])
+        columns = {name: self._column(name) for name in COLUMNS}
+        some: dict[str, Any] = {n: None if one is None else _taken(one, numbers) for n, one in columns.items()}
+        if isinstance(chosen, int):
+            return {name: one[0] if name in _TEXT else one[0].item() for name, one in some.items() if one is not None}
+        return replace(self, **some)
+
+    def _column(self, name: str) -> Any:
+        return self.text(name) if name in _TEXT else getattr(self, name)
+
+    def to_arrow(self) -> pa.Table:
+        """Return the pairs as a pyarrow.Table, with the columns and the nulls of the file."""
+        return _arrow_rows({name: self._column(name) for name in COLUMNS}, 0, len(self))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return `to_arrow` as a pandas.DataFrame. Raises MissingExtraError without pandas."""
+        return as_frame(self.to_arrow())
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw how often each weight v of a pair that trains occurs; return matplotlib's axes.
+
+        Raises InputError if none trains, MissingExtraError without matplotlib.
+        """
+        from kat.plots import histogram
+
+        return histogram({"v": self.v}, repr(self), "v (mean 1 over the pairs that train)", "pairs", axes)
 
     def training_weights(self) -> dict[str, float]:
         """Return {pair id: v} of the pairs that train."""
@@ -115,8 +167,14 @@ _NULLS = {"split": "", "left_out": "", "bin": -1, "group": -1, "cluster": -1}
 """Of integers and strings; of float columns it is NaN."""
 _ROW_GROUP = 1 << 20
 """Rows of a row group, which are also written at a time."""
-_RANGES = {"split": ("train", "validation"), "bin": range(5)}
+SPLITS = ("train", "validation")
+_RANGES = {"split": SPLITS, "bin": range(5)}
 """What a column may say where it is not null."""
+
+
+def _taken(column: Any, rows: np.ndarray) -> np.ndarray:
+    """Rows of a column; strings as objects."""
+    return column.take(rows).objects() if isinstance(column, TextColumn) else column[rows]
 
 
 def write_pair_weights(weights: PairWeights, file: IO[bytes], facts: str) -> None:
@@ -124,7 +182,7 @@ def write_pair_weights(weights: PairWeights, file: IO[bytes], facts: str) -> Non
     import pyarrow.parquet as pq
 
     n = len(weights)
-    columns = {name: weights.text(name) if name in _TEXT else getattr(weights, name) for name in COLUMNS}
+    columns = {name: weights._column(name) for name in COLUMNS}
     schema = _arrow_rows(columns, 0, 0).schema.with_metadata({"kat": facts})
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for start in range(0, max(n, 1), _ROW_GROUP):
@@ -159,6 +217,10 @@ def read_pair_weights(path: str | Path, *, vouched: bool = True) -> PairWeights:
 
     Raises InputError if it is not there or no such file, MismatchError if an id stands twice in it, or if `vouched` and
     it is not what its manifest says.
+
+    >>> weights = kat.read_pair_weights("run/pair_weights.parquet").training_weights()
+    >>> round(sum(weights.values()) / len(weights), 3)
+    1.0
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -102,6 +102,10 @@ def weigh_pairs(
 
     Raises InputError for no pairs or a weight that is not finite and positive; OptionError for an unknown
     multiplicity, a cap below 1 or a blend outside [0, 1].
+
+    >>> weighting = kat.weigh_pairs(opening=np.array([0, 0, 0, 1]), w=np.array([0.5, 1.5]), blend=1.0)
+    >>> weighting.values.round(2).tolist()
+    [0.67, 0.67, 0.67, 2.0]
     """
     opening, w = np.asarray(opening), np.asarray(w, np.float64)
     bad = ~(np.isfinite(w) & (w > 0))

@@ -14,7 +14,7 @@ from kat.reports.console.compare_weights import agreement_lines
 from kat.run_folder import RunFolder, named_items
 from kat.stages.density import prompts_of
 from kat.stages.stage import labelled
-from kat.terminal import width
+from kat.terminal import tell_figures, width
 
 LEAST = 20
 """Openings in common below which neither a rank correlation nor a tenth says anything."""
@@ -46,7 +46,9 @@ def compare_weights(first: Path, second: Path) -> list[str]:
         dict(zip(ids, values.tolist(), strict=True)), dict(zip(other_ids, other_values.tolist(), strict=True))
     )
     openings, notes = _headings(runs, [one.id for one in (*compared.up, *compared.down)])
-    lines = agreement_lines(compared, openings, units[0], differences=_differences(runs), width=width())
+    differences = _differences(runs)
+    lines = agreement_lines(compared, openings, units[0], differences=differences, width=width())
+    tell_figures(agreement=compared, expected_overlap=compared.expected_overlap, differences=differences)
     return [labelled("compare-weights", f"{first} with {second}"), *lines, *notes]
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import orjson
 
-from kat.config import DemoOptions, recorded
+from kat.config import recorded
 from kat.demo.grammar import demo_pairs
+from kat.evidence_config import DemoOptions
 from kat.stages.stage import stage
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from kat.artifacts import json_bytes
-from kat.config import EvaluateOptions, RunOptions, recorded
+from kat.config import RunOptions, recorded
 from kat.errors import InputError, MismatchError, OptionError
 from kat.evaluation.evaluate import compare, compare_with_longer, evaluate
 from kat.evaluation.pairs import EvalPairs
 from kat.evaluation.scores import Scores, check_same_pairs, pairs_of, read_scores
+from kat.evidence_config import EvaluateOptions
 from kat.pair_weights.facts import who_pays
 from kat.pair_weights.storage import PairWeights, read_pair_weights
 from kat.records import OPENING, Unit

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kat.config import SelftestOptions
+from kat.evidence_config import SelftestOptions
 from kat.reports.console.selftest import trial_lines
-from kat.terminal import show
+from kat.terminal import show, tell_figures
 
 
 def selftest(options: SelftestOptions) -> bool:
@@ -13,4 +13,5 @@ def selftest(options: SelftestOptions) -> bool:
 
     trials = run_trials(options.n, options.d, options.k, options.seed)
     show(*trial_lines(trials))
+    tell_figures(trials=trials)
     return all(trial.passed for trial in trials)

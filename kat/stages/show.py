@@ -24,10 +24,10 @@ from kat.reports.console.weigh_pairs import SHOWN
 from kat.run_folder import DENSITY, EMBEDDINGS, LOG_DENSITY, PREFIXES, RunFolder, named_items, weigh_again
 from kat.stages.density import prompts_of
 from kat.stages.shown_outputs import Kept, order_of, pair_weight_facts, told
-from kat.stages.stage import labelled
+from kat.stages.stage import labelled, tell_output
 from kat.stages.verify import no_manifest, outputs_in
 from kat.statistics import density_bins
-from kat.terminal import width
+from kat.terminal import tell_figures, width
 
 MISSING = 5
 """Missing files of an output that are named."""
@@ -137,6 +137,7 @@ class _Shown:
         else:
             self.parts += 1
             yield labelled(kept.manifest["stage"], f"{summary} → {kept.path}")
+            tell_output(kept.manifest["stage"], kept.path)
             yield from details
         for path in missing[:MISSING]:
             lacking = MismatchError(f"{path} is missing, which kat {kept.manifest['stage']} wrote.")
@@ -193,15 +194,18 @@ class _Shown:
         heaviest, lightest = self._ends
         if not heaviest:
             return [f"  all {self._words.several} weigh the same"]
+        tell_figures(heaviest=heaviest, lightest=lightest)
         openings = self._headings(_ids_of([*heaviest, *lightest]))
         return extreme_lines(heaviest, lightest, openings, self._words, width())
 
     def _share_lines(self) -> list[str]:
         """The shares of pair weights by density bin and source; of weights alone, by density bin of the openings."""
+        shares = self._opening_shares() if self._table is None else _pair_shares(self._table)
+        tell_figures(shares=shares)
         if self._table is not None:
-            return share_lines(_pair_shares(self._table), width=width())
+            return share_lines(shares, width=width())
         hint = f"  by source, and of the pairs: {weigh_again(self.run.pair_weights())}"
-        return [*share_lines(self._opening_shares(), self._words.several, width()), hint]
+        return [*share_lines(shares, self._words.several, width()), hint]
 
     def _opening_shares(self) -> dict[str, list[dict[str, Any]]]:
         _, values = load_weights(self.run.density)

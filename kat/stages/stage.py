@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeVar
 
+import orjson
+
 from kat.artifacts import (
     MANIFEST,
     check_vouched,
@@ -27,6 +29,7 @@ from kat.artifacts import (
     manifest_bytes,
     manifest_path,
     open_hashes,
+    read_manifest,
     write_folder_manifest,
 )
 from kat.atomic import as_output_error, new_folder
@@ -45,9 +48,9 @@ from kat.outputs import (
     tidy,
 )
 from kat.places import check_place, guarded_files, would_disturb
-from kat.run_folder import rejected_path, relatives
-from kat.run_log import Clock
-from kat.terminal import show
+from kat.run_folder import REPORTS, rejected_path, relatives, stats_path
+from kat.run_log import Clock, peak_memory
+from kat.terminal import show, show_more, voice
 
 T = TypeVar("T")
 _Input: TypeAlias = "Path | Sequence[Path] | str | HashedInput | ComputedInput"
@@ -176,6 +179,7 @@ def stage(
             tidy(out)
             job.done = True
             say(name, f"skipped: {out} was made from the same input and options.")
+            tell_output(name, out)
             yield job
             return
         _check_names(out, names, others, guarded, overwrite=overwrite)
@@ -190,12 +194,40 @@ def stage(
                 job.all_read(error)
                 raise
             job.all_read()
+    _say_made(job, clock)
+
+
+def _say_made(job: Job, clock: Clock) -> None:
+    """Say what was made, in the log of the run too."""
     if job.bad_rows:
-        say("rejected", f"{job.bad_rows:,} bad rows → {rejected_path(out)}")
-    say(name, f"{job._summary} → {out}   {clock.seconds:.1f} s")
-    clock.log(name, out)
-    for line in job._details:
-        show(line)
+        say("rejected", f"{job.bad_rows:,} bad rows → {rejected_path(job.out)}")
+    seconds = clock.seconds
+    say(job.label, f"{job._summary} → {job.out}   {seconds:.1f} s")
+    clock.log(job.label, job.out)
+    show(*job._details)
+    if (most := peak_memory()) is not None:
+        show_more(labelled("memory", f"{most / 1e6:,.0f} MB at most since {job.label} began, without workers"))
+    tell_output(job.label, job.out, seconds)
+
+
+def tell_output(label: str, out: Path, seconds: float | None = None) -> None:
+    """Add an output to the object that is printed at the end, if one is: its manifest, and the reports that are in it.
+
+    `seconds` are those that it took, None of one that was there.
+    """
+    if not voice().told:
+        return
+    reports = [out / name for name in REPORTS] if out.is_dir() else [stats_path(out)]
+    voice().outputs.append(
+        {
+            "stage": label,
+            "path": out,
+            "was_there": seconds is None,
+            "seconds": seconds and round(seconds, 3),
+            "manifest": read_manifest(out),
+            "reports": {path.name: orjson.loads(path.read_bytes()) for path in reports if path.is_file()},
+        }
+    )
 
 
 def _paths_of(value: _Input) -> Inputs | None:
@@ -282,5 +314,7 @@ def say(label: str, text: str) -> None:
 
 def say_next(text: str) -> None:
     """Print what to do next; of several processes that train together, the first one does."""
-    if os.environ.get("RANK", "0") == "0":
+    if voice().told:
+        voice().next.append(text)
+    elif os.environ.get("RANK", "0") == "0":
         say("next", text)

@@ -93,6 +93,11 @@ def train_reward_model(
 
     Raises InputError for no pairs or weights of another number, MismatchError for a mapping that names none of the
     pairs, ModelError for a model that cannot be loaded, OptionError for an unknown option or one out of range.
+
+    >>> pairs = list(kat.read_pairs("pairs.jsonl"))[:64]
+    >>> trained = kat.train_reward_model(pairs, model="minilm", train="head", max_steps=2)
+    >>> trained.score(pairs[:3]).chosen.shape
+    (3,)
     """
     chosen = with_options(RewardOptions(), {"model": model} | options, train_reward_model)
     if chosen.select == "best":

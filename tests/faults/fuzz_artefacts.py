@@ -36,13 +36,13 @@ from kat.artifacts import manifest_bytes
 from kat.config import (
     DensityOptions,
     EmbedOptions,
-    EvaluateOptions,
     ExportWeightsOptions,
     ReadOptions,
     RunOptions,
     SampleOptions,
 )
 from kat.errors import KatError
+from kat.evidence_config import EvaluateOptions
 from kat.pair_config import PairOptions
 
 SECONDS = 20

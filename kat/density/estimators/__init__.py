@@ -63,6 +63,11 @@ def estimate_density(
     there is nothing to measure: one row, or duplicates of one vector.
 
     Raises OptionError for k < 1 or an unknown estimator.
+
+    >>> neighbors = kat.find_neighbors(kat.encode(["hello", "hello there", "hello you", "an odd request"]), k=2)
+    >>> density = kat.estimate_density(neighbors)
+    >>> int(np.argmin(density))
+    3
     """
     if k is not None:
         whole_number("k", k)

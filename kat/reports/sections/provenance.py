@@ -7,7 +7,8 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any
 
-from kat.config import DensityOptions, EmbedOptions, EvaluateOptions, ExportWeightsOptions, ReadOptions, RunOptions
+from kat.config import DensityOptions, EmbedOptions, ExportWeightsOptions, ReadOptions, RunOptions
+from kat.evidence_config import EvaluateOptions
 from kat.grpo_config import AnswerOptions, GrpoOptions
 from kat.pair_config import PairOptions, TryOptions
 from kat.reports.blocks import Block, Column, Commands, Note, Section, Table, Value
