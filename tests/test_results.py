@@ -179,7 +179,7 @@ class TestPlots:
         expected, _ = np.histogram(np.asarray(record), 50)
         assert bars == expected.tolist()
         assert edges[0] == pytest.approx(float(np.min(record)))
-        assert axes.get_title() == repr(record)
+        assert " ".join(axes.get_title().split()) == repr(record)
         assert axes.get_ylabel() == "openings"
 
     def test_neighbours_near_and_far(self, pyplot):
