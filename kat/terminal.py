@@ -246,7 +246,11 @@ def command_line() -> str:
     """Return the command that this process runs, as it can be typed again."""
     program, *words = sys.argv or [""]
     path = Path(program)
-    if path.name == "kat" or path.parts[-3:] == ("kat", "cli", "__main__.py"):
+    if (
+        path.name == "kat"
+        or path.parts[-3:] == ("kat", "cli", "__main__.py")
+        or path.parts[-2:] == ("kat", "__main__.py")
+    ):
         program = "kat"
     elif path.parent.name == "scripts" and path.suffix == ".py":
         program = f"python -m scripts.{path.stem}"

@@ -78,6 +78,7 @@ def test_a_word_that_is_shown_can_be_typed(text):
     [
         (["/usr/bin/kat", "run", "a b.jsonl"], "kat run 'a b.jsonl'"),
         (["/src/kat/cli/__main__.py", "verify", "run"], "kat verify run"),
+        (["/src/kat/__main__.py", "verify", "run"], "kat verify run"),
         (["/src/scripts/kat_train_rm.py", "--epochs", "2"], "python -m scripts.kat_train_rm --epochs 2"),
         (["my program.py", "\x1b"], "'my program.py' $'\\x1b'"),
         ([], "''"),
