@@ -89,22 +89,21 @@ def test_the_command_can_be_typed_again(monkeypatch, argv, typed):
     assert command_line() == typed
 
 
-@pytest.fixture
-def terminal(monkeypatch, capsys):
-    """Streams that say they are a terminal, of 60 columns."""
+def on_a_terminal(monkeypatch):
+    """Streams that say they are a terminal, of 60 columns; in the test itself, for a fixture has others."""
     import sys
 
     monkeypatch.setenv("COLUMNS", "60")
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
-    return capsys
 
 
-def test_long_lines_are_broken_on_a_terminal(terminal):
+def test_long_lines_are_broken_on_a_terminal(monkeypatch, capsys):
+    on_a_terminal(monkeypatch)
     words = " ".join(f"word{i}" for i in range(30))
     path = "/a/" + "long/" * 20 + "path"
     show_fitted("  short", f"  label here     {words}", f"  {words}", path, "  a    b" + " " * 80 + "c")
-    lines = terminal.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if len(line) > 60] == [path]
     assert " ".join(" ".join(lines).split()) == f"short label here {words} {words} {path} a b c"
     of_label = [line for line in lines if "label" in line or line.startswith(" " * 17)]
@@ -118,18 +117,19 @@ def test_lines_of_a_pipe_stay_whole(capsys):
     assert capsys.readouterr().out == f"{line}\n"
 
 
-def test_what_is_waited_for_is_said_on_a_terminal(terminal):
+def test_what_is_waited_for_is_said_on_a_terminal(monkeypatch, capsys):
     import time
 
+    on_a_terminal(monkeypatch)
     with waiting("loads", seconds=0.01):
         time.sleep(0.5)
-    assert terminal.readouterr().err == "loads\n"
+    assert capsys.readouterr().err == "loads\n"
     with waiting("loads", seconds=60):
         pass
     for quiet in (Voice(quiet=True), Voice(told=True)):
         with speaking(quiet), waiting("loads", seconds=0.01):
             time.sleep(0.05)
-    assert terminal.readouterr().err == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_waited_for_is_no_part_of_a_pipe(capsys):
