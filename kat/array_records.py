@@ -100,6 +100,10 @@ class TableRecord(ArrayRecord):
             return {name: _item(column, chosen) for name, column in self._columns().items()}
         return self._some(chosen)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether a row has this id."""
+        return isinstance(name, str) and name in self._columns()["id"]  # type: ignore[operator]
+
     def _repr_html_(self) -> str:
         """Return what a notebook shows: `repr`, and the first rows in a table that brings no colours of its own."""
         columns = self._columns()

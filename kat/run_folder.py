@@ -239,7 +239,10 @@ class RunFolder:
         for folder in (self.root / DENSITY, self.root):
             if (folder / WEIGHTS).is_file():
                 return folder
-        raise InputError(f"{self.path} holds no weights. Make them with: kat run PAIRS --out {self.path}")
+        if self.path.is_file():
+            raise InputError(f"{self.path} is no folder of weights. Make one with: kat run PAIRS --out RUN")
+        where = shell_word(str(self.path))
+        raise InputError(f"{self.path} holds no weights. Make them with: kat run PAIRS --out {where}")
 
     @property
     def read_apart(self) -> list[Path]:

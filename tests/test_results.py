@@ -92,6 +92,13 @@ class TestRows:
         with pytest.raises(TypeError):
             make()[rows]
 
+    @each
+    def test_whether_an_id_is_there(self, make):
+        assert IDS[2] in make()
+        assert IDS[2] not in make()[:2]
+        for other in ("another", 2, None, make()[2]):
+            assert other not in make()
+
     def test_a_slice_is_a_view(self):
         record = embeddings()
         assert np.shares_memory(record[2:4].vectors, record.vectors)

@@ -6,6 +6,7 @@ from cyclopts import App, Parameter
 
 from kat.cli.everywhere import behind_everywhere
 from kat.cli.runner import command_app
+from kat.cli.scripts import SCRIPTS
 from kat.terminal import show
 
 
@@ -13,7 +14,12 @@ def asked_for_help(tokens: list[str]) -> list[str]:
     """Return the tokens with `help` as a flag: `kat help` is `kat --help`, `kat help COMMAND` is `kat COMMAND
     --help`."""
     at = behind_everywhere(tokens)
-    return [*tokens[:at], *tokens[at + 1 :], "--help"] if tokens[at : at + 1] == ["help"] else tokens
+    if tokens[at : at + 1] != ["help"]:
+        return tokens
+    asked = tokens[at + 1 :]
+    if asked and asked[0].replace("-", "_") in SCRIPTS:
+        asked = ["origin", *asked]  # one of the origin's five by its own name
+    return [*tokens[:at], *asked, "--help"]
 
 
 def without_help_of_nothing(app: App, tokens: list[str]) -> list[str]:

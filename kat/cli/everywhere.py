@@ -96,7 +96,9 @@ def read_config(path: Path, tables: Tables) -> dict[str, dict[str, Any]]:
 def _check_keys(path: Path, table: str, keys: Iterable[str], known: Collection[str]) -> None:
     for key in keys:
         if key.replace("_", "-") not in known:
-            raise OptionError(f"{path}: [{table}] has no option {key!r}.{near_name(key.replace('_', '-'), known)}")
+            near = near_name(key.replace("_", "-"), known)
+            typed = f" It is typed: --{key}" if f"--{key}" in (*FLAGS, CONFIG) else near
+            raise OptionError(f"{path}: [{table}] has no option {key!r}.{typed}")
 
 
 def _options(app: App) -> set[str]:

@@ -15,6 +15,7 @@ import orjson
 from kat.data.kinds import seems_to_be
 from kat.errors import BadRowsError, OptionError
 from kat.inputs import InMemory, Inputs, input_files, input_text
+from kat.terminal import shell_word
 
 _SHOWN = 20
 """Reasons that an error lists."""
@@ -58,6 +59,9 @@ class Row:
         return f"{self.file or input_text(path)}:{self.line or self.number}"
 
 
+_COMPLETIONS = ("chosen", "rejected", "response", "output", "answer", "completion", "messages", "conversations")
+
+
 @dataclass
 class BadRows:
     """Count bad rows by reason, and compare the total with a limit when the file is through.
@@ -70,6 +74,7 @@ class BadRows:
     sink: Callable[[bytes], object] | None = None
     counts: dict[str, tuple[int, str]] = field(default_factory=dict)
     _unparsed: int = 0
+    _prompts: int = 0
 
     def __post_init__(self) -> None:
         if self.limit != "all" and (not isinstance(self.limit, int) or self.limit < 0):
@@ -85,6 +90,7 @@ class BadRows:
         count, first = self.counts.get(reason, (0, row.place(self.path)))
         self.counts[reason] = (count + 1, first)
         self._unparsed += row.value is None
+        self._prompts += holds_a_prompt_alone(row.value)
         if self.sink:
             self.sink(rejected_line(self.path, row, reason))
 
@@ -116,8 +122,26 @@ class BadRows:
             return f"{only} Say what to do with the others: {reason.rpartition(' (')[2].rstrip(')')}"
         if isinstance(self.path, InMemory):
             return f"{only} Look at {first}."
+        if 2 * self._prompts > self.total:
+            return f"{only} {prompts_alone(self.path)}"
         guess = seems_to_be(input_files(self.path)[0].path) if 2 * self._unparsed > self.total else None
         return f"{only} {guess or f'Look at {first} and convert the file.'}"
+
+
+def holds_a_prompt_alone(value: Any) -> bool:
+    """Whether a row is a prompt, as `kat embed` reads it, and nothing in it is called like a completion."""
+    if not isinstance(value, dict) or not {"prefix", "prompt"} & value.keys():
+        return False
+    return not any(mark in name for name in value for mark in _COMPLETIONS)
+
+
+def prompts_alone(path: Inputs) -> str:
+    """Return what to do with a file of prompts where pairs are read."""
+    name = shell_word(str(input_files(path)[0].path))
+    return (
+        "They are prompts without completions, and no pairs. To weigh prompts alone: "
+        f"kat embed {name} --out EMBEDDINGS, then kat density EMBEDDINGS --out WEIGHTS"
+    )
 
 
 def rejected_line(path: Inputs, row: Row, reason: str) -> bytes:

@@ -12,6 +12,7 @@ from kat.data.columns import Columns
 from kat.data.formats import Format, expected_formats, format_of
 from kat.data.inside_text import Inside, recognise
 from kat.data.kinds import seems_to_be
+from kat.data.row import holds_a_prompt_alone, prompts_alone
 from kat.data.rows import BadRow, Row, read_rows
 from kat.errors import FormatError
 from kat.inputs import InMemory, InputFile, Inputs, input_files, input_text
@@ -114,6 +115,8 @@ def _unknown_format(head: list[Row], path: Inputs) -> list[str]:
         met = f"{name} holds no JSON object to read in its first {len(head)} rows; {place}."
         return [met, f"  {guess}"] if guess else [met]
     keys = ", ".join(map(escaped, islice(first.value, 12))) or "none"
+    if holds_a_prompt_alone(first.value) and not isinstance(path, InMemory):
+        return [f"{name} is no file of pairs: {_line(first, path)} has the keys {keys}.", f"  {prompts_alone(path)}"]
     skipped = f" (columns of bytes are not read: {', '.join(first.skipped)})" if first.skipped else ""
     met = f"{name} is of no known format: {_line(first, path)} has the keys {keys}{skipped};"
     return [met, *expected_formats(in_memory=isinstance(path, InMemory))]

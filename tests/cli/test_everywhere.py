@@ -83,6 +83,11 @@ class TestHelp:
         assert kat_cli("help", "weigh_pairs").stdout == kat_cli("weigh-pairs", "-h").stdout
         assert kat_cli("--quiet", "help", "run").stdout == kat_cli("run", "--help").stdout
 
+    def test_help_about_the_origins_commands(self, kat_cli):
+        for name in ("kat_embed", "kat-train-rm"):
+            assert kat_cli("help", name).stdout == kat_cli("origin", name, "--help").stdout
+        assert kat_cli("help", "origin").stdout == kat_cli("origin", "--help").stdout
+
     def test_help_about_nothing(self, kat_cli):
         for argv in (["help", "densty"], ["densty", "--help"], ["densty"]):
             assert "Did you mean density?" in kat_cli(*argv).failed()
@@ -175,6 +180,7 @@ class TestErrors:
             ("[density]\nk = {a = 1}\n", f"density has no option k.a (in {config}). See kat density --help"),
             ("[run]\nmetrik = 1\n", f"{config}: [run] has no option 'metrik'. Did you mean metric?"),
             ("[kat_embed]\nmodels = 1\n", f"{config}: [kat_embed] has no option 'models'. Did you mean model?"),
+            ("[run]\njson = true\n", f"{config}: [run] has no option 'json'. It is typed: --json"),
             ("[densty]\nk = 3\n", f"{config}: [densty] is no table of a command. Did you mean density?"),
         ):
             config.write_text(text)

@@ -412,6 +412,31 @@ class TestMistakes:
         assert word.lower() in ran.failed().lower()
         assert ran.stdout == ""
 
+    @pytest.mark.parametrize(
+        "rows",
+        [
+            [{"id": "a", "prefix": {"messages": [turn("user", "q")]}}],
+            [{"id": "a", "prompt": "q"}, {"id": "b", "prompt": "r"}],
+            [{"prompt": [turn("user", "q")], "topic": "x"}],
+        ],
+        ids=["prefixes", "prompts", "messages"],
+    )
+    def test_prompts_where_pairs_are_read(self, kat_cli, tmp_path, rows):
+        path = write(tmp_path / "some prompts.jsonl", jsonl(*rows))
+        message = kat_cli("run", path, "--out", tmp_path / "run").failed()
+        assert "prompts without completions" in message
+        assert f"kat embed '{path}' --out EMBEDDINGS" in message
+        assert not (tmp_path / "run").exists()
+
+    def test_a_bad_row_among_pairs_is_no_prompt(self, kat_cli, tmp_path):
+        path = write(tmp_path / "p.jsonl", jsonl(*GOOD, {"prefix": GOOD[0]["prefix"]}))
+        assert "without completions" not in kat_cli("prefixes", path, "--out", tmp_path / "o.jsonl").failed()
+        nulls = write(tmp_path / "n.jsonl", jsonl({"prompt": "q", "chosen": None, "rejected": None}))
+        assert "without completions" not in kat_cli("prefixes", nulls, "--out", tmp_path / "o.jsonl").failed()
+
+    def test_weights_of_a_file_of_pairs(self, kat_cli, pairs):
+        assert f"{pairs} is no folder of weights" in kat_cli("weigh-pairs", pairs).failed()
+
     def test_help_and_version(self, kat_cli):
         import kat
 
