@@ -25,7 +25,7 @@ html_extra_path = ["site"]  # the first page of the folder, which leads to docs/
 html_static_path: list[str] = []
 html_show_sphinx = html_show_copyright = html_copy_source = False
 
-NAVIGATION = {
+NAVIGATION = {  # noqa: RUF005
     "Start": ["index <self>", "tutorial", "/README"],
     "How to, by task": ["how-to", "pair-weights", "try-weights", "integrations", "training", "dpo", "grpo"]
     + ["evaluation", "report", "models", "scaling", "extending"],

@@ -39,7 +39,8 @@ def commands_page() -> str:
     for panel, commands in PANELS.items():
         parts.append(f"## {panel}")
         for name in commands:
-            parts.append(app[name].generate_docs("markdown", heading_level=3, usage_name=f"kat {name}").strip())
+            page = app[name].generate_docs("markdown", heading_level=3, usage_name=f"kat {name}").strip()
+            parts.append(f"### {name}\n" + page.partition("\n")[2])  # its own heading has the function's name
             parts += ["Examples:", _block("sh", "\n".join(COMMANDS[name].examples))]
     return "\n\n".join(parts) + "\n"
 
