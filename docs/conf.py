@@ -25,14 +25,41 @@ html_extra_path = ["site"]  # the first page of the folder, which leads to docs/
 html_static_path: list[str] = []
 html_show_sphinx = html_show_copyright = html_copy_source = False
 
-NAVIGATION = {  # noqa: RUF005
+NAVIGATION = {
     "Start": ["index <self>", "tutorial", "/README"],
-    "How to, by task": ["how-to", "pair-weights", "try-weights", "integrations", "training", "dpo", "grpo"]
-    + ["evaluation", "report", "models", "scaling", "extending"],
-    "Explanations": ["guarantees", "reliability", "estimators", "embedding", "architecture", "results"]
-    + ["/benchmarks/README", "upstream/trl-weight-column"],
-    "Reference": ["generated/commands", "generated/python", "reference", "commands-compared", "dependencies"]
-    + ["/CONTRIBUTING", "/CHANGELOG"],
+    "How to, by task": [
+        "how-to",
+        "pair-weights",
+        "try-weights",
+        "integrations",
+        "training",
+        "dpo",
+        "grpo",
+        "evaluation",
+        "report",
+        "models",
+        "scaling",
+        "extending",
+    ],
+    "Explanations": [
+        "guarantees",
+        "reliability",
+        "estimators",
+        "embedding",
+        "architecture",
+        "results",
+        "/benchmarks/README",
+        "upstream/trl-weight-column",
+    ],
+    "Reference": [
+        "generated/commands",
+        "generated/python",
+        "reference",
+        "commands-compared",
+        "dependencies",
+        "/CONTRIBUTING",
+        "/CHANGELOG",
+    ],
 }
 
 
