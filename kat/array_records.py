@@ -170,7 +170,10 @@ def rows_of(rows: Any, n: int) -> int | Rows:
         if not -n <= rows < n:
             raise IndexError(f"There is no row {rows}; there are {n:,}.")
         return int(rows) % n
-    chosen = np.asarray(rows) if len(rows) or isinstance(rows, np.ndarray) else np.zeros(0, np.int64)
+    try:
+        chosen = np.asarray(rows) if isinstance(rows, np.ndarray) or len(rows) else np.zeros(0, np.int64)
+    except (TypeError, ValueError):  # no length, or lists of different lengths
+        chosen = np.zeros(0, object)
     if chosen.dtype == bool and chosen.shape == (n,):
         return np.flatnonzero(chosen)
     if chosen.dtype.kind not in "iu" or chosen.ndim != 1:

@@ -35,6 +35,8 @@ MAX_LINE_BYTES = 256_000_000
 _BASES = ("KAT_BASE_DIR", "NANOCHAT_BASE_DIR")
 NO_PROMPT = "none"
 """As a prompt's name: no prompt."""
+OF_FILES = ("boilerplate", "boilerplate_of", "inside_text")
+"""Options of embedding that look at all texts of a file: what encodes texts as they are given has none of them."""
 
 
 def recorded(*options: Any) -> dict[str, Any]:

@@ -88,12 +88,15 @@ def near_name(name: str, names: Iterable[str], before: str = "") -> str:
     return f" Did you mean {before}{near[0]}?" if near else ""
 
 
-def with_options(options: Options, given: Mapping[str, Any], function: Callable[..., Any]) -> Options:
+def with_options(
+    options: Options, given: Mapping[str, Any], function: Callable[..., Any], without: Sequence[str] = ()
+) -> Options:
     """Return options (a dataclass) with those fields replaced that a call of `function` gave by keyword.
 
-    Raises OptionError for a name that is neither a field nor a parameter of the function.
+    Raises OptionError for a name that is neither a field nor a parameter of the function, or one that it does not act
+    on: those `without`.
     """
-    known = [one.name for one in fields(options) if one.init]  # type: ignore[arg-type]
+    known = [one.name for one in fields(options) if one.init and one.name not in without]  # type: ignore[arg-type]
     check_keywords(function, list(dict.fromkeys([*keywords_of(function), *known])), given)
     return replace(options, **given)  # type: ignore[type-var]
 

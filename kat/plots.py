@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 BLUE, VERMILION = "#0072B2", "#D55E00"
 _BINS = 50
+_TITLE = 60
 
 
 def histogram(series: Mapping[str, np.ndarray], title: str, label: str, unit: str, axes: Axes | None = None) -> Axes:
@@ -79,7 +81,7 @@ def _axes(axes: Axes | None) -> Axes:
 
 
 def _finished(axes: Axes, title: str, label: str) -> Axes:
-    axes.set_title(title, fontsize="medium")
+    axes.set_title(textwrap.fill(title, _TITLE), fontsize="medium")
     axes.set_xlabel(label)
     axes.spines[["top", "right"]].set_visible(False)
     return axes

@@ -282,10 +282,8 @@ class Neighbors(TableRecord):
         """
         from kat.plots import histogram
 
-        series = {
-            "1st nearest": self.distances[:, :1].ravel(),
-            f"nearest number {self.k}": self.distances[:, -1:].ravel(),
-        }
+        ends = {"the nearest": self.distances[:, :1], f"number {self.k}": self.distances[:, -1:]}
+        series = {name: distances.ravel() for name, distances in ends.items()}
         return histogram(series, repr(self), f"distance ({self.metric})", "openings", axes)
 
 

@@ -13,9 +13,12 @@ import contextlib
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import sys
+import textwrap
+import threading
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -26,6 +29,7 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _JOINERS = "\u200c\u200d"
 _INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"
 """Letters and marks that leave no trace, which `str.isprintable` takes for visible."""
+_AS_IT_IS: Any = {"replace_whitespace": False, "break_long_words": False, "break_on_hyphens": False}
 _KEYCAP, _VIRAMA = "\u20e3", 9
 
 
@@ -143,6 +147,37 @@ def show_more(*lines: str) -> None:
         show(*lines)
 
 
+def show_fitted(*lines: str) -> None:
+    """Print lines to stdout, on a terminal broken at blanks where they are longer than it is wide.
+
+    What goes on stands under the text behind a line's label. Commands are no such lines: broken, they cannot be copied.
+    """
+    if voice().told or not sys.stdout.isatty():
+        show(*lines)
+        return
+    columns = shutil.get_terminal_size().columns
+    for line in lines:
+        label = re.match(r" *\S+(?: \S+)*  +", line)
+        start = len(line) - len(line.lstrip()) + 2
+        indent = " " * (label.end() if label is not None and label.end() < columns // 2 else start)
+        show(*textwrap.wrap(line, columns, subsequent_indent=indent, **_AS_IT_IS) or [line])
+
+
+@contextlib.contextmanager
+def waiting(text: str, seconds: float = 1.0) -> Iterator[None]:
+    """Say on a terminal what is waited for, if this lasts longer than that."""
+    if voice().quiet or voice().told or not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(seconds, note, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def note(*lines: str) -> None:
     """Print lines to stderr, each on one line whatever it holds."""
     voice().notes += lines if voice().told else ()
@@ -211,7 +246,11 @@ def command_line() -> str:
     """Return the command that this process runs, as it can be typed again."""
     program, *words = sys.argv or [""]
     path = Path(program)
-    if path.name == "kat" or path.parts[-3:] == ("kat", "cli", "__main__.py"):
+    if (
+        path.name == "kat"
+        or path.parts[-3:] == ("kat", "cli", "__main__.py")
+        or path.parts[-2:] == ("kat", "__main__.py")
+    ):
         program = "kat"
     elif path.parent.name == "scripts" and path.suffix == ".py":
         program = f"python -m scripts.{path.stem}"

@@ -177,6 +177,8 @@ def test_misspelt_options_name_the_near_one():
     calls = [
         (lambda: kat.encode(["a"], batchsize=2), "encode has no option 'batchsize'. Did you mean batch_size?"),
         (lambda: kat.encode(["a"], devise="cpu"), "Did you mean device?"),
+        (lambda: kat.encode(["a"], boilerplate="drop"), "encode has no option 'boilerplate'."),  # it sees no file
+        (lambda: kat.Encoder(inside_text="read"), "Encoder has no option 'inside_text'."),
         (lambda: kat.Encoder(poling="mean"), "Encoder has no option 'poling'. Did you mean pooling?"),
         (lambda: kat.find_neighbors(np.eye(3), metrics="cosine"), "Did you mean metric?"),
         (lambda: kat.estimate_density(None, estimater="kth_distance"), "Did you mean estimator?"),

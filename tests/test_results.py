@@ -73,6 +73,14 @@ class TestRows:
         assert [one["id"] for one in record] == IDS
 
     @each
+    @pytest.mark.parametrize(
+        "rows", [1.0, None, ..., np.bool_(True), np.array(1), np.array([1], object), [[1], [1, 2]], {1: 2}], ids=str
+    )
+    def test_what_names_no_rows_is_said(self, make, rows):
+        with pytest.raises(TypeError, match="names no rows; expected a number, a slice"):
+            make()[rows]
+
+    @each
     @pytest.mark.parametrize("rows", [N, -N - 1, [0, N], [-N - 1]], ids=str)
     def test_a_row_that_is_not_there(self, make, rows):
         with pytest.raises(IndexError, match=f"There is no row {np.ravel(rows)[-1]}; there are {N}"):
@@ -179,7 +187,7 @@ class TestPlots:
         expected, _ = np.histogram(np.asarray(record), 50)
         assert bars == expected.tolist()
         assert edges[0] == pytest.approx(float(np.min(record)))
-        assert axes.get_title() == repr(record)
+        assert " ".join(axes.get_title().split()) == repr(record)
         assert axes.get_ylabel() == "openings"
 
     def test_neighbours_near_and_far(self, pyplot):

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from kat.terminal import command_line, escaped, note, shell_word, show
+from kat.terminal import Voice, command_line, escaped, note, shell_word, show, show_fitted, speaking, waiting
 
 HOSTILE = {
     "\x1b[2J": "\\x1b[2J",
@@ -78,6 +78,7 @@ def test_a_word_that_is_shown_can_be_typed(text):
     [
         (["/usr/bin/kat", "run", "a b.jsonl"], "kat run 'a b.jsonl'"),
         (["/src/kat/cli/__main__.py", "verify", "run"], "kat verify run"),
+        (["/src/kat/__main__.py", "verify", "run"], "kat verify run"),
         (["/src/scripts/kat_train_rm.py", "--epochs", "2"], "python -m scripts.kat_train_rm --epochs 2"),
         (["my program.py", "\x1b"], "'my program.py' $'\\x1b'"),
         ([], "''"),
@@ -86,3 +87,54 @@ def test_a_word_that_is_shown_can_be_typed(text):
 def test_the_command_can_be_typed_again(monkeypatch, argv, typed):
     monkeypatch.setattr("sys.argv", argv)
     assert command_line() == typed
+
+
+def on_a_terminal(monkeypatch):
+    """Streams that say they are a terminal, of 60 columns; in the test itself, for a fixture has others."""
+    import sys
+
+    monkeypatch.setenv("COLUMNS", "60")
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+
+
+def test_long_lines_are_broken_on_a_terminal(monkeypatch, capsys):
+    on_a_terminal(monkeypatch)
+    words = " ".join(f"word{i}" for i in range(30))
+    path = "/a/" + "long/" * 20 + "path"
+    show_fitted("  short", f"  label here     {words}", f"  {words}", path, "  a    b" + " " * 80 + "c")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 60] == [path]
+    assert " ".join(" ".join(lines).split()) == f"short label here {words} {words} {path} a b c"
+    of_label = [line for line in lines if "label" in line or line.startswith(" " * 17)]
+    assert len(of_label) >= 4
+    assert all(line[17] == "w" for line in of_label)
+
+
+def test_lines_of_a_pipe_stay_whole(capsys):
+    line = "word " * 50
+    show_fitted(line)
+    assert capsys.readouterr().out == f"{line}\n"
+
+
+def test_what_is_waited_for_is_said_on_a_terminal(monkeypatch, capsys):
+    import time
+
+    on_a_terminal(monkeypatch)
+    with waiting("loads", seconds=0.01):
+        time.sleep(0.5)
+    assert capsys.readouterr().err == "loads\n"
+    with waiting("loads", seconds=60):
+        pass
+    for quiet in (Voice(quiet=True), Voice(told=True)):
+        with speaking(quiet), waiting("loads", seconds=0.01):
+            time.sleep(0.05)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_waited_for_is_no_part_of_a_pipe(capsys):
+    import time
+
+    with waiting("loads", seconds=0.01):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""

@@ -1,6 +1,7 @@
 """A type checker sees the public names with their types, in a user's script and not only in kat itself."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,33 @@ def test_mistakes_are_found(folder):
     report = check("import kat\n\n" + "\n".join(line for line, _ in MISTAKES), folder)
     for number, (_, message) in enumerate(MISTAKES, 3):
         assert any(f":{number}: error:" in line and message in line for line in report.splitlines()), (number, report)
+
+
+def pyright(text, folder):
+    """What pyright says of a script at its strictest, {line: [messages]}; pyright's lines begin at 0."""
+    pytest.importorskip("basedpyright")
+    project = folder / "pyright"
+    project.mkdir(exist_ok=True)
+    (project / "script.py").write_text(text)
+    paths = [str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
+    settings = {"typeCheckingMode": "strict", "extraPaths": paths, "include": ["script.py"]}
+    (project / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "basedpyright", "--project", project, "--outputjson"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    said: dict[int, list[str]] = {}
+    for one in json.loads(done.stdout)["generalDiagnostics"]:
+        said.setdefault(one["range"]["start"]["line"] + 1, []).append(one["message"])
+    return said
+
+
+def test_pyright_passes_a_users_script(folder):
+    assert pyright(SCRIPT, folder) == {}
+
+
+def test_pyright_finds_mistakes(folder):
+    said = pyright("import kat\n\n" + "\n".join(line for line, _ in MISTAKES), folder)
+    assert set(said) == set(range(3, 3 + len(MISTAKES)))
 
 
 def test_the_stub_is_the_table():

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kat import __version__
+from kat.cli.signals import say_last
 from kat.cli.streams import usable_streams
 from kat.terminal import show, width
 
@@ -191,6 +192,12 @@ def answer_at_once(tokens: Sequence[str]) -> bool:
     else:
         return False
     with usable_streams():
-        show(*lines)
-        sys.stdout.flush()
+        try:
+            show(*lines)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            say_last(f"kat: stdout: {error.strerror or error}\n")
+            raise SystemExit(2) from None
     return True

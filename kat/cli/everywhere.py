@@ -58,6 +58,11 @@ def behind_everywhere(tokens: list[str]) -> int:
     return min(at, len(tokens))
 
 
+def asks_for_json(tokens: list[str]) -> bool:
+    """Return whether `--json` is among the options, as far as that can be said of words that cannot be taken."""
+    return "--json" in tokens[: tokens.index("--") if "--" in tokens else None]
+
+
 def _configuration(path: Path, tables: Tables, own_table: str | None) -> Dict:
     root = () if own_table is None else (own_table,)
     content = read_config(path, tables)

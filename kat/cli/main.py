@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from kat.cli.asking import asked_for_help, completion_app, without_help_of_nothing
 from kat.cli.commands import COMMANDS, SUMMARY, answer_at_once, examples_of
-from kat.cli.everywhere import Tables
+from kat.cli.everywhere import FLAGS, Tables, behind_everywhere
 from kat.cli.reading import PromptsPath, compare_weights, models, show_run, verify
 from kat.cli.runner import command_app, quoted, run_app, with_dashes
 from kat.cli.scripts import SCRIPTS, run_origin, script_app
@@ -302,10 +302,11 @@ for _name in COMMANDS:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the `kat` command."""
     tokens = asked_for_help(list(sys.argv[1:] if argv is None else argv))
-    if answer_at_once(tokens):
+    at = behind_everywhere(tokens)
+    if answer_at_once(tokens[at:] if set(tokens[:at]) <= set(FLAGS) else tokens):
         return
-    if tokens[:1] == ["completion"]:
-        run_app(completion_app(app), tokens[1:], tables=_tables())
+    if tokens[at : at + 1] == ["completion"]:
+        run_app(completion_app(app), [*tokens[:at], *tokens[at + 1 :]], tables=_tables())
     elif not run_origin(tokens, tables=_tables()):
         run_app(app, without_help_of_nothing(app, with_dashes(app, tokens)), tables=_tables())
 

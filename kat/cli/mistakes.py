@@ -8,6 +8,7 @@ from cyclopts import CycloptsError, Token
 from cyclopts.exceptions import (
     CoercionError,
     MissingArgumentError,
+    RepeatArgumentError,
     UnknownCommandError,
     UnknownOptionError,
     UnusedCliTokensError,
@@ -29,6 +30,8 @@ def told(error: CycloptsError, name: str) -> str:
     if isinstance(error, UnusedCliTokensError):
         words = ", ".join(map(repr, error.unused_tokens or ()))
         return f"{command} has no place for {words}. {see}"
+    if isinstance(error, RepeatArgumentError):
+        return f"{error.token._option_name or error.token.keyword or error.token.value} is given twice. {see}"
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         if error.keyword is not None:
             return f"{error.keyword} needs a value. {see}"
@@ -41,7 +44,7 @@ def told(error: CycloptsError, name: str) -> str:
 def _of_a_value(error: CoercionError, token: Token) -> str:
     """As `kat.parameters` says it of numbers out of range."""
     name = token._option_name or token.keyword or (error.argument.name if error.argument is not None else "value")
-    name = name.lstrip("-").replace("-", "_")
+    name = _of_a_key(name).lstrip("-").replace("-", "_")
     kinds = [one for one in (get_args(error.target_type) or (error.target_type,)) if one is not type(None)]
     if get_origin(error.target_type) is Literal:
         expected = ", ".join(map(str, get_args(error.target_type)))
@@ -53,8 +56,13 @@ def _of_a_value(error: CoercionError, token: Token) -> str:
     return f"{name} is {token.value!r}{where}; expected {expected}."
 
 
+def _of_a_key(name: str) -> str:
+    """Return the name of an option, or of a key of a configuration file: there it is `[a][b]`."""
+    return name[1:-1].replace("][", ".") if name.startswith("[") and name.endswith("]") else name
+
+
 def _of_an_option(error: UnknownOptionError, command: str, see: str) -> str:
-    word = (error.token._option_name or error.token.keyword or error.token.value).split("=")[0]
+    word = _of_a_key((error.token._option_name or error.token.keyword or error.token.value).split("=")[0])
     where = f" (in {error.token.source})" if error.token.source not in ("", "cli") else ""
     names = [name.lstrip("-") for one in error.argument_collection if one.parse for name in one.names]
     near = near_name(word.lstrip("-").replace("_", "-"), names, "--")

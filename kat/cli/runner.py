@@ -14,7 +14,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 from kat import __version__
-from kat.cli.everywhere import Tables, add_everywhere, behind_everywhere
+from kat.cli.everywhere import Tables, add_everywhere, asks_for_json, behind_everywhere
 from kat.cli.mistakes import told
 from kat.cli.signals import Stops, say_last, say_stopped
 from kat.cli.streams import usable_streams
@@ -59,6 +59,7 @@ def _run(app: App, tokens: list[str], voice: Voice, own_table: str | None) -> No
         _tell(voice, 0)
         sys.stdout.flush()
     except (KatError, CycloptsError) as error:
+        voice.told |= asks_for_json(tokens)  # the mistake may be in the options of every command
         program = app.name[0] if own_table is None else typed(own_table)
         _fail(error.lines if isinstance(error, KatError) else [told(error, program)], 2, voice)
     except KeyboardInterrupt as stop:
@@ -69,6 +70,8 @@ def _run(app: App, tokens: list[str], voice: Voice, own_table: str | None) -> No
     except BrokenPipeError:
         raise
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # what draws the help exits by itself, with 1
+            raise end.__context__ from None
         _tell(voice, end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
     except OSError as error:

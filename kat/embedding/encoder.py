@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kat.config import EmbedOptions
+from kat.config import OF_FILES, EmbedOptions
 from kat.data.in_memory import Rows, texts_in_memory
 from kat.devices import torch_threads
 from kat.embedding.blame import id_of_row, naming_texts
@@ -62,7 +62,7 @@ def encode(
     >>> kat.encode(["a prompt", "another one"], max_tokens=128)
     Embeddings(2 × 384, model minilm)
     """
-    chosen = with_options(EmbedOptions(), {"model": model} | options, encode)
+    chosen = with_options(EmbedOptions(), {"model": model} | options, encode, OF_FILES)
     texts = texts_in_memory(inputs, column, "encode")
     return cached_encoder(chosen, device).encode(texts, progress=progress)
 
@@ -87,7 +87,7 @@ def open_encoder(options: EmbedOptions, device: str, launcher: Launcher | None =
 
 
 def _new_encoder(options: EmbedOptions, device: str, launcher: Launcher | None = None) -> Encoder:
-    fields = {name: value for name, value in vars(options).items() if name != "model"}
+    fields = {name: value for name, value in vars(options).items() if name not in ("model", *OF_FILES)}
     return Encoder(options.model, device=device, launcher=launcher, **fields)
 
 
@@ -119,7 +119,7 @@ class Encoder:
     def __init__(
         self, model: str = EmbedOptions.model, *, device: str = "auto", launcher: Launcher | None = None, **options: Any
     ):
-        self.options = with_options(EmbedOptions(), {"model": model} | options, Encoder)
+        self.options = with_options(EmbedOptions(), {"model": model} | options, Encoder, OF_FILES)
         for name in ("batch_size", "processes"):
             if (value := getattr(self.options, name)) is not None and value < 1:
                 raise OptionError(f"{name} is {value}; expected 1 or more.")

@@ -25,7 +25,7 @@ import orjson
 from kat import __version__
 from kat.artifacts import json_bytes
 from kat.atomic import atomic_file
-from kat.config import NO_PROMPT, EmbedOptions, base_directory
+from kat.config import NO_PROMPT, OF_FILES, EmbedOptions, base_directory
 from kat.errors import KatError, OutputError
 from kat.models.digests import settings_digest, weights_digest
 from kat.models.own_code import ELSEWHERE
@@ -105,7 +105,7 @@ def _compare(source: ModelSource, options: EmbedOptions) -> float | None:
     from kat.embedding.encoder import Encoder
 
     plain = replace(options, precision="float32", pooling=None, render="plain", processes=1, max_unknown=None)
-    fields = {name: value for name, value in vars(plain).items() if name != "model"}
+    fields = {name: value for name, value in vars(plain).items() if name not in ("model", *OF_FILES)}
     with _quiet():
         try:
             peer = _peer(source.path, options.prompt_name)

@@ -50,7 +50,7 @@ from kat.outputs import (
 from kat.places import check_place, guarded_files, would_disturb
 from kat.run_folder import REPORTS, rejected_path, relatives, stats_path
 from kat.run_log import Clock, peak_memory
-from kat.terminal import show, show_more, voice
+from kat.terminal import show, show_fitted, show_more, voice, waiting
 
 T = TypeVar("T")
 _Input: TypeAlias = "Path | Sequence[Path] | str | HashedInput | ComputedInput"
@@ -165,6 +165,7 @@ def stage(
         if would_hold(value, out) if not names else would_disturb(value, out):
             raise OutputError(f"{out} would become a part of its own input, {input_text(value)}. Write it elsewhere.")
     with contextlib.ExitStack() as held:
+        held.enter_context(waiting(labelled(name, "reads its input, and loads what it needs")))
         watch = held.enter_context(watching())
         made_from = manifest(name, {one: _hash(inputs[one]) for one in inputs}, options)
         folder = out if names else out.parent
@@ -204,7 +205,7 @@ def _say_made(job: Job, clock: Clock) -> None:
     seconds = clock.seconds
     say(job.label, f"{job._summary} → {job.out}   {seconds:.1f} s")
     clock.log(job.label, job.out)
-    show(*job._details)
+    show_fitted(*job._details)
     if (most := peak_memory()) is not None:
         show_more(labelled("memory", f"{most / 1e6:,.0f} MB at most since {job.label} began, without workers"))
     tell_output(job.label, job.out, seconds)

@@ -5,6 +5,7 @@ import inspect
 import json
 import shlex
 import subprocess
+import sys
 import typing
 from importlib import import_module
 from pathlib import Path
@@ -95,12 +96,30 @@ class TestHelp:
         for command in ("prefixes", "evaluate-rm"):
             assert "--device" not in kat_cli(command, "--help").stdout
 
+    def test_the_overview_is_the_same_behind_options(self, kat_cli):
+        for argv in (["--json"], ["-q", "help"], ["-v", "--help"]):
+            assert kat_cli(*argv).stdout == kat_cli().stdout
+        assert kat_cli("-q", "--version").stdout == kat_cli("--version").stdout
+
+    @pytest.mark.parametrize("argv", [[], ["run", "--help"], ["models"]], ids=str)
+    def test_a_reader_that_goes_away_or_a_full_disk(self, argv):
+        kat = [sys.executable, "-m", "kat", *argv]
+        away = subprocess.Popen(kat, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        away.stdout.close()
+        assert (away.communicate()[1], away.returncode) == (b"", 141)
+        if Path("/dev/full").exists():
+            with open("/dev/full", "w") as disk:
+                full = subprocess.run(kat, stdout=disk, stderr=subprocess.PIPE, text=True, check=False)
+            assert (full.returncode, full.stderr.count("\n")) == (2, 1)
+            assert full.stderr.startswith("kat: ")
+
     def test_as_a_module(self, python):
         assert python("-m", "kat", "--version").stdout == python("-m", "kat.cli", "-V").stdout
 
     def test_a_shell_completes(self, kat_cli, tmp_path):
         for shell in ("bash", "zsh", "fish"):
             assert "weigh-pairs" in kat_cli("completion", shell).stdout
+        assert kat_cli("-v", "completion", "bash").stdout == kat_cli("completion", "bash").stdout
         assert "expected bash, zsh, fish" in kat_cli("completion", "ksh").failed()
         script = tmp_path / "complete"
         script.write_text(kat_cli("completion", "bash").stdout)
@@ -133,6 +152,7 @@ class TestErrors:
             (["--k"], "--k needs a value. See kat density --help"),
             (["--metrik", "cosine"], "density has no option --metrik. Did you mean --metric?"),
             (["--zzz"], "density has no option --zzz. See kat density --help"),
+            (["--k", "3", "--k", "4"], "--k is given twice. See kat density --help"),
             (["more"], "density has no place for 'more'. See kat density --help"),
         ],
     )
@@ -151,6 +171,8 @@ class TestErrors:
         for text, message in (
             ('[density]\nmetric = "taxi"\n', f"metric is 'taxi' (in {config}); expected cosine, euclidean."),
             ("[density]\nk = 0\n", "k is 0; expected a whole number of 1 or more."),
+            ("[density]\nk = [1, 2]\n", f"k is '[1, 2]' (in {config}); expected a whole number."),
+            ("[density]\nk = {a = 1}\n", f"density has no option k.a (in {config}). See kat density --help"),
             ("[run]\nmetrik = 1\n", f"{config}: [run] has no option 'metrik'. Did you mean metric?"),
             ("[kat_embed]\nmodels = 1\n", f"{config}: [kat_embed] has no option 'models'. Did you mean model?"),
             ("[densty]\nk = 3\n", f"{config}: [densty] is no table of a command. Did you mean density?"),
@@ -206,6 +228,15 @@ class TestJson:
         assert told["outputs"] == []
         misspelt = kat_cli("prefixes", "p", "--out", "o", "--json", "--k", "3")
         assert json.loads(misspelt.stdout)["errors"] == [misspelt.failed().removeprefix("kat: ").strip()]
+
+    @pytest.mark.parametrize(
+        "argv", [["--json", "run", "p", "--json"], ["run", "--config", "--json"], ["run", "--json", "--quiet=maybe"]]
+    )
+    def test_of_a_mistake_in_the_options_of_every_command(self, kat_cli, argv):
+        ran = kat_cli(*argv)
+        told = json.loads(ran.stdout)
+        assert told["status"] == ran.rc == 2
+        assert ran.failed() == f"kat: {told['errors'][0]}\n"
 
     def test_of_a_failed_check(self, kat_cli, pairs, tmp_path):
         out = tmp_path / "p.jsonl"
