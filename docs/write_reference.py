@@ -1,6 +1,7 @@
 """Write the two pages of the site that come from the code: python docs/write_reference.py FOLDER"""
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,8 @@ def python_page() -> str:
     """Return the reference of `kat.__all__` as Markdown: signatures and docstrings, which are Markdown already."""
     parts = [
         "# Python API",
-        "Every public name of kat, from its docstring. They load on first use: `import kat` is fast.",
+        "Every public name of kat, from its docstring. They load on first use: `import kat` is fast. In the examples "
+        "`np` is NumPy, `pairs.jsonl` a file of 300 demo pairs and `run` a folder of `kat run` with pair weights.",
     ]
     for name in sorted((name for name in kat.__all__ if name != "__version__"), key=str.lower):
         parts += [f"## kat.{name}", *_described(name, getattr(kat, name))]
@@ -40,6 +42,7 @@ def commands_page() -> str:
         parts.append(f"## {panel}")
         for name in commands:
             page = app[name].generate_docs("markdown", heading_level=3, usage_name=f"kat {name}").strip()
+            page = re.sub(f"^kat {name} -m \\S+", f"kat {name}", page, flags=re.M)  # what runs this, if a module does
             parts.append(f"### {name}\n" + page.partition("\n")[2])  # its own heading has the function's name
             parts += ["Examples:", _block("sh", "\n".join(COMMANDS[name].examples))]
     return "\n\n".join(parts) + "\n"
