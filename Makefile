@@ -8,7 +8,7 @@ DEMO ?= demo
 JOBS ?= 2
 ALONE := tests/browser tests/executors tests/faults tests/cli/test_signals.py
 
-.PHONY: install demo test test-browser lint results campaign clean
+.PHONY: install demo test test-browser lint docs results campaign clean
 
 install: $(VENV)/.installed
 
@@ -42,6 +42,11 @@ test: lint
 test-browser: install
 	KAT_LARGE=1 $(BIN)/python -m pytest tests/browser -rs
 
+# The documents as a site, built and read without a network; a link that leads nowhere is an error.
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going -E -q -b html -c docs . site
+	@echo "then           open site/index.html in a browser"
+
 # What docs/results.md tells of weights: hours, resumable. DATA is a folder of public preference data.
 results: install
 	$(BIN)/python -m experiments.results $(DATA) --out results
@@ -51,4 +56,4 @@ campaign: install
 	$(BIN)/python -m tests.faults
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) site docs/generated

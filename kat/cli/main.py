@@ -12,7 +12,7 @@ from kat.cli.asking import asked_for_help, completion_app, without_help_of_nothi
 from kat.cli.commands import COMMANDS, SUMMARY, answer_at_once, examples_of
 from kat.cli.everywhere import FLAGS, Tables, behind_everywhere
 from kat.cli.reading import PromptsPath, compare_weights, models, show_run, verify
-from kat.cli.runner import command_app, quoted, run_app, with_dashes
+from kat.cli.runner import LISTS, command_app, quoted, run_app, with_dashes
 from kat.cli.scripts import SCRIPTS, run_origin, script_app
 from kat.cli.training import evaluate_policy, score, train_dpo, train_grpo, train_rm
 from kat.config import (
@@ -296,7 +296,7 @@ _FUNCTIONS: dict[str, Callable[..., None]] = {
 }
 
 for _name in COMMANDS:
-    app.command(_FUNCTIONS[_name], name=_name, help_epilogue=examples_of(_name))
+    app.command(_FUNCTIONS[_name], name=_name, help_epilogue=examples_of(_name), default_parameter=LISTS)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

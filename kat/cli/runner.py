@@ -22,6 +22,9 @@ from kat.errors import KatError
 from kat.panels import INPUT
 from kat.terminal import Voice, command_line, escaped, note, print_object, shell_word
 
+LISTS = Parameter(negative_iterable=())
+"""Options that take several words have no --empty-… beside them."""
+
 
 def command_app(name: str, text: str | None) -> App:
     """Return a command line of a name and a text for its help, as all of kat's are made."""
@@ -33,7 +36,7 @@ def command_app(name: str, text: str | None) -> App:
         version_flags=["--version", "-V"],
         group_parameters=INPUT,
         group_arguments=INPUT,
-        default_parameter=Parameter(negative_iterable=()),
+        default_parameter=LISTS,
     )
 
 
