@@ -102,7 +102,7 @@ class TableRecord(ArrayRecord):
 
     def __contains__(self, name: object) -> bool:
         """Whether a row has this id."""
-        return isinstance(name, str) and name in self._columns()["id"]  # type: ignore[operator]
+        return isinstance(name, str) and name in self._columns()["id"]
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: `repr`, and the first rows in a table that brings no colours of its own."""
