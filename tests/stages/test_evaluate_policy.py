@@ -134,6 +134,22 @@ def test_a_policy_against_itself_wins_half(folder, measure):
     assert facts_of(folder)[0]["all"]["win_rate"]["value"] == 0.5
 
 
+def test_two_policies_are_compared_by_their_wins(folder, measure, kat_cli):
+    """The difference is that of the win rates, on the same prompts: a policy against one that never wins nor loses."""
+    assert measure().rc == 0
+    facts, rows, out = facts_of(folder)
+    reference = folder / "run" / "reference.policy"
+    args = ("--against", folder / "tiny", "--out", reference)
+    assert measure(*args, policy=folder / "tiny").rc == 0
+    same = facts_of(folder, "reference.policy")[0]
+    assert same["all"]["win_rate"]["value"] == 0.5
+    ran = kat_cli("evaluate-rm", out / "wins.jsonl", reference / "wins.jsonl", "--replicates", "50", "--json")
+    assert ran.rc == 0, ran.stderr
+    told = json.loads(ran.stdout)["outputs"][0]["reports"]["evaluation.json"]
+    difference = told["comparison"]["all"]["unweighted"]["accuracy"]["difference"]
+    assert difference == pytest.approx(facts["all"]["win_rate"]["value"] - 0.5)
+
+
 def test_what_is_not_known_says_what_to_type(folder, measure):
     assert "--against" in measure(policy=folder / "tiny").failed()
     assert measure("--against", folder / "run" / "dpo", policy=folder / "tiny").rc == 0
