@@ -137,7 +137,7 @@ def test_a_policy_against_itself_wins_half(folder, measure):
 def test_two_policies_are_compared_by_their_wins(folder, measure, kat_cli):
     """The difference is that of the win rates, on the same prompts: a policy against one that never wins nor loses."""
     assert measure().rc == 0
-    facts, rows, out = facts_of(folder)
+    facts, _, out = facts_of(folder)
     reference = folder / "run" / "reference.policy"
     args = ("--against", folder / "tiny", "--out", reference)
     assert measure(*args, policy=folder / "tiny").rc == 0
