@@ -245,3 +245,70 @@ class TestPlots:
 
 def test_every_kind_is_asked():
     assert set(KINDS) == set(ARRAYS)
+
+
+class TestOtherResults:
+    @pytest.fixture(scope="class")
+    def scored(self):
+        from kat.training.scored import Scored
+
+        rng = np.random.default_rng(5)
+        ids = [f"p{i}" for i in range(60)]
+        return Scored(ids, rng.normal(size=60).astype(np.float32) + 1, rng.normal(size=60).astype(np.float32))
+
+    @pytest.fixture(scope="class")
+    def pairs(self):
+        openings = [f"q{i // 2}" for i in range(60)]
+        return kat.EvalPairs([f"p{i}" for i in range(60)], openings, ["a", "b"] * 30, bin=np.arange(60) // 2 % 5)
+
+    def test_rewards(self, scored, pyplot):
+        wins = scored.chosen > scored.rejected
+        assert repr(scored).startswith(f"Scored(60 pairs, accuracy {100 * wins.mean():.1f} %, log-loss ")
+        np.testing.assert_array_equal(np.asarray(scored), scored.chosen - scored.rejected)
+        assert scored[wins].accuracy == 1
+        assert scored[:] == scored
+        assert scored[3] == {"id": "p3", "chosen": scored.chosen[3], "rejected": scored.rejected[3]}
+        assert list(scored.to_pandas()) == ["id", "chosen", "rejected"]
+        assert sum(heights(scored.plot())[0]) == 60
+        assert repr(scored[:0]) == "Scored(0 pairs)"
+
+    def test_an_evaluation(self, scored, pairs):
+        evaluation = kat.evaluate(pairs, scored.chosen, scored.rejected, replicates=50)
+        assert repr(evaluation).startswith(
+            f"Evaluation(60 pairs, 30 openings, accuracy {100 * scored.accuracy:.1f} % ["
+        )
+        assert evaluation == kat.evaluate(pairs, scored.chosen, scored.rejected, replicates=50)
+        frame = evaluation.to_pandas()
+        told = evaluation.as_dict()
+        for row in frame.to_dict("records"):
+            part = {"all": told["all"], "macro": {"balanced": told["macro"]}}.get(row["part"])
+            if part is None:
+                part = {str(name): one for name, one in told[f"{row['part']}s"].items()}[row["name"]]
+            value = part[row["view"]][row["metric"]]["value"]
+            assert value is None or value == row["value"]
+        counts = frame.groupby("part")["name"].nunique().to_dict()
+        assert counts == {"all": 1, "bin": 5, "macro": 1, "source": 2}
+
+    def test_a_comparison(self, scored, pairs):
+        compared = kat.compare(pairs, (scored.chosen, scored.rejected), (scored.rejected, scored.chosen), replicates=50)
+        assert repr(compared).startswith("Comparison(accuracy ")
+        frame = compared.to_pandas()
+        [row] = frame.query("part == 'all' and view == 'unweighted' and metric == 'accuracy'").to_dict("records")
+        assert row["difference"] == compared.all["unweighted"]["accuracy"].value
+        assert (row["low"], row["high"]) == compared.all["unweighted"]["accuracy"].interval
+
+    def test_weights_of_pairs(self):
+        made = [kat.weigh_pairs(np.array([0, 0, 0, 1]), np.array([0.5, 1.5]), blend=blend) for blend in (1.0, 1.0, 0.5)]
+        assert made[0] == made[1] != made[2]
+        assert len(made[0]) == 4
+        assert (
+            repr(made[0])
+            == "PairWeighting(4 pairs, 2 openings, multiplicity pair, blend 1, ESS 75.0 % of pairs, v 0.667 … 2)"
+        )
+
+    def test_a_trained_model_is_one_line(self):
+        from kat.training.train import TrainedRewardModel
+        from kat.training_config import RewardOptions
+
+        model = TrainedRewardModel(None, {}, [{}, {}], RewardOptions(model="minilm"))
+        assert repr(model) == "TrainedRewardModel(minilm, 2 steps)"

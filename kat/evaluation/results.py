@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from kat.array_records import as_frame, number
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow as pa
 
 VIEWS = ("unweighted", "balanced")
 LONGER = "longer_wins"
@@ -43,8 +49,35 @@ class Part:
         return {"pairs": self.pairs, "openings": self.openings, **views}
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Table:
+    """Results as a table: a row for each number, {"part", "name", "view", "metric", …}."""
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        raise NotImplementedError
+
+    def to_arrow(self) -> pa.Table:
+        """Return every number with its interval as a pyarrow.Table, a row each; null where none is known."""
+        import pyarrow as pa
+
+        return pa.Table.from_pylist(list(self._rows()))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return `to_arrow` as a pandas.DataFrame. Raises MissingExtraError without pandas."""
+        return as_frame(self.to_arrow())
+
+
+def _ends(interval: tuple[float, float] | None) -> dict[str, float | None]:
+    low, high = (None, None) if interval is None else map(_plain, interval)
+    return {"low": low, "high": high}
+
+
+def _percent(value: float, interval: tuple[float, float] | None) -> str:
+    shown = "" if interval is None else f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+    return f"{100 * value:.1f} %{shown}"
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Table):
     """`all` pairs, then `macro`: the mean over the density bins of the balanced values, each bin counting alike; then
     `bins` (0 is the rarest) and `sources` by name."""
 
@@ -54,6 +87,27 @@ class Evaluation:
     sources: Mapping[str, Part]
     replicates: int
     seed: int
+
+    def __len__(self) -> int:
+        return self.all.pairs
+
+    def __repr__(self) -> str:
+        accuracy = self.all.estimates[VIEWS[0]]["accuracy"]
+        facts = [number(self.all.pairs, "pair"), number(self.all.openings, "opening")]
+        facts += [f"accuracy {_percent(accuracy.value, accuracy.interval)}", number(len(self.bins), "bin")]
+        return f"Evaluation({', '.join([*facts, number(len(self.sources), 'source')])})"
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        parts = [("all", "", self.all), *(("bin", name, part) for name, part in self.bins.items())]
+        parts += [("source", name, part) for name, part in self.sources.items()]
+        for kind, name, part in parts:
+            for view, metrics in part.estimates.items():
+                for metric, one in metrics.items():
+                    where = {"part": kind, "name": str(name), "view": view, "metric": metric}
+                    yield {**where, "pairs": part.pairs, "value": _plain(one.value), **_ends(one.interval)}
+        for metric, one in (self.macro or {}).items():
+            row: dict[str, Any] = {"part": "macro", "name": "", "view": "balanced", "metric": metric}
+            yield {**row, "pairs": self.all.pairs, "value": _plain(one.value), **_ends(one.interval)}
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
@@ -80,8 +134,8 @@ class Difference:
         return {"difference": value, "interval": interval, "p": self.p, "minimum_detectable_effect": detectable}
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Table):
     """Differences by view and metric, of all pairs, of each density bin and of each source."""
 
     all: Mapping[str, Mapping[str, Difference]]
@@ -89,6 +143,21 @@ class Comparison:
     sources: Mapping[str, Mapping[str, Mapping[str, Difference]]]
     replicates: int
     seed: int
+
+    def __repr__(self) -> str:
+        accuracy = self.all[VIEWS[0]]["accuracy"]
+        parts = f"{number(len(self.bins), 'bin')}, {number(len(self.sources), 'source')}"
+        return f"Comparison(accuracy {_percent(accuracy.value, accuracy.interval)}, p {accuracy.p:.3g}, {parts})"
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        parts = [("all", "", self.all), *(("bin", name, part) for name, part in self.bins.items())]
+        parts += [("source", name, part) for name, part in self.sources.items()]
+        for kind, name, views in parts:
+            for view, metrics in views.items():
+                for metric, one in metrics.items():
+                    where = {"part": kind, "name": str(name), "view": view, "metric": metric}
+                    number_of = {"difference": _plain(one.value), **_ends(one.interval), "p": _plain(one.p)}
+                    yield {**where, **number_of, "minimum_detectable_effect": _plain(one.detectable)}
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""

@@ -13,11 +13,13 @@ falls under a share of what it would weigh without density.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from kat.array_records import ArrayRecord, number, span
 from kat.density.weights import heaviest_share, project, solve_temperature
 from kat.errors import InputError, OptionError
 from kat.pair_config import PairOptions
@@ -28,8 +30,8 @@ EXPONENTS = {"pair": 1.0, "sqrt": 0.5, "opening": 0.0}
 """a of m^(a−1), by name: what an opening's total weight grows with."""
 
 
-@dataclass(frozen=True)
-class PairWeighting:
+@dataclass(frozen=True, eq=False, repr=False)
+class PairWeighting(ArrayRecord):
     """The weights `values` [P] of P training pairs, mean 1, with what they were made of and what they amount to.
 
     `m` [P] are the pairs of each pair's opening, `factor` [P] = m^(a−1) and `u` [P] the evened-out weight before it was
@@ -51,6 +53,17 @@ class PairWeighting:
     ess_pairs: float
     ess_clusters: float
     openings: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def _facts(self) -> Iterator[str]:
+        yield number(len(self), "pair")
+        yield number(self.openings, "opening")
+        yield f"multiplicity {self.multiplicity}"
+        yield f"blend {self.blend:.3g}"
+        yield f"ESS {100 * self.ess_pairs / len(self):.1f} % of pairs"
+        yield f"v {span(self.values)}"
 
     @property
     def cap_hits(self) -> int:

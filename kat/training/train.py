@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kat.array_records import name_of, number
 from kat.atomic import saving
 from kat.data.in_memory import checked_pairs
 from kat.devices import multiplies_bfloat16, pick_device, torch_threads
@@ -21,8 +22,9 @@ from kat.models.load import load_model
 from kat.pair_weights.weigh import normalised
 from kat.parameters import with_options
 from kat.records import Pair
-from kat.terminal import note
+from kat.terminal import escaped, note
 from kat.training.checkpoint import Checkpoint, restored
+from kat.training.scored import Scored
 from kat.training.steps import token_counts
 from kat.training.tokens import TokenPairs, tokenize_pairs
 from kat.training_config import PairTrainingOptions, RewardOptions
@@ -34,27 +36,7 @@ if TYPE_CHECKING:
     from kat.training.reward import RewardModel
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """Rewards [P] of the chosen and rejected completions of pairs, and the pairs' ids."""
-
-    ids: Sequence[str]
-    chosen: np.ndarray
-    rejected: np.ndarray
-
-    @property
-    def loss(self) -> float:
-        """Return the mean of −log σ of the difference of rewards."""
-        return float(np.logaddexp(0.0, self.rejected.astype(np.float64) - self.chosen).mean())
-
-    @property
-    def accuracy(self) -> float:
-        """Return the share of pairs whose chosen completion has the higher reward, ties ½."""
-        margin = self.chosen - self.rejected
-        return float(((margin > 0) + 0.5 * (margin == 0)).mean())
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedRewardModel:
     """A reward model, what its training was like (`facts`), and the numbers of every step (`log`)."""
 
@@ -62,6 +44,9 @@ class TrainedRewardModel:
     facts: dict[str, Any]
     log: list[dict[str, Any]] = field(default_factory=list)
     options: RewardOptions = RewardOptions()
+
+    def __repr__(self) -> str:
+        return f"TrainedRewardModel({escaped(name_of(self.options.model))}, {number(len(self.log), 'step')})"
 
     def score(self, pairs: Iterable[Pair]) -> Scored:
         """Return the rewards of pairs (`kat.read_pairs`), cut to the model's length as in training.
