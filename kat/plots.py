@@ -37,6 +37,28 @@ def histogram(series: Mapping[str, np.ndarray], title: str, label: str, unit: st
     return _finished(axes, title, label)
 
 
+def intervals(
+    values: Mapping[str, tuple[float, tuple[float, float] | None]],
+    title: str,
+    label: str,
+    middle: float,
+    axes: Axes | None = None,
+) -> Axes:
+    """Draw named values with their intervals, where there is one, a row each from the top; a line stands at `middle`.
+
+    Raises MissingExtraError without matplotlib.
+    """
+    axes = _axes(axes)
+    for row, (value, ends) in enumerate(values.values()):
+        low, high = (value, value) if ends is None else ends
+        axes.plot([low, high], [row, row], color=BLUE)
+        axes.plot(value, row, "o", color=BLUE)
+    axes.axvline(middle, color="#6b6b6b", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(values)), list(values))
+    axes.invert_yaxis()
+    return _finished(axes, title, label)
+
+
 def plane(vectors: np.ndarray, title: str, colours: np.ndarray | None = None, name: str = "") -> Axes:
     """Draw vectors [N, D] on their first two principal components, coloured by values [N] that have a name.
 

@@ -297,7 +297,23 @@ class TestOtherResults:
         assert row["difference"] == compared.all["unweighted"]["accuracy"].value
         assert (row["low"], row["high"]) == compared.all["unweighted"]["accuracy"].interval
 
-    def test_weights_of_pairs(self):
+    def test_accuracies_and_differences_are_drawn_with_their_intervals(self, scored, pairs, pyplot):
+        evaluation = kat.evaluate(pairs, scored.chosen, scored.rejected, replicates=50)
+        compared = kat.compare(pairs, (scored.chosen, scored.rejected), (scored.rejected, scored.chosen), replicates=50)
+        for result in (evaluation, compared):
+            axes = result.plot()
+            assert [text.get_text() for text in axes.get_yticklabels()] == [
+                "all",
+                *(f"bin {b}" for b in range(5)),
+                "a",
+                "b",
+            ]
+            bar, point = axes.lines[:2]
+            one = result.all["unweighted"] if result is compared else result.all.estimates["unweighted"]
+            assert tuple(bar.get_xdata()) == one["accuracy"].interval
+            assert point.get_xdata()[0] == one["accuracy"].value
+
+    def test_weights_of_pairs(self, pyplot):
         made = [kat.weigh_pairs(np.array([0, 0, 0, 1]), np.array([0.5, 1.5]), blend=blend) for blend in (1.0, 1.0, 0.5)]
         assert made[0] == made[1] != made[2]
         assert len(made[0]) == 4

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kat.array_records import as_frame, number
+from kat.plots import intervals
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow as pa
+    from matplotlib.axes import Axes
 
 VIEWS = ("unweighted", "balanced")
 LONGER = "longer_wins"
@@ -97,6 +99,16 @@ class Evaluation(Table):
         facts += [f"accuracy {_percent(accuracy.value, accuracy.interval)}", number(len(self.bins), "bin")]
         return f"Evaluation({', '.join([*facts, number(len(self.sources), 'source')])})"
 
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw the accuracy of all pairs, of each bin and each source, with 95 % intervals; return matplotlib's axes.
+
+        Raises MissingExtraError without matplotlib.
+        """
+        parts = {"all": self.all, **{f"bin {b}": part for b, part in self.bins.items()}, **self.sources}
+        shown = {name: part.estimates[VIEWS[0]]["accuracy"] for name, part in parts.items()}
+        values = {name: (one.value, one.interval) for name, one in shown.items()}
+        return intervals(values, repr(self), "accuracy", 0.5, axes)
+
     def _rows(self) -> Iterator[dict[str, Any]]:
         parts = [("all", "", self.all), *(("bin", name, part) for name, part in self.bins.items())]
         parts += [("source", name, part) for name, part in self.sources.items()]
@@ -148,6 +160,15 @@ class Comparison(Table):
         accuracy = self.all[VIEWS[0]]["accuracy"]
         parts = f"{number(len(self.bins), 'bin')}, {number(len(self.sources), 'source')}"
         return f"Comparison(accuracy {_percent(accuracy.value, accuracy.interval)}, p {accuracy.p:.3g}, {parts})"
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw the difference in accuracy over all pairs, each bin and each source, with 95 % intervals; return
+        matplotlib's axes. Raises MissingExtraError without matplotlib.
+        """
+        parts = {"all": self.all, **{f"bin {b}": views for b, views in self.bins.items()}, **self.sources}
+        shown = {name: views[VIEWS[0]]["accuracy"] for name, views in parts.items()}
+        values = {name: (one.value, one.interval) for name, one in shown.items()}
+        return intervals(values, repr(self), "difference in accuracy", 0.0, axes)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         parts = [("all", "", self.all), *(("bin", name, part) for name, part in self.bins.items())]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,11 @@ from kat.density.weights import heaviest_share, project, solve_temperature
 from kat.errors import InputError, OptionError
 from kat.pair_config import PairOptions
 from kat.parameters import explained_keywords, one_of
+from kat.plots import histogram
 from kat.statistics import effective_sample_size, spearman
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 EXPONENTS = {"pair": 1.0, "sqrt": 0.5, "opening": 0.0}
 """a of m^(a−1), by name: what an opening's total weight grows with."""
@@ -64,6 +68,10 @@ class PairWeighting(ArrayRecord):
         yield f"blend {self.blend:.3g}"
         yield f"ESS {100 * self.ess_pairs / len(self):.1f} % of pairs"
         yield f"v {span(self.values)}"
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw how often each weight occurs; return matplotlib's axes. Raises MissingExtraError without matplotlib."""
+        return histogram({"v": self.values}, repr(self), "v (mean 1)", "pairs", axes)
 
     @property
     def cap_hits(self) -> int:
