@@ -57,7 +57,10 @@ class TestHelp:
     @pytest.mark.parametrize("command", COMMANDS)
     @pytest.mark.parametrize("columns", [60, 100])
     def test_what_each_command_shows(self, kat_cli, monkeypatch, command, columns):
-        monkeypatch.setenv("COLUMNS", str(columns))
+        from rich.console import Console
+
+        for one in (app, app.meta):  # which keep the console of this process's first help
+            monkeypatch.setattr(one, "console", Console(width=columns))
         text = kat_cli(command, "--help").stdout
         for option in ("--config", "--json", "--quiet", "--verbose"):
             assert option in text
