@@ -42,11 +42,11 @@ class WeighedPairs(ArrayRecord):
     `pair_weights` has a row for every pair, None if they were not asked for. `stats` says what the reader of the pairs
     met, and `boilerplate` what most conversations share and was left out of what is embedded.
 
-    >>> made = kat.run("pairs.jsonl")
-    >>> made
+    >>> weighed = kat.run("pairs.jsonl")
+    >>> weighed
     WeighedPairs(300 pairs, 167 openings, model minilm, k 20, ESS 69.0 %, w 0.0606 … 2.9)
-    >>> rarest = int(np.argmax(made.weights))
-    >>> made.prefixes[rarest].id == made.weights.ids[rarest]
+    >>> rarest = int(np.argmax(weighed.weights))
+    >>> weighed.prefixes[rarest].id == weighed.weights.ids[rarest]
     True
     """
 
@@ -104,8 +104,8 @@ def run(
 
     >>> rows = [{"prompt": f"Add {i} and 1.", "chosen": str(i + 1), "rejected": "No."} for i in range(60)]
     >>> rows += [{"prompt": "Write a poem about rain.", "chosen": "Drip, drop.", "rejected": "No."}]
-    >>> made = kat.run(rows, k=5)
-    >>> made.prefixes[int(np.argmax(made.weights))].opening
+    >>> weighed = kat.run(rows, k=5)
+    >>> weighed.prefixes[int(np.argmax(weighed.weights))].opening
     'Write a poem about rain.'
     """
     embed, density, weighing = _chosen(model, pair_weights, options)

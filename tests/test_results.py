@@ -218,10 +218,10 @@ class TestPlots:
         np.testing.assert_allclose(drawn, principal_plane(embeddings().vectors))
 
     def test_a_run(self, pyplot):
-        made = kat.run([pair(f"q{i}", f"a{i}", f"b{i}") for i in range(30)], k=5)
-        points = made.plot().collections[0]
-        np.testing.assert_allclose(points.get_array(), np.log10(made.weights.values))
-        assert made == kat.run([pair(f"q{i}", f"a{i}", f"b{i}") for i in range(30)], k=5)
+        weighed = kat.run([pair(f"q{i}", f"a{i}", f"b{i}") for i in range(30)], k=5)
+        points = weighed.plot().collections[0]
+        np.testing.assert_allclose(points.get_array(), np.log10(weighed.weights.values))
+        assert weighed == kat.run([pair(f"q{i}", f"a{i}", f"b{i}") for i in range(30)], k=5)
 
     def test_the_plane_is_the_one_of_a_peer(self):
         from sklearn.decomposition import PCA
@@ -259,7 +259,7 @@ class TestOtherResults:
     @pytest.fixture(scope="class")
     def pairs(self):
         openings = [f"q{i // 2}" for i in range(60)]
-        return kat.EvalPairs([f"p{i}" for i in range(60)], openings, ["a", "b"] * 30, bin=np.arange(60) // 2 % 5)
+        return kat.EvalPairs([f"p{i}" for i in range(60)], openings, ["all", "b"] * 30, bin=np.arange(60) // 2 % 5)
 
     def test_rewards(self, scored, pyplot):
         wins = scored.chosen > scored.rejected
@@ -305,8 +305,8 @@ class TestOtherResults:
             assert [text.get_text() for text in axes.get_yticklabels()] == [
                 "all",
                 *(f"bin {b}" for b in range(5)),
-                "a",
-                "b",
+                "source all",
+                "source b",
             ]
             bar, point = axes.lines[:2]
             one = result.all["unweighted"] if result is compared else result.all.estimates["unweighted"]
@@ -314,11 +314,13 @@ class TestOtherResults:
             assert point.get_xdata()[0] == one["accuracy"].value
 
     def test_weights_of_pairs(self, pyplot):
-        made = [kat.weigh_pairs(np.array([0, 0, 0, 1]), np.array([0.5, 1.5]), blend=blend) for blend in (1.0, 1.0, 0.5)]
-        assert made[0] == made[1] != made[2]
-        assert len(made[0]) == 4
+        weightings = [
+            kat.weigh_pairs(np.array([0, 0, 0, 1]), np.array([0.5, 1.5]), blend=blend) for blend in (1.0, 1.0, 0.5)
+        ]
+        assert weightings[0] == weightings[1] != weightings[2]
+        assert len(weightings[0]) == 4
         assert (
-            repr(made[0])
+            repr(weightings[0])
             == "PairWeighting(4 pairs, 2 openings, multiplicity pair, blend 1, ESS 75.0 % of pairs, v 0.667 … 2)"
         )
 

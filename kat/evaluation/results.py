@@ -68,6 +68,13 @@ class Table:
         return as_frame(self.to_arrow())
 
 
+def _parts(result: Any) -> Iterator[tuple[str, str, Any]]:
+    """Kind, name and content of the parts of an evaluation or a comparison: all pairs, then bins, then sources."""
+    yield "all", "", result.all
+    yield from (("bin", str(name), part) for name, part in result.bins.items())
+    yield from (("source", name, part) for name, part in result.sources.items())
+
+
 def _ends(interval: tuple[float, float] | None) -> dict[str, float | None]:
     low, high = (None, None) if interval is None else map(_plain, interval)
     return {"low": low, "high": high}
@@ -104,15 +111,12 @@ class Evaluation(Table):
 
         Raises MissingExtraError without matplotlib.
         """
-        parts = {"all": self.all, **{f"bin {b}": part for b, part in self.bins.items()}, **self.sources}
-        shown = {name: part.estimates[VIEWS[0]]["accuracy"] for name, part in parts.items()}
+        shown = {f"{kind} {name}".strip(): part.estimates[VIEWS[0]]["accuracy"] for kind, name, part in _parts(self)}
         values = {name: (one.value, one.interval) for name, one in shown.items()}
         return intervals(values, repr(self), "accuracy", 0.5, axes)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        parts = [("all", "", self.all), *(("bin", name, part) for name, part in self.bins.items())]
-        parts += [("source", name, part) for name, part in self.sources.items()]
-        for kind, name, part in parts:
+        for kind, name, part in _parts(self):
             for view, metrics in part.estimates.items():
                 for metric, one in metrics.items():
                     where = {"part": kind, "name": str(name), "view": view, "metric": metric}
@@ -165,15 +169,12 @@ class Comparison(Table):
         """Draw the difference in accuracy over all pairs, each bin and each source, with 95 % intervals; return
         matplotlib's axes. Raises MissingExtraError without matplotlib.
         """
-        parts = {"all": self.all, **{f"bin {b}": views for b, views in self.bins.items()}, **self.sources}
-        shown = {name: views[VIEWS[0]]["accuracy"] for name, views in parts.items()}
+        shown = {f"{kind} {name}".strip(): views[VIEWS[0]]["accuracy"] for kind, name, views in _parts(self)}
         values = {name: (one.value, one.interval) for name, one in shown.items()}
         return intervals(values, repr(self), "difference in accuracy", 0.0, axes)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        parts = [("all", "", self.all), *(("bin", name, part) for name, part in self.bins.items())]
-        parts += [("source", name, part) for name, part in self.sources.items()]
-        for kind, name, views in parts:
+        for kind, name, views in _parts(self):
             for view, metrics in views.items():
                 for metric, one in metrics.items():
                     where = {"part": kind, "name": str(name), "view": view, "metric": metric}
