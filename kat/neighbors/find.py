@@ -71,7 +71,7 @@ def find_neighbors(
     vectors, mean = prepared(x, metric, center)
     mix = row_hash(vectors)
     distinct = distinct_rows(vectors, mix)
-    bar = _Progress(progress)
+    bar = _Progress(progress, len(vectors) if queries is None else len(queries))
     if queries is not None:
         asked = _prepared_queries(queries, vectors, metric, center, mean)
         if search == "approximate":
@@ -320,10 +320,11 @@ def _search(vectors: np.ndarray, distinct: Distinct, k: int, how: Mapping[str, A
 
 
 class _Progress:
-    """A bar over tiles, shown from the second second on."""
+    """A bar over rows, shown from the second second on. A tile is comparisons of many rows, so the rows that stand
+    there are the share of the comparisons that is done."""
 
-    def __init__(self, shown: bool) -> None:
-        self._shown = shown
+    def __init__(self, shown: bool, rows: int) -> None:
+        self._shown, self._rows = shown, rows
         self._bar: Any = None
 
     def __call__(self, done: int, total: int) -> None:
@@ -331,8 +332,8 @@ class _Progress:
 
         if self._bar is None:
             disable = None if self._shown else True
-            self._bar = tqdm(total=total, desc="neighbours", unit=" tiles", disable=disable, delay=1)
-        self._bar.update(done - self._bar.n)
+            self._bar = tqdm(total=self._rows, desc="neighbors", unit=" texts", disable=disable, delay=1)
+        self._bar.update(self._rows * done // total - self._bar.n)
 
     def close(self) -> None:
         """End the bar, if there is one."""

@@ -169,3 +169,27 @@ def test_halves_do_not_depend_on_the_order_of_rows():
 
 def test_too_few_rows_have_no_halves():
     assert kat.find_neighbors(np.random.default_rng(7).normal(size=(30, 3)), k=3).halves is None
+
+
+@pytest.mark.parametrize("queries", [None, 7])
+def test_the_bar_counts_texts_as_the_summary_does(monkeypatch, queries):
+    bars, rng = [], np.random.default_rng(0)
+
+    class Bar:
+        def __init__(self, *, total, unit, **_):
+            self.total, self.unit, self.n, self.closed = total, unit, 0, False
+            bars.append(self)
+
+        def update(self, n):
+            assert n >= 0 and not self.closed
+            self.n += n
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    x = rng.normal(size=(3000, 8)).astype(np.float32)
+    asked = None if queries is None else rng.normal(size=(queries, 8)).astype(np.float32)
+    kat.find_neighbors(x, 5, "euclidean", queries=asked)
+    (bar,) = bars
+    assert (bar.unit, bar.total, bar.n, bar.closed) == (" texts", queries or 3000, queries or 3000, True)
