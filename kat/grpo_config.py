@@ -11,6 +11,7 @@ from kat.config import NOT_RECORDED
 from kat.errors import OptionError
 from kat.panels import ANSWERS, TRAINING
 from kat.parameters import flag, integer, one_of, option, whole_number
+from kat.training_config import Precision
 
 _COUNTS = ("max_steps", "batch_size", "max_new_tokens", "max_len", "updates_per_rollout", "minibatches", "decode_rows")
 _CHOICES = {
@@ -81,9 +82,7 @@ class GrpoOptions:
         float, option("Largest correction of tokens that another engine drew: truncated importance sampling.")
     ] = 2.0
     fixed_prompts: Annotated[int, integer("Prompts of each density bin answered before, during and after.")] = 4
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], option("Of matrix products; auto takes bfloat16 where it is faster.")
-    ] = "auto"
+    precision: Annotated[Precision, option("Of matrix products; auto takes bfloat16 where it is faster.")] = "auto"
     seed: Annotated[int, integer("Of prompts and completions.")] = 0
     row_tokens: Annotated[int, integer("Tokens that are trained on at a time.")] = field(
         default=4096, metadata=NOT_RECORDED
@@ -136,9 +135,7 @@ class AnswerOptions:
     max_new_tokens: Annotated[int, integer("Tokens of a completion at most.")] = 128
     temperature: Annotated[float, option("Of sampling: softmax(logits / temperature).")] = 1.0
     max_len: Annotated[int, integer("Tokens of prompt and completion at most; prompts lose their beginning.")] = 512
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], option("Of matrix products; auto takes bfloat16 where it is faster.")
-    ] = "auto"
+    precision: Annotated[Precision, option("Of matrix products; auto takes bfloat16 where it is faster.")] = "auto"
     seed: Annotated[int, integer("Of completions, and of the bootstrap.")] = 0
     row_tokens: Annotated[int, integer("Tokens that are computed at a time.")] = field(
         default=4096, metadata=NOT_RECORDED

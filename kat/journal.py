@@ -26,19 +26,26 @@ COMPUTED = "computed"
 """The option in the manifest of work that says how it is computed, which an output's own leaves open."""
 
 
+def computing(asked: Mapping[str, Any], computed: str) -> dict[str, Any]:
+    """Return the manifest of work on an output whose own is `asked`: with how it is computed, which `auto` leaves
+    open. What was computed otherwise is not gone on from."""
+    return {**asked, "options": {**asked["options"], COMPUTED: computed}}
+
+
 class Journal:
     """The open journal of a piece of work, locked until `close`.
 
-    Raises OutputError if another process holds it, OSError if it cannot be written.
+    Raises OutputError if another process holds it, unless `waiting` says that it is waited for, OSError if it cannot be
+    written.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, waiting: str | None = None):
         self.path = path
         if path.exists() and not path.is_file():
             raise OutputError(f"{path} is no regular file. Remove {path.parent} to start over.")
         self._file = path.open("ab")
         try:
-            lock_file(self._file.fileno(), path.parent)
+            lock_file(self._file.fileno(), path.parent, waiting=waiting)
         except BaseException:
             self._file.close()
             raise

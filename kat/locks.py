@@ -14,6 +14,7 @@ import orjson
 
 from kat.errors import OutputError
 from kat.folders import remove_file
+from kat.terminal import note
 
 _LOCK = ".kat-lock-"
 _held: set[Path] = set()
@@ -63,8 +64,9 @@ def locked(output: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def lock_file(file: int, what: Path, holder: bytes = b"") -> bool:
-    """Lock an open file; return whether its file system could. Raises OutputError if another process holds it.
+def lock_file(file: int, what: Path, holder: bytes = b"", *, waiting: str | None = None) -> bool:
+    """Lock an open file; return whether its file system could. Raises OutputError if another process holds it, or with
+    `waiting`, what is said then, waits until it has ended.
 
     The lock is released when the file is closed, or the process ends in whatever way.
     """
@@ -75,9 +77,12 @@ def lock_file(file: int, what: Path, holder: bytes = b"") -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OutputError(
-            f"{what} is being written by {_named(holder)}. Wait until it has ended, or name another output."
-        ) from None
+        if waiting is None:
+            raise OutputError(
+                f"{what} is being written by {_named(holder)}. Wait until it has ended, or name another output."
+            ) from None
+        note(waiting)
+        fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:  # a file system without locks
         return False
     return True

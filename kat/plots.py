@@ -29,7 +29,7 @@ def histogram(series: Mapping[str, np.ndarray], title: str, label: str, unit: st
         raise InputError("There is nothing to plot: no value is finite.")
     edges = np.histogram_bin_edges(np.concatenate([*finite.values()]), _BINS)
     axes = _axes(axes)
-    for (name, values), colour in zip(finite.items(), (BLUE, VERMILION), strict=False):
+    for (name, values), colour in zip(finite.items(), (BLUE, VERMILION)[: len(finite)], strict=True):
         axes.hist(values, edges.tolist(), color=colour, alpha=1 if len(finite) == 1 else 0.6, label=name)
     if len(finite) > 1:
         axes.legend(frameon=False)

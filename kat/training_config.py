@@ -16,6 +16,8 @@ from kat.errors import OptionError
 from kat.panels import ANSWERS, TRAINING, WEIGHTS
 from kat.parameters import flag, integer, one_of, option, whole_number
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
 
 @Parameter(name="*", group=TRAINING)
 @dataclass(frozen=True)
@@ -41,9 +43,7 @@ class PairTrainingOptions:
     weight_by: Annotated[
         Literal["loss", "sampling"], option("Weights scale a pair's loss, or say how often it stands in a pass.")
     ] = "loss"
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], option("Of matrix products; auto takes bfloat16 where it is faster.")
-    ] = "auto"
+    precision: Annotated[Precision, option("Of matrix products; auto takes bfloat16 where it is faster.")] = "auto"
     seed: Annotated[int, integer("Of the order of the pairs.")] = 0
     row_tokens: Annotated[int, integer("Tokens that are computed at a time.")] = field(
         default=4096, metadata=NOT_RECORDED
@@ -51,7 +51,7 @@ class PairTrainingOptions:
     log_every: Annotated[int, integer("Steps between lines of progress.")] = field(default=25, metadata=NOT_RECORDED)
     select: Annotated[
         Literal["last", "best"],
-        option("Which step is saved: the last, or that of the lowest loss on a twentieth of the training groups."),
+        option("Step that is saved: the last, or the best measured, by loss on a twentieth of the training groups."),
     ] = "last"
     eval_every: Annotated[int, integer("Steps between measurements on the validation pairs; 0 for none.")] = field(
         default=100, metadata=NOT_RECORDED
@@ -81,6 +81,11 @@ class PairTrainingOptions:
         self.check_numbers({"weight_decay": math.inf, "grad_clip": math.inf, "warmup": 1.0})
         if self.min_prompt >= self.max_len:
             raise OptionError(f"min_prompt is {self.min_prompt} and max_len {self.max_len}; expected less.")
+
+    @property
+    def recorded_too(self) -> dict[str, Any]:
+        """What changes the result only as others are set: steps that may be the best are those that are measured."""
+        return {"eval_every": self.eval_every} if self.select == "best" else {}
 
     def check_numbers(self, limits: Mapping[str, float]) -> None:
         """Raise OptionError unless each named option is a number from 0 to its limit."""
@@ -167,9 +172,7 @@ class ScoreOptions:
     long_completions: Annotated[
         Literal["error", "drop"], option("A pair with a completion over max_len - min_prompt tokens.")
     ] = "error"
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], option("Of matrix products; auto takes bfloat16 where it is faster.")
-    ] = "auto"
+    precision: Annotated[Precision, option("Of matrix products; auto takes bfloat16 where it is faster.")] = "auto"
     row_tokens: Annotated[int, integer("Tokens that are computed at a time.")] = field(
         default=4096, metadata=NOT_RECORDED
     )

@@ -25,7 +25,7 @@ from kat import artifacts
 from kat.atomic import as_output_error, atomic_file
 from kat.errors import OutputError
 from kat.folders import entries
-from kat.journal import COMPUTED, Journal, checksum, discard_work, mapped_array, remove_work
+from kat.journal import Journal, checksum, discard_work, mapped_array, remove_work
 from kat.run_folder import LENGTHS, VECTORS, checkpoint_path
 
 _ARRAYS = (VECTORS, LENGTHS, "pooled-*.npy")
@@ -131,11 +131,6 @@ class EmbeddingCheckpoint:
             self._journal.clear()
             with atomic_file(self.folder / artifacts.MANIFEST) as file:
                 file.write(artifacts.json_bytes(asked))
-
-
-def checkpoint_manifest(asked: Mapping[str, Any], computed: str) -> dict[str, Any]:
-    """Return the manifest of a checkpoint: the output's own, and how it is computed, which `auto` leaves open."""
-    return {**asked, "options": {**asked["options"], COMPUTED: computed}}
 
 
 def discard(out: Path, asked: Mapping[str, Any]) -> None:

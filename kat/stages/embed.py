@@ -14,10 +14,11 @@ from kat.config import EmbedOptions, RunOptions, recorded
 from kat.data.prompt_texts import InsidePrompts, look_inside
 from kat.data.prompts import PromptFile, check_prompts, good_prompts
 from kat.embedding.boilerplate import Boilerplate, WithoutBoilerplate, choose_boilerplate
-from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_manifest, checkpoint_path, discard, remove
+from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_path, discard, remove
 from kat.embedding.storage import check_embeddings, check_vectors, load_embeddings
 from kat.errors import InputError
 from kat.inputs import Inputs, input_files, input_paths, input_text
+from kat.journal import computing
 from kat.reports.console.embed import boilerplate_lines, embed_lines, inside_lines, unread_lines
 from kat.run_folder import EMBEDDING_FILES, IDS, LENGTHS, VECTORS, RunFolder, load_ids, relatives
 from kat.stages.stage import Job, input_hash, say, stage
@@ -156,7 +157,7 @@ def _embedded(
         if launcher is not None:  # other machines may come the next time: theirs must not be mixed with these
             kind = "{instructions}, torch {torch}, {threads} threads".format(**encoder.ways[0])
             computed = "by mixed workers" if launcher.mixed else f"{computed}, {kind}"
-        started, shape = checkpoint_manifest(job.manifest, computed), (len(prompts), encoder.engine.dimension)
+        started, shape = computing(job.manifest, computed), (len(prompts), encoder.engine.dimension)
         checkpoint = stack.enter_context(EmbeddingCheckpoint(folder, started, shape, overwrite=run_options.overwrite))
         if checkpoint.resumed:
             say("embed", f"goes on with what {checkpoint.folder} holds")

@@ -13,7 +13,7 @@ from kat.artifacts import json_bytes
 from kat.config import RunOptions, recorded
 from kat.errors import InputError, MismatchError
 from kat.grpo_config import AnswerOptions
-from kat.inputs import ComputedInput, HashedInput
+from kat.inputs import HashedInput
 from kat.models.digests import model_inputs
 from kat.models.sources import ModelSource, resolve
 from kat.pair_weights.storage import read_pair_weights
@@ -22,10 +22,10 @@ from kat.run_folder import ANSWERS, POLICY_EVALUATION, WINS, RunFolder, weigh_ag
 from kat.stages.export_weights import source_of_weights
 from kat.stages.pair_training import check_place
 from kat.stages.policy_scores import trained_from
+from kat.stages.reward_inputs import reward_inputs
 from kat.stages.run_prompts import held_out, prompts_of_run
 from kat.stages.stage import stage
 from kat.training.prompt_sampler import Asked, some_of_each_bin
-from kat.training.reward_sources import is_function
 
 if TYPE_CHECKING:
     from kat.training.generation import Completion
@@ -60,8 +60,8 @@ def evaluate_policy(
     out = out or _default_place(run, place)
     check_place(out)
     inputs: dict[str, Any] = {"pair_weights": path, "pairs": HashedInput(source, digest)}
-    inputs |= _models(place, reference, rewards, options)
-    read = [place.path, reference.path]
+    rewarding, read = reward_inputs(rewards, allow_network=options.allow_network)
+    inputs |= model_inputs(place, "policy") | model_inputs(reference, "reference") | rewarding
     told = {"rewards": list(rewards), "reward_weights": None if reward_weights is None else list(reward_weights)}
     with stage(
         "evaluate-policy",
@@ -69,7 +69,7 @@ def evaluate_policy(
         inputs=inputs,
         options=recorded(options) | told,
         files=(POLICY_EVALUATION, ANSWERS, WINS),
-        apart=read,
+        apart=[place.path, reference.path, *read],
         alone=True,
         overwrite=run_options.overwrite,
     ) as job:
@@ -103,16 +103,6 @@ def _default_place(run: RunFolder, place: ModelSource) -> Path:
     return run.root / f"{place.path.resolve().name}.policy"
 
 
-def _models(
-    place: ModelSource, reference: ModelSource, rewards: Sequence[str], options: AnswerOptions
-) -> dict[str, ComputedInput]:
-    models = model_inputs(place, "policy") | model_inputs(reference, "reference")
-    for number, name in enumerate(rewards):
-        if not is_function(name):
-            models |= model_inputs(resolve(name, allow_network=options.allow_network), f"reward_{number}")
-    return models
-
-
 def _answered(
     place: ModelSource,
     reference: ModelSource,
@@ -129,7 +119,7 @@ def _answered(
     from kat.training.train_grpo import load_policy, prompts_of_policy
 
     # First, for a reward that is not there is told before all is said.
-    reward = reward_of(rewards, scales, device, allow_network=options.allow_network)
+    reward = reward_of(rewards, scales, device, precision=options.precision, allow_network=options.allow_network)
     how = options.of_training(str(place.name))
     models = [load_policy(options.of_training(str(one.name)), device) for one in (place, reference)]
     if models[0].loaded.tokenizer.get_vocab() != models[1].loaded.tokenizer.get_vocab():

@@ -20,7 +20,7 @@ from kat.data.pairs import PairReader
 from kat.errors import InputError, OutputError
 from kat.inputs import HashedInput, input_text
 from kat.integrations.rows import WeighedPair, weighed_pairs
-from kat.journal import discard_work
+from kat.journal import computing, discard_work
 from kat.models.digests import model_inputs
 from kat.models.sources import resolve
 from kat.pair_weights.storage import PairWeights, read_pair_weights
@@ -158,7 +158,10 @@ def train_weighed(
         training.stage,
         out,
         inputs={**inputs, **models},
-        options=recorded(options) | {"uniform": facts["weights"] == "uniform"} | dict(more or {}),
+        options=recorded(options)
+        | options.recorded_too
+        | {"uniform": facts["weights"] == "uniform"}
+        | dict(more or {}),
         files=(*MODEL_FILES, TRAINING, TRAINING_LOG),
         apart=[model.path],
         alone=True,
@@ -207,8 +210,8 @@ def open_checkpoint(out: Path, made_from: Mapping[str, Any], options: Any, devic
     from kat.training.checkpoint import TrainingCheckpoint
     from kat.training.train import precision_of
 
-    computed = {"options": {**made_from["options"], "computed": precision_of(options, device)}}
-    return TrainingCheckpoint(checkpoint_path(out), {**made_from, **computed}, overwrite=overwrite)
+    asked = computing(made_from, precision_of(options, device))
+    return TrainingCheckpoint(checkpoint_path(out), asked, overwrite=overwrite)
 
 
 def discard_checkpoint(out: Path, made_from: Mapping[str, Any]) -> None:
@@ -221,7 +224,8 @@ def discard_checkpoint(out: Path, made_from: Mapping[str, Any]) -> None:
 
 
 def launched_ranks(device: str) -> Any:
-    """Return the processes that train together; torch loads only where there are several."""
+    """Return the processes that a launcher started together, None for one by itself; torch loads only where there are
+    several."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return None
     from kat.training.ranks import SeveralRanks

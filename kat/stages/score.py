@@ -19,7 +19,7 @@ from kat.data.pairs import PairReader
 from kat.errors import InputError, ModelError, OptionError
 from kat.inputs import HashedInput, Inputs, input_paths
 from kat.integrations.rows import weighed_pairs
-from kat.journal import discard_work
+from kat.journal import computing, discard_work
 from kat.models.digests import model_inputs
 from kat.models.sources import ModelSource, resolve
 from kat.pair_weights.storage import read_pair_weights
@@ -79,7 +79,7 @@ def score(
             _discard(places, job.manifest)
             return not completions
         from kat.training.scoring import ScoreCheckpoint
-        from kat.training.train import tokens_of
+        from kat.training.train import precision_of, tokens_of
 
         training = replace(
             RewardOptions(model=model, **limits),
@@ -103,8 +103,8 @@ def score(
             reasons = "".join(f" {n:,} left out: {reason}." for reason, n in data.dropped.items())
             raise InputError(f"Nothing is left to score.{reasons} Raise --max_len, or name other pairs.")
         with contextlib.ExitStack() as stack:
-            again = run_options.overwrite
-            kept = [stack.enter_context(ScoreCheckpoint(one, job.manifest, overwrite=again)) for one in places]
+            asked, again = computing(job.manifest, precision_of(training, run_options.device)), run_options.overwrite
+            kept = [stack.enter_context(ScoreCheckpoint(one, asked, overwrite=again)) for one in places]
             chosen, rejected = scorer.rewards(data, kept)
         _check_finite(data, chosen, rejected, place)
         for row in rows.written(data.ids, chosen.tolist(), rejected.tolist()):

@@ -39,12 +39,12 @@ from kat.run_folder import (
 )
 from kat.stages.export_weights import source_of_weights
 from kat.stages.pair_training import check_place, discard_checkpoint, launched_ranks, open_checkpoint
+from kat.stages.reward_inputs import reward_inputs
 from kat.stages.run_prompts import asked_of, held_out, prompts_of_run
 from kat.stages.stage import Job, stage, with_progress
 from kat.statistics import density_bins
 from kat.terminal import note
 from kat.training.prompt_sampler import Asked, some_of_each_bin
-from kat.training.reward_sources import is_function
 
 if TYPE_CHECKING:
     from kat.training.grpo import GrpoTrainer
@@ -177,21 +177,15 @@ def train_drawn(
         _follow(drawn, rewards, out, options, scales=scales, ranks=ranks)
         return
     model = resolve(options.policy, allow_network=options.allow_network)
-    models = model_inputs(model, "policy")
-    read = [model.path]
-    for number, name in enumerate(rewards):
-        if not is_function(name):
-            place = resolve(name, allow_network=options.allow_network)
-            models |= model_inputs(place, f"reward_{number}")
-            read.append(place.path)
+    rewarding, read = reward_inputs(rewards, allow_network=options.allow_network)
     told = {"rewards": list(rewards), "reward_weights": None if scales is None else list(scales)}
     with stage(
         "train-grpo",
         out,
-        inputs={**inputs, **models},
+        inputs={**inputs, **model_inputs(model, "policy"), **rewarding},
         options=recorded(options) | told | {"drawn": facts["drawn"]} | dict(more or {}),
         files=(*MODEL_FILES, TRAINING, TRAINING_LOG),
-        apart=read,
+        apart=[model.path, *read],
         alone=True,
         overwrite=run_options.overwrite,
     ) as job:
@@ -217,7 +211,7 @@ def _prepared(
 
     if not drawn.train:
         raise InputError("There is no prompt to train on: all pairs validate. Let a smaller share of them validate.")
-    reward = reward_of(rewards, scales, device, allow_network=options.allow_network)
+    reward = reward_of(rewards, scales, device, precision=options.precision, allow_network=options.allow_network)
     policy = load_policy(options, device)
     prompts = prompts_of_policy(policy, drawn.train, options)
     fixed = prompts_of_policy(policy, drawn.fixed, options)

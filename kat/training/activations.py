@@ -40,7 +40,7 @@ from kat.training.rewarders import (
     first_branches,
     tokens_of_branches,
 )
-from kat.training.steps import PairRow, rows_of_step
+from kat.training.steps import PairRow, rows_of_rank
 from kat.training.tokens import TokenPairs
 
 _HIDDEN, _JOURNAL = "hidden.npy", "journal"
@@ -195,9 +195,8 @@ class KeptActivations:
 
     def parts(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, Callable[[], Rewards]]]:
         """Yield the pairs of each row, and what computes their rewards."""
-        for number, part in enumerate(rows_of_step(self.kept.data, pairs, self.budget)):
-            if number % self.ranks.count == self.ranks.rank:
-                yield part.pairs, partial(self._rewards, part)
+        for part in rows_of_rank(self.kept.data, pairs, self.budget, self.ranks):
+            yield part.pairs, partial(self._rewards, part)
 
     def _rewards(self, part: PairRow) -> Rewards:
         data = self.kept.data

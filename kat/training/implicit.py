@@ -13,7 +13,7 @@ import torch
 from kat.packing.trunks import Row
 from kat.training.policy import Policy, said
 from kat.training.ranks import OneRank, Ranks
-from kat.training.steps import PairRow, rows_of_step
+from kat.training.steps import PairRow, rows_of_rank
 from kat.training.tokens import TokenPairs
 
 Rewards = tuple[torch.Tensor, torch.Tensor]
@@ -64,10 +64,8 @@ class ImplicitRewards:
 
     def parts(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, Callable[[], Rewards]]]:
         """Yield the pairs of each row, and what computes their implicit rewards."""
-        ranks = self.ranks or OneRank()
-        for number, part in enumerate(rows_of_step(self.data, pairs, self.budget)):
-            if number % ranks.count == ranks.rank:
-                yield part.pairs, partial(self._rewards, part)
+        for part in rows_of_rank(self.data, pairs, self.budget, self.ranks or OneRank()):
+            yield part.pairs, partial(self._rewards, part)
 
     def _rewards(self, part: PairRow) -> Rewards:
         ends, place = np.unique(np.concatenate([part.chosen, part.rejected]), return_inverse=True)

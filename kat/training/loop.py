@@ -113,6 +113,8 @@ class Trainer:
         """Step through what is left, and yield each step's numbers."""
         first = 0
         for epoch in range(self.options.epochs):
+            if first >= self.total:
+                return
             steps = self.plan.of_pass(epoch)
             for place, pairs in enumerate(steps, first):
                 if place >= self.total:
@@ -245,7 +247,7 @@ class Trainer:
             "steps": progress.step,
             "pairs_trained": progress.pairs,
             "pairs_never_seen": int((~progress.seen).sum()),
-            "repeated_trunks": self.plan.repeated_trunks,
+            "repeated_trunks": self.plan.repeated_trunks(progress.step),
             "clipped_steps": progress.clipped / max(progress.step, 1),
             "weight_lost_to_clipping_by_weight_decile": [
                 round(lost / weight, 6) if weight else None for lost, weight in tenths

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn.functional import softplus
 
@@ -32,6 +33,17 @@ def bradley_terry(
     if center:
         loss = loss + center * (chosen.float() + rejected.float()).square().sum() / nominal
     return loss, sums
+
+
+def unweighted(
+    loss: Callable[..., tuple[torch.Tensor, dict[str, float]]],
+    chosen: np.ndarray,
+    rejected: np.ndarray,
+    margins: np.ndarray,
+) -> float:
+    """Return the mean of a loss over pairs [P] of these rewards and margins, every weight 1."""
+    sides = (torch.from_numpy(np.asarray(side, np.float32)) for side in (chosen, rejected))
+    return float(loss(*sides, torch.ones(len(chosen)), torch.from_numpy(margins), len(chosen))[0])
 
 
 def sigmoid(difference: torch.Tensor, beta: float, smoothing: float) -> torch.Tensor:

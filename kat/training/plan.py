@@ -20,14 +20,8 @@ class Plan:
     def __init__(self, prompt: np.ndarray, weights: np.ndarray, options: PairTrainingOptions) -> None:
         self.options = options
         self._prompt, self._weights = prompt, np.asarray(weights, np.float32)
-        self._repeated: dict[int, int] = {}
         self._passes: dict[int, list[np.ndarray]] = {}
         self.total = self._total()
-
-    @property
-    def repeated_trunks(self) -> int:
-        """Trunks that are computed once more, in the passes that were asked for."""
-        return sum(self._repeated.values())
 
     def of_pass(self, epoch: int) -> list[np.ndarray]:
         """Return the pairs of each step of a pass, the smallest step last."""
@@ -35,13 +29,12 @@ class Plan:
             draw = np.random.default_rng([self.options.seed, epoch])
             counts = systematic_counts(self._weights, draw) if self.options.weight_by == "sampling" else None
             steps = steps_of_pass(self._prompt, self.options.batch_size, draw, counts)
-            if not len(steps):
+            if not steps:
                 raise InputError("No pair stands in a pass: the weights are below 1 in all. Try --weight_by loss.")
-            smallest = min(range(len(steps)), key=lambda s: len(steps.pairs[s]))
+            smallest = min(range(len(steps)), key=lambda s: len(steps[s]))
             if len(self._passes) * len(self._prompt) > KEPT:
                 self._passes = {}
-            self._passes[epoch] = [*steps.pairs[:smallest], *steps.pairs[smallest + 1 :], steps.pairs[smallest]]
-            self._repeated[epoch] = steps.repeated_trunks
+            self._passes[epoch] = [*steps[:smallest], *steps[smallest + 1 :], steps[smallest]]
         return self._passes[epoch]
 
     def _total(self) -> int:
@@ -60,6 +53,16 @@ class Plan:
             if len(steps) < self.total:
                 steps += self.of_pass(epoch)
         return steps[: self.total]
+
+    def repeated_trunks(self, taken: int) -> int:
+        """Return how many trunks the first `taken` steps compute once more within their pass."""
+        repeated = 0
+        for epoch in range(self.options.epochs):
+            if taken > 0:
+                prompts = [np.unique(self._prompt[pairs]) for pairs in self.of_pass(epoch)[:taken]]
+                repeated += sum(map(len, prompts)) - len(np.unique(np.concatenate(prompts)))
+                taken -= len(prompts)
+        return repeated
 
     def pairs(self) -> np.ndarray:
         """Return the numbers of the pairs that stand in a step, ascending."""

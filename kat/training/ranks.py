@@ -6,7 +6,6 @@ Each computes its part of a step's rows; gradients are summed, so that a step is
 from __future__ import annotations
 
 import atexit
-import os
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -87,13 +86,3 @@ class SeveralRanks:
         told = [value]
         torch.distributed.broadcast_object_list(told)
         return told[0]
-
-
-def launched() -> bool:
-    """Tell whether a launcher started several processes, of which this is one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def current_ranks(device: str) -> Ranks:
-    """Return the processes that were launched together; this one alone if it was started by itself."""
-    return SeveralRanks(device) if launched() else OneRank()

@@ -226,8 +226,8 @@ def choose_trainable(model: Trainable, train: str, lora_rank: int = 16) -> list[
     "lora" gives every linear layer of the blocks adapters of `lora_rank` (Hu et al. 2021, by peft), which `merge` joins
     to the weights.
 
-    A head always trains. "last:N" are the last N blocks and the norm behind them. Raises OptionError for another word,
-    or more blocks than there are.
+    A head of rewards always trains; that of a policy, over the vocabulary, with "all" alone. "last:N" are the last N
+    blocks and the norm behind them. Raises OptionError for another word, or more blocks than there are.
     """
     module = model.model
     if train == "lora":

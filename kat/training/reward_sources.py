@@ -16,7 +16,7 @@ import numpy as np
 from kat.errors import InputError, KatError, ModelError, OptionError, first_words
 from kat.records import Pair, Prefix
 from kat.training.prompt_sampler import Asked
-from kat.training_config import RewardOptions, trained_limits
+from kat.training_config import Precision, RewardOptions, trained_limits
 
 if TYPE_CHECKING:
     from kat.training.reward import RewardModel
@@ -53,12 +53,14 @@ class ModelReward:
     of its turn, for that is where the model looks.
     """
 
-    def __init__(self, source: str, device: str = "auto", *, allow_network: bool = False) -> None:
+    def __init__(
+        self, source: str, device: str = "auto", *, precision: Precision = "auto", allow_network: bool = False
+    ) -> None:
         from kat.models.sources import resolve
 
         # What a policy says may take all of the room: a prompt that loses its beginning is better than no reward.
         limits = trained_limits(resolve(source, allow_network=allow_network).path) | {"min_prompt": 0}
-        self._options = RewardOptions(model=source, allow_network=allow_network, **limits)
+        self._options = RewardOptions(model=source, precision=precision, allow_network=allow_network, **limits)
         self._model = model_that_rewards(self._options, device, "As a --reward, name one that kat train-rm made.")
 
     def __call__(self, asked: Sequence[Asked], completions: Sequence[str]) -> Sequence[float]:
@@ -146,7 +148,12 @@ class RewardSum:
 
 
 def reward_of(
-    sources: Sequence[str | Function], weights: Sequence[float] | None, device: str, *, allow_network: bool = False
+    sources: Sequence[str | Function],
+    weights: Sequence[float] | None,
+    device: str,
+    *,
+    precision: Precision = "auto",
+    allow_network: bool = False,
 ) -> RewardSum:
     """Return the sum of rewards: each a function, module:function, or the source of a reward model.
 
@@ -165,7 +172,7 @@ def reward_of(
         elif is_function(source):
             parts.append(FunctionReward(_function(source)))
         else:
-            parts.append(ModelReward(source, device, allow_network=allow_network))
+            parts.append(ModelReward(source, device, precision=precision, allow_network=allow_network))
     names = [s if isinstance(s, str) else getattr(s, "__name__", "reward") for s in sources]
     return RewardSum(parts, weights or [1.0] * len(parts), names)
 

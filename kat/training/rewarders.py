@@ -13,7 +13,7 @@ import torch
 from kat.packing.trunks import Prompt, Row, plant
 from kat.training.ranks import OneRank, Ranks
 from kat.training.reward import RewardModel
-from kat.training.steps import PairRow, rows_of_step
+from kat.training.steps import PairRow, rows_of_rank
 from kat.training.tokens import TokenPairs
 
 Rewards = tuple[torch.Tensor, torch.Tensor]
@@ -28,9 +28,8 @@ class WholeModel:
 
     def parts(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, Callable[[], Rewards]]]:
         """Yield the pairs of each row, and what computes their rewards."""
-        for number, part in enumerate(rows_of_step(self.data, pairs, self.budget)):
-            if number % self.ranks.count == self.ranks.rank:
-                yield part.pairs, partial(self._rewards, part)
+        for part in rows_of_rank(self.data, pairs, self.budget, self.ranks):
+            yield part.pairs, partial(self._rewards, part)
 
     def _rewards(self, part: PairRow) -> Rewards:
         ends, place = np.unique(np.concatenate([part.chosen, part.rejected]), return_inverse=True)

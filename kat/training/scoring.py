@@ -101,15 +101,18 @@ def _compute(model: Scorer, rows: list[tuple[int, BranchRow]], rewards: np.ndarr
 class ScoreCheckpoint:
     """The folder of unfinished scores; a context manager that keeps it from other processes.
 
-    Raises OutputError where another process is at work, or the folder holds work on something else (`overwrite` off).
+    Raises OutputError where another process is at work, unless `waiting` is what is said while it is waited for, or the
+    folder holds work on something else (`overwrite` off).
     """
 
-    def __init__(self, folder: Path, asked: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: Path, asked: Mapping[str, Any], *, overwrite: bool = False, waiting: str | None = None
+    ) -> None:
         self.folder = folder
         self._rewards = np.empty(0, np.float32)
         with as_output_error(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._journal = Journal(folder / _JOURNAL)
+            self._journal = Journal(folder / _JOURNAL, waiting=waiting)
             try:
                 begun = artifacts.read_manifest(folder)
                 difference = None if begun is None else artifacts.first_difference(begun, asked)

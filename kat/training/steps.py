@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,24 +17,16 @@ from kat.density.sampling import draw_pass
 from kat.packing.trunks import Prompt, Row, plant
 from kat.training.tokens import TokenPairs
 
+if TYPE_CHECKING:
+    from kat.training.ranks import Ranks
+
 _OPEN = 64
 """Steps with room that are looked through for each prompt: with more of them steps would hardly be fuller."""
 
 
-@dataclass(frozen=True, eq=False)
-class Steps:
-    """`pairs` holds the pair numbers of each step; `repeated_trunks` counts trunks that are computed once more."""
-
-    pairs: list[np.ndarray]
-    repeated_trunks: int
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-
 def steps_of_pass(
     prompt: np.ndarray, batch: int, generator: np.random.Generator, counts: np.ndarray | None = None
-) -> Steps:
+) -> list[np.ndarray]:
     """Return the steps of one pass over pairs of prompts `prompt` [P], each of at most `batch` pairs, in random order.
 
     `counts` [P] says how often each pair stands in the pass, once unless told; its repeats are in different steps.
@@ -61,8 +55,7 @@ def steps_of_pass(
         elif len(open_steps) > _OPEN:
             open_steps.remove(min(open_steps, key=room.__getitem__))
     order = generator.permutation(len(steps))
-    trained = len(np.unique(prompt[counts > 0]))
-    return Steps([np.concatenate(steps[s]) for s in order.tolist()], len(parts) - trained)
+    return [np.concatenate(steps[s]) for s in order.tolist()]
 
 
 def _parts(
@@ -121,6 +114,11 @@ def rows_of_step(data: TokenPairs, pairs: np.ndarray, budget: int) -> Iterator[P
         ]
         chosen, rejected = (np.concatenate([sides[i] for sides in tokens]) for i in (0, 1))
         yield PairRow(row, np.concatenate(of_row), chosen, rejected)
+
+
+def rows_of_rank(data: TokenPairs, pairs: np.ndarray, budget: int, ranks: Ranks) -> Iterator[PairRow]:
+    """Yield the rows of a step that this process computes: several take rows in turn."""
+    return islice(rows_of_step(data, pairs, budget), ranks.rank, None, ranks.count)
 
 
 def _rows(tokens: dict[int, int], budget: int) -> list[list[int]]:

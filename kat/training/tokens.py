@@ -7,9 +7,9 @@ A completion is written down once a prompt, however many pairs compare it: pairs
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from kat.errors import InputError, MismatchError, OptionError
 from kat.models.chat import Chat
 from kat.packing.trunks import Prompt
 from kat.records import Message, Pair, canonical_json
+from kat.terminal import note
 
 TOO_LONG = "a completion longer than max_len − min_prompt"
 IDENTICAL = "two completions with the same tokens"
@@ -265,3 +266,18 @@ class _Writer:
         if len(trunk) > room > len(begin) and trunk[: len(begin)].tolist() == begin:
             last[: len(begin)] = begin
         return last
+
+
+def left_out(
+    data: TokenPairs, pairs: Sequence[Pair], weights: Mapping[str, float] | Sequence[float] | None, name: str
+) -> dict[str, Any]:
+    """Return how many pairs do not train, by reason, and how many prompts lost their beginning; and say so."""
+    reasons = dict(data.dropped)
+    if isinstance(weights, Mapping) and (unnamed := sum(pair.id not in weights for pair in pairs)):
+        reasons["no weight"] = unnamed
+    for reason, count in reasons.items():
+        note(f"{name}  {count:,} of {len(pairs):,} pairs left out: {reason}")
+    if data.cut:
+        cut = f"{data.cut:,} of {len(data.prompts):,} prompts lost their beginning"
+        note(f"{name}  {cut}: with a completion {data.max_len:,} tokens are read")
+    return {"left_out": reasons, "prompts_cut": data.cut}

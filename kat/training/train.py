@@ -26,7 +26,7 @@ from kat.terminal import escaped, note
 from kat.training.checkpoint import Checkpoint, restored
 from kat.training.scored import Scored
 from kat.training.steps import token_counts
-from kat.training.tokens import TokenPairs, tokenize_pairs
+from kat.training.tokens import TokenPairs, left_out, tokenize_pairs
 from kat.training_config import PairTrainingOptions, RewardOptions
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def train_reward_model(
     data, kept = weighed_tokens(loaded, listed, weights, chosen)
     log: list[dict[str, Any]] = []
     facts = fit(loaded, data, kept, chosen, on_step=log.append, progress=progress)
-    return TrainedRewardModel(loaded, facts, log, chosen)
+    return TrainedRewardModel(loaded, facts | left_out(data, listed, weights, "train-rm"), log, chosen)
 
 
 def weighed_tokens(
@@ -184,7 +184,7 @@ def fit(
     """
     from kat.training.features import branch_features
     from kat.training.loop import Trainer
-    from kat.training.losses import bradley_terry
+    from kat.training.losses import bradley_terry, unweighted
     from kat.training.ranks import OneRank
     from kat.training.reward import choose_trainable
     from kat.training.rewarders import KeptFeatures, WholeModel, branches_of
@@ -208,12 +208,18 @@ def fit(
         trainer.rewarder = KeptFeatures(model, data, needed, features, ranks)
     elif options.activation_cache is not None:
         trainer.rewarder = _kept_activations(model, data, options, ranks)
+
+    def selection_loss() -> float:
+        assert selection is not None
+        scored = score_tokens(model, selection, options.row_tokens)
+        return unweighted(bradley_terry, scored.chosen, scored.rejected, selection.margins)
+
     run_steps(
         trainer,
         checkpoint=checkpoint,
         on_step=on_step,
         progress=progress,
-        selection_loss=None if selection is None else lambda: score_tokens(model, selection, options.row_tokens).loss,
+        selection_loss=None if selection is None else selection_loss,
     )
     trainer.take_best()
     return trainer.facts() | {

@@ -22,7 +22,7 @@ from kat.terminal import note
 from kat.training.checkpoint import Checkpoint
 from kat.training.plan import Plan
 from kat.training.steps import token_counts
-from kat.training.tokens import TokenPairs
+from kat.training.tokens import TokenPairs, left_out
 from kat.training.train import Scored, precision_of, run_steps, weighed_tokens
 from kat.training.train_grpo import save_policy
 from kat.training_config import DpoOptions
@@ -77,7 +77,7 @@ def train_dpo(
     needed = Plan(data.prompt, kept, chosen).pairs()
     reference = reference_of(loaded, data, chosen, needed=needed, progress=progress)
     facts = fit_dpo(loaded, data, kept, chosen, reference=reference, on_step=log.append, progress=progress)
-    return TrainedDpoPolicy(loaded, facts, log, chosen)
+    return TrainedDpoPolicy(loaded, facts | left_out(data, listed, weights, "train-dpo"), log, chosen)
 
 
 def load_dpo_policy(options: DpoOptions, device: str) -> Policy:
@@ -136,8 +136,8 @@ def kept_reference(
     """Return `reference_of` from a folder of its own in `cache`, after computing what is not there.
 
     The folder is named by what decides the numbers: `made_from`, the hashes of the policy and its settings, the
-    precision, the rows and the tokens of the needed pairs. Rank 0 alone reads and writes it.
-    Raises OutputError if it cannot be written, or another process computes there.
+    precision, the rows and the tokens of the needed pairs. Rank 0 alone reads and writes it; while another process
+    computes there it is waited for. Raises OutputError if it cannot be written.
     """
     from kat.training.rewarders import branches_digest, branches_of
     from kat.training.scoring import ScoreCheckpoint
@@ -159,7 +159,8 @@ def kept_reference(
                 f"{place} is no folder; what the reference thinks of completions is kept there. Move it away, or name "
                 "an --out elsewhere."
             )
-    with ScoreCheckpoint(folder, asked) as kept:
+    waiting = f"train-dpo  waits for another training, which has the same reference read the same pairs ({folder})"
+    with ScoreCheckpoint(folder, asked, waiting=waiting) as kept:
         return reference_of(policy, data, options, kept=kept, **told)
 
 
@@ -183,7 +184,7 @@ def fit_dpo(
     """
     from kat.training.implicit import ImplicitRewards, SequenceLogProbs
     from kat.training.loop import Trainer
-    from kat.training.losses import PreferenceLoss
+    from kat.training.losses import PreferenceLoss, unweighted
     from kat.training.ranks import OneRank
     from kat.training.reward import choose_trainable
 
@@ -198,7 +199,8 @@ def fit_dpo(
 
     def selection_loss() -> float:
         assert selection is not None
-        return implicit_scores(policy, *selection, options=options).loss
+        scored = implicit_scores(policy, *selection, options=options)
+        return unweighted(loss, scored.chosen, scored.rejected, selection[0].margins)
 
     run_steps(
         trainer,

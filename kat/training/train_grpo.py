@@ -85,7 +85,7 @@ def train_policy(
     """
     chosen = with_options(GrpoOptions(), {"policy": policy} | options, train_policy)
     named = [rewards] if isinstance(rewards, str) or callable(rewards) else list(rewards)
-    reward = reward_of(named, reward_weights, device, allow_network=chosen.allow_network)
+    reward = reward_of(named, reward_weights, device, precision=chosen.precision, allow_network=chosen.allow_network)
     loaded = load_policy(chosen, device)
     w = {one.opening_id: 1.0 for one in prompts} if weights is None else weights
     trainer = make_trainer(

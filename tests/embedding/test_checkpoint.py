@@ -16,8 +16,9 @@ from making import tiny
 from kat.artifacts import MANIFEST, manifest
 from kat.config import EmbedOptions, RunOptions
 from kat.embedding import encoder as encoders
-from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_manifest, checkpoint_path, discard
+from kat.embedding.checkpoint import EmbeddingCheckpoint, checkpoint_path, discard
 from kat.errors import InputError, OutputError
+from kat.journal import computing
 from kat.stages import embed as stage
 
 KILLS = 30
@@ -245,7 +246,7 @@ def test_only_work_on_the_same_output_is_discarded(tmp_path):
     out = tmp_path / "o"
     other = manifest("embed", {"items": "b"}, {"max_tokens": 256})
     for wanted, stays in ((WANTED, False), (other, True)):
-        begin(checkpoint_path(out), wanted=checkpoint_manifest(wanted, "float32 on cpu"), overwrite=True).__exit__()
+        begin(checkpoint_path(out), wanted=computing(wanted, "float32 on cpu"), overwrite=True).__exit__()
         discard(out, WANTED)
         assert checkpoint_path(out).exists() == stays
 
@@ -319,7 +320,7 @@ def test_a_finished_output_is_no_work(tmp_path, tiny_llama):
 
 def test_what_others_keep_in_the_folder_stays(tmp_path):
     folder = checkpoint_path(tmp_path / "o")
-    begin(folder, wanted=checkpoint_manifest(WANTED, "float32 on cpu")).__exit__()
+    begin(folder, wanted=computing(WANTED, "float32 on cpu")).__exit__()
     (folder / "mine.txt").write_text("kept")
     discard(tmp_path / "o", WANTED)
     assert [p.name for p in folder.iterdir()] == ["mine.txt"]

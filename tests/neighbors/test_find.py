@@ -181,7 +181,8 @@ def test_the_bar_counts_texts_as_the_summary_does(monkeypatch, queries):
             bars.append(self)
 
         def update(self, n):
-            assert n >= 0 and not self.closed
+            assert n >= 0
+            assert not self.closed
             self.n += n
 
         def close(self):

@@ -12,6 +12,10 @@ import transformers
 from making import read_jsonl
 from making_training import tiny_chat_model
 
+from kat.stages.reward_inputs import function_file
+from kat.training.reward_sources import reward_of
+from kat.training.train import load_reward_model
+
 TOLD = ("--device", "cpu", "--precision", "float32", "--max_new_tokens", "12", "--max_len", "400")
 
 
@@ -190,6 +194,44 @@ def test_a_reward_that_fails_is_told_in_a_line(folder, measure, function, told):
     assert "bad_reward:bad" in message
     assert len(message.splitlines()) == 1
     assert not (folder / "run" / "dpo.policy").exists()
+
+
+def test_a_reward_function_that_changed_is_another_input(folder, measure):
+    (folder / "turning.py").write_text(
+        "def reward(prefixes, completions):\n    return [float(len(c)) for c in completions]\n"
+    )
+    (folder / "parts").mkdir()
+    (folder / "parts" / "__init__.py").write_text("raise SystemExit('nobody runs this to hash what lies in it')\n")
+    (folder / "parts" / "inside.py").write_text("reward = None\n")
+    assert measure(reward="turning:reward").rc == 0
+    first, _, out = facts_of(folder)
+    assert "reward_0" in json.loads((out / "manifest.json").read_text())["inputs"]
+    assert "skip" in measure(reward="turning:reward").stdout
+    (folder / "turning.py").write_text(
+        "def reward(prefixes, completions):\n    return [-len(c) - 0.5 for c in completions]\n"
+    )
+    assert "--overwrite" in measure(reward="turning:reward").failed()
+    sys.modules.pop("turning")
+    assert measure("--overwrite", reward="turning:reward").rc == 0
+    assert facts_of(folder)[0] != first
+    assert function_file("parts.inside:reward") == folder / "parts" / "inside.py"
+    assert function_file("parts:reward") == folder / "parts" / "__init__.py"
+    assert [function_file(f"{name}:f") for name in ("nowhere", "parts.nowhere", "sys", "turning.f")] == [None] * 4
+
+
+def test_rewards_are_computed_as_precisely_as_told(tmp_path, monkeypatch):
+    model = tiny_chat_model(tmp_path / "rm")
+    monkeypatch.setattr("kat.training.train.multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr("kat.training.reward_sources.model_that_rewards", load_without_asking)
+    autocast = {p: reward_of([model], None, "cpu", precision=p)._sources[0]._model.autocast for p in PRECISIONS}
+    assert autocast == {"auto": True, "float32": False, "bfloat16": True}
+
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def load_without_asking(options, device, remedy):
+    return load_reward_model(options, device)
 
 
 def test_a_reward_that_cannot_be_read_is_told_in_a_line(folder, measure):

@@ -110,6 +110,32 @@ def test_scoring_that_was_stopped_goes_on_and_ends_the_same(folder, score, monke
     assert not (folder / "cut.jsonl.unfinished").exists()
 
 
+def test_scoring_goes_on_in_the_precision_that_it_began_in(folder, kat_cli, monkeypatch):
+    from kat.training.scoring import ScoreCheckpoint
+
+    multiplies = "kat.training.train.multiplies_bfloat16"
+    asked = ("score", folder / "rm", folder / "run", "--out", folder / "cut.jsonl", "--row_tokens", "300")
+    asked += ("--device", "cpu")
+    done = ScoreCheckpoint.done
+
+    def stops(self, number, branches):
+        if number == 4:
+            raise KeyboardInterrupt
+        done(self, number, branches)
+
+    monkeypatch.setattr(multiplies, lambda device: True)
+    monkeypatch.setattr(ScoreCheckpoint, "done", stops)
+    assert kat_cli(*asked).rc != 0
+    monkeypatch.setattr(ScoreCheckpoint, "done", done)
+    monkeypatch.setattr(multiplies, lambda device: False)
+    message = kat_cli(*asked).failed()
+    assert "computed" in message
+    assert "cut.jsonl.unfinished" in message
+    monkeypatch.setattr(multiplies, lambda device: True)
+    assert kat_cli(*asked).rc == 0
+    assert not (folder / "cut.jsonl.unfinished").exists()
+
+
 def test_what_is_refused(folder, score, kat_cli):
     message = score(folder / "pairs.jsonl", "long.jsonl", "--max_len", "60").failed()
     assert "--long_completions drop" in message

@@ -112,17 +112,24 @@ def table_of(folder):
     return folder / "run" / "pair_weights.parquet"
 
 
-def test_the_first_step_is_weighed_by_v(folder, train):
-    """From the closed form of a second step: the first moves the policy, the second's loss is of what it thinks."""
-    told = ("--batch_size", "500", "--max_steps", "1", "--learning_rate", "0")
-    assert train(*told).rc == 0
-    [step] = read_jsonl(folder / "run" / "dpo" / "training_log.jsonl")
+def test_a_step_is_weighed_by_v(folder, train, kat_cli):
+    """A policy that went one step, the reference far behind it, and a second step of all pairs: its loss is
+    Σ v · ℓ of the implicit rewards that `kat score` gives, each pair with its own v."""
+    told = ("--batch_size", "500", *RATE, "--schedule", "constant", "--warmup", "0")
+    assert train(*told, "--epochs", "2").rc == 0
+    second = read_jsonl(folder / "run" / "dpo" / "training_log.jsonl")[1]
+    assert train(*told, "--max_steps", "1", "--out", folder / "one").rc == 0
+    how = ("--device", "cpu", "--precision", "float32")
+    assert kat_cli("score", folder / "one", folder / "run", "--out", folder / "s.jsonl", *how).rc == 0
     table = kat.read_pair_weights(table_of(folder))
-    v = table.v[table.split == "train"]
-    assert step["weighted_loss"] == pytest.approx(np.log(2) * v.mean(), rel=1e-4)
-    assert train(*told, "--pair_weights", "uniform").rc == 0
-    [plain] = read_jsonl(folder / "run" / "dpo.uniform" / "training_log.jsonl")
-    assert plain["gradient_norm"] != pytest.approx(step["gradient_norm"], rel=1e-3)
+    v = dict(zip(table.pair_id[table.split == "train"].tolist(), table.v[table.split == "train"].tolist(), strict=True))
+    z = {row["pair_id"]: row["chosen"] - row["rejected"] for row in read_jsonl(folder / "s.jsonl")}
+    losses = np.asarray([np.log1p(np.exp(-z[name])) for name in v])
+    weights = np.asarray(list(v.values()))
+    expected = (weights / weights.mean() * losses).mean()
+    assert abs(expected - losses.mean()) > 1e-3  # it tells whose weight is whose
+    assert second["weighted_loss"] == pytest.approx(expected, rel=1e-4)
+    assert second["loss"] == pytest.approx(losses.mean(), rel=1e-4)
 
 
 def test_a_reference_is_computed_once_for_all_arms(folder, train, monkeypatch):

@@ -185,3 +185,10 @@ def test_two_processes_do_what_one_does(folder):
     one, two = (load_file(folder / f"of{count}" / "model.safetensors") for count in (1, 2))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_training_by_a_reward_that_changed_is_another(folder, train):
+    assert train().rc == 0
+    assert "skip" in train().stdout
+    (folder / "rewards_here.py").write_text(FUNCTION + "\n# another\n")
+    assert "--overwrite" in train().failed()

@@ -102,8 +102,8 @@ def test_the_processes_leave_their_group_before_they_end(tmp_path):
         "import atexit, os, pathlib, torch\n"
         "file = pathlib.Path(__file__).with_name('rank' + os.environ['RANK'])\n"  # two ranks' prints would mix
         "atexit.register(lambda: file.write_text(str(torch.distributed.is_initialized())))\n"  # runs last
-        "from kat.training.ranks import current_ranks\n"
-        "ranks = current_ranks('cpu')\n"
+        "from kat.training.ranks import SeveralRanks\n"
+        "ranks = SeveralRanks('cpu')\n"
         "ones = torch.ones(3)\n"
         "ranks.sum([ones])\n"
         "assert ones.tolist() == [2, 2, 2] and torch.distributed.is_initialized()\n"

@@ -142,6 +142,25 @@ def test_passes_differ_in_order_and_seeds_too():
     assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(18))
 
 
+@pytest.mark.parametrize(("epochs", "limit"), [(1, None), (2, 1), (2, 5), (3, 8), (2, None)])
+def test_trunks_are_repeated_within_the_passes_that_are_taken(epochs, limit):
+    sizes = [6, 6, 6]
+    trainer, _ = linear(sizes, batch_size=4, epochs=epochs, max_steps=limit)
+    log, repeated = list(trainer.run()), 0
+    assert len(log) == trainer.total == min(limit or 99, epochs * len(trainer.plan.of_pass(0)))
+    steps = trainer.plan.steps()
+    for epoch in range(epochs):
+        stood = [
+            p
+            for one, pairs in zip(log, steps, strict=True)
+            if one["epoch"] == epoch
+            for p in set(trainer.data.prompt[pairs].tolist())
+        ]
+        repeated += len(stood) - len(set(stood))
+    assert trainer.facts()["repeated_trunks"] == repeated
+    assert (repeated == 0) == (limit == 1)
+
+
 def test_max_steps_ends_training_and_counts_who_was_never_seen():
     trainer, _ = linear(max_steps=2)
     list(trainer.run())

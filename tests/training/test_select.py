@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,18 @@ def test_the_parameters_are_those_of_the_best_step(tiny):
         model.model.named_parameters(), stopped.model.named_parameters(), strict=True
     ):
         assert torch.equal(kept, parameter), name
+
+
+def test_the_selection_takes_the_pairs_margins_and_no_weights(tiny):
+    train, selection = parts(random_tokens(3, [3, 2, 3, 2, 4]))
+    selection = replace(selection, margins=np.linspace(0, 2, len(selection)).astype(np.float32))
+    told, log = RewardOptions(**TOLD | {"epochs": 1}, **RATES, max_steps=1), []
+    weights = np.linspace(0.5, 1.5, len(train))
+    fit(model := reward_model(tiny), train, weights, told, on_step=log.append, selection=selection)
+    scored = score_tokens(model, selection)
+    z = (scored.chosen - scored.rejected).astype(np.float64) - selection.margins
+    assert log[0]["selection_loss"] == pytest.approx(np.log1p(np.exp(-z)).mean(), rel=1e-5)
+    assert log[0]["selection_loss"] != pytest.approx(scored.loss, rel=1e-2)
 
 
 class Kept:
@@ -103,8 +116,17 @@ def test_groups_are_held_out_of_training_and_validation_is_left_alone(tmp_path, 
     measured = {one["step"]: one["selection_loss"] for one in log if "selection_loss" in one}
     assert set(measured) == {*range(2, len(log) + 1, 2), len(log)}
     assert report["training"]["best_step"] == min(measured, key=measured.get)
+    assert "skip" in kat_cli("train-rm", tmp_path / "run", *told, "--select", "best", "--eval_every", "2").stdout
+    assert (
+        "--overwrite" in kat_cli("train-rm", tmp_path / "run", *told, "--select", "best", "--eval_every", "3").failed()
+    )
     # Groups, not pairs, are held out.
     assert not set(table.group[trains & held].tolist()) & set(table.group[trains & ~held].tolist())
+
+
+def test_steps_that_are_measured_are_recorded_where_one_is_selected():
+    assert RewardOptions(eval_every=7).recorded_too == {}
+    assert RewardOptions(select="best", eval_every=7).recorded_too == {"eval_every": 7}
 
 
 def test_what_cannot_select_is_refused(tiny):

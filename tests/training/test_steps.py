@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from making_training import random_tokens
 
-from kat.training.steps import rows_of_step, steps_of_pass, systematic_counts, token_counts
+from kat.training.steps import rows_of_rank, rows_of_step, steps_of_pass, systematic_counts, token_counts
 
 SIZES = [1, 1, 1, 2, 3, 5, 5, 8, 21, 1, 4, 2]
 PROMPT = np.random.default_rng(0).permutation(np.repeat(np.arange(len(SIZES)), SIZES))
@@ -19,15 +19,14 @@ def steps(seed, batch=8, counts=None):
 @pytest.mark.parametrize("batch", [1, 4, 8, 64])
 def test_every_pair_stands_once_and_prompts_stay_whole_up_to_a_batch(batch):
     made = steps(0, batch)
-    assert sorted(np.concatenate(made.pairs).tolist()) == list(range(len(PROMPT)))
-    assert all(0 < len(pairs) <= batch for pairs in made.pairs)
-    places = Counter(p for pairs in made.pairs for p in set(PROMPT[pairs].tolist()))
+    assert sorted(np.concatenate(made).tolist()) == list(range(len(PROMPT)))
+    assert all(0 < len(pairs) <= batch for pairs in made)
+    places = Counter(p for pairs in made for p in set(PROMPT[pairs].tolist()))
     assert places == {n: -(-size // batch) for n, size in enumerate(SIZES)}
-    assert made.repeated_trunks == sum(-(-size // batch) - 1 for size in SIZES)
 
 
 def test_order_follows_the_seed_alone():
-    first, again, other = (steps(seed).pairs for seed in (3, 3, 4))
+    first, again, other = (steps(seed) for seed in (3, 3, 4))
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     assert [p.tolist() for p in first] != [p.tolist() for p in other]
 
@@ -35,11 +34,9 @@ def test_order_follows_the_seed_alone():
 def test_repeats_of_a_pair_are_in_different_steps():
     counts = np.random.default_rng(1).integers(0, 4, len(PROMPT))
     made = steps(2, 8, counts)
-    assert all(len(set(p.tolist())) == len(p) <= 8 for p in made.pairs)
-    stood = Counter(np.concatenate(made.pairs).tolist())
+    assert all(len(set(p.tolist())) == len(p) <= 8 for p in made)
+    stood = Counter(np.concatenate(made).tolist())
     assert stood == Counter(dict(enumerate(counts.tolist())))
-    trunks = sum(len(set(PROMPT[p].tolist())) for p in made.pairs)
-    assert made.repeated_trunks == trunks - len(set(PROMPT[counts > 0].tolist()))
 
 
 def test_counts_are_the_whole_numbers_beside_v_and_v_on_average():
@@ -106,3 +103,16 @@ def tokens_of(data, step):
     branches = {(p, b) for p, *both in named for b in both}
     trunks = {p for p, *_ in named}
     return sum(len(data.prompts[p].branches[b]) for p, b in branches) + sum(len(data.prompts[p].trunk) for p in trunks)
+
+
+def test_processes_share_the_rows_of_a_step_out():
+    class Ranks:
+        def __init__(self, rank, count):
+            self.rank, self.count = rank, count
+
+    data = random_tokens(0, [1, 3, 2, 6, 1])
+    pairs = np.arange(len(data))
+    every = [row.pairs.tolist() for row in rows_of_step(data, pairs, 20)]
+    shares = [[row.pairs.tolist() for row in rows_of_rank(data, pairs, 20, Ranks(rank, 3))] for rank in range(3)]
+    assert len(every) > 3
+    assert shares == [every[rank::3] for rank in range(3)]

@@ -9,6 +9,7 @@ import torch
 import transformers
 from making_training import answered_pairs, equal, pair_of, parameters_of, tiny_chat_model
 
+import kat
 from kat.errors import InputError, OptionError
 from kat.training.train import tokens_of
 from kat.training.train_dpo import fit_dpo, implicit_scores, load_dpo_policy, reference_of, train_dpo
@@ -117,3 +118,38 @@ def test_only_what_is_named_trains_and_the_saved_folder_answers_alike(tiny, pair
 def test_options_out_of_range(tiny, pairs, wrong):
     with pytest.raises(OptionError, match=next(iter(wrong))):
         trained(tiny, pairs, **wrong)
+
+
+def test_a_step_is_selected_by_the_loss_that_trains(tiny, pairs):
+    """With IPO a log-ratio can be too large: what the sigmoid calls best, the farthest step, is not."""
+    how = {name: value for name, value in SMALL.items() if name != "device"}
+    options = DpoOptions(policy=tiny, **how, loss="ipo", select="best", eval_every=1, max_steps=1)
+    policy, log = load_dpo_policy(options, "cpu"), []
+    data = tokens_of(policy, pairs, options)
+    rows = np.arange(len(data))
+    train, kept = data.select(rows[:8]), data.select(rows[8:])
+    kept = replace(kept, margins=np.linspace(0, 1, len(kept)).astype(np.float32))
+    before = reference_of(policy, data, options)
+    references = [type(before)(*(side[part] for side in before)) for part in (rows[:8], rows[8:])]
+    weights = np.linspace(0.5, 1.5, len(train))
+    told = {"reference": references[0], "selection": (kept, references[1]), "on_step": log.append}
+    fit_dpo(policy, train, weights, options, **told)
+    scored = implicit_scores(policy, kept, references[1], options=options)
+    z = (scored.chosen - scored.rejected).astype(np.float64) - kept.margins
+    assert log[0]["selection_loss"] == pytest.approx(((z / 0.1 - 5) ** 2).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("trainer", [train_dpo, kat.train_reward_model])
+def test_pairs_that_do_not_train_are_told(tiny, tmp_path, trainer, capfd):
+    model = tiny if trainer is train_dpo else tiny_chat_model(tmp_path / "rm")
+    pairs = [pair_of("good", "bad", f"How do I {i}?", pair_id=f"p{i}", row=i + 1) for i in range(6)]
+    pairs.append(pair_of("same", "same", "How?", pair_id="same", row=7))
+    pairs.append(pair_of("good " * 60, "bad", "How long?", pair_id="long", row=8))
+    pairs.append(pair_of("good", "bad", "How now?", pair_id="unnamed", row=9))
+    how = {"max_len": 64, "min_prompt": 16, "long_completions": "drop", "precision": "float32", "device": "cpu"}
+    done = trainer(pairs, {pair.id: 1.0 for pair in pairs[:-1]}, model, **how)
+    assert done.facts["pairs_trained"] == 6
+    assert sorted(done.facts["left_out"].values()) == [1, 1, 1]
+    assert done.facts["left_out"]["no weight"] == 1
+    told = capfd.readouterr().err
+    assert all(f"1 of 9 pairs left out: {reason}" in told for reason in done.facts["left_out"])
