@@ -133,6 +133,13 @@ def speaking(voice: Voice) -> Iterator[None]:
             os.environ["TQDM_DISABLE"] = bars
 
 
+def bar_off(shown: bool = True) -> bool | None:
+    """Return what tqdm is to be told as `disable`: None, which leaves bars to terminals, or True for none at all.
+
+    tqdm reads TQDM_DISABLE too, but what it is told wins."""
+    return True if not shown or voice().quiet or voice().told or os.environ.get("TQDM_DISABLE") else None
+
+
 def show(*lines: str) -> None:
     """Print lines to stdout, each on one line whatever it holds."""
     if voice().told:

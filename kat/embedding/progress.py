@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kat.terminal import bar_off
+
 if TYPE_CHECKING:
     from kat.embedding.pieces import TextPieces
 
@@ -20,7 +22,7 @@ class Progress:
     def __init__(self, texts: int, shown: bool):
         from tqdm import tqdm
 
-        self._bar = tqdm(desc="embed", unit=" tokens", unit_scale=True, disable=None if shown else True, delay=1)
+        self._bar = tqdm(desc="embed", unit=" tokens", unit_scale=True, disable=bar_off(shown), delay=1)
         self._all, self._before, self._pieces = texts, 0, 0  # texts; of windows that are over; pieces of this window
         self._texts, self._left = 0, 0.0  # texts of this window, and how many of them are still to compute
         self._known = 0  # tokens to compute in the windows that were read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from kat.artifacts import first_difference, manifest, read_manifest, write_folder_manifest
@@ -12,7 +12,7 @@ from kat.config import base_directory
 from kat.digests import sha256_file
 from kat.errors import KatError, MissingExtraError, ModelError
 from kat.outputs import output_folder
-from kat.terminal import note
+from kat.terminal import bar_off, note
 
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 _PACKAGES = {"gguf": "'gguf>=0.10'", "accelerate": "'accelerate>=1'"}
@@ -52,12 +52,15 @@ def _digest(path: Path, size: int, changed: int) -> str:
 
 def _convert(path: Path, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from tqdm import tqdm
+    from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    # The bar over tensors is none that transformers' own switch reaches.
+    modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=bar_off())
     where = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
     try:
         _check_depth(path)

@@ -18,6 +18,7 @@ from kat.neighbors.approximate import knn_approximate
 from kat.neighbors.exact import knn_query, knn_self
 from kat.parameters import explained_keywords, one_of, whole_number
 from kat.records import Embeddings, Halves, Neighbors
+from kat.terminal import bar_off
 
 _ASKED = 2000
 """Rows whose density is measured in two halves."""
@@ -331,8 +332,7 @@ class _Progress:
         from tqdm import tqdm
 
         if self._bar is None:
-            disable = None if self._shown else True
-            self._bar = tqdm(total=self._rows, desc="neighbors", unit=" texts", disable=disable, delay=1)
+            self._bar = tqdm(total=self._rows, desc="neighbors", unit=" texts", disable=bar_off(self._shown), delay=1)
         self._bar.update(self._rows * done // total - self._bar.n)
 
     def close(self) -> None:

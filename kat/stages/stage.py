@@ -50,7 +50,7 @@ from kat.outputs import (
 from kat.places import check_place, guarded_files, would_disturb
 from kat.run_folder import REPORTS, rejected_path, relatives, stats_path
 from kat.run_log import Clock, peak_memory
-from kat.terminal import show, show_fitted, show_more, voice, waiting
+from kat.terminal import bar_off, show, show_fitted, show_more, voice, waiting
 
 T = TypeVar("T")
 _Input: TypeAlias = "Path | Sequence[Path] | str | HashedInput | ComputedInput"
@@ -300,7 +300,7 @@ def with_progress(items: Iterable[T], unit: str) -> Iterable[T]:
     """Give the same items, with a bar from the second second on."""
     from tqdm import tqdm
 
-    return tqdm(items, desc="read", unit=f" {unit}", disable=None, delay=1)
+    return tqdm(items, desc="read", unit=f" {unit}", disable=bar_off(), delay=1)
 
 
 def labelled(label: str, text: str) -> str:

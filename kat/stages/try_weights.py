@@ -35,6 +35,7 @@ from kat.reports.drawing import why_not_drawn
 from kat.run_folder import FEATURES, LOG_DENSITY, TRIED, TRIED_FIGURE, WEIGHTS, RunFolder
 from kat.stages.stage import stage, with_progress
 from kat.stages.weigh_pairs import read_weights, unchanged_pairs
+from kat.terminal import bar_off
 from kat.training_config import RewardOptions
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def _tried(ready: Ready, options: TryOptions) -> tuple[list[Tried], dict[str, An
         for name, spec in ready.specs.items()
     ]
     total = options.folds * options.seeds
-    with torch_threads(), tqdm(total=total, desc="heads", unit="fold", disable=None, delay=2) as bar:
+    with torch_threads(), tqdm(total=total, desc="heads", unit="fold", disable=bar_off(), delay=2) as bar:
         trials = cross_validate(
             ready.x,
             table.group[rows],

@@ -30,6 +30,7 @@ from kat.errors import ModelError
 from kat.journal import Journal, checksum, is_complete, kept_array, mapped_array, mark_complete
 from kat.packing.switch import TOLERANCE
 from kat.packing.trunks import Prompt, Row, plant
+from kat.terminal import bar_off
 from kat.training.ranks import OneRank, Ranks
 from kat.training.reward import RewardModel, blocks_of
 from kat.training.rewarders import (
@@ -157,7 +158,7 @@ class Activations:
                 file.write(artifacts.json_bytes(asked))
             hidden = mapped_array(self.folder / _HIDDEN, shape, np.dtype(self._kind))
             total = tokens_of_branches(self.data.prompts, needed)
-            bar = tqdm(total=total, unit="token", unit_scale=True, desc="activations", disable=None, delay=2)
+            bar = tqdm(total=total, unit="token", unit_scale=True, desc="activations", disable=bar_off(), delay=2)
             with bar, torch_threads():
                 for number, row in enumerate(branch_rows(self.data.prompts, needed, budget)):
                     places = self._of_row(row.row, row.branches, row.ends)

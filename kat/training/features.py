@@ -24,6 +24,7 @@ from kat import artifacts
 from kat.atomic import as_output_error, atomic_file
 from kat.devices import torch_threads
 from kat.journal import Journal, checksum, is_complete, kept_array, mapped_array, mark_complete
+from kat.terminal import bar_off
 from kat.training.rewarders import branch_rows, rows_in_order, sequences_of, tokens_of_branches
 from kat.training.tokens import TokenPairs
 
@@ -59,8 +60,7 @@ def branch_features(
     from tqdm import tqdm
 
     total = tokens_of_branches(data.prompts, numbers, shared=model.unshared is None)
-    disable = None if progress else True
-    bar = tqdm(total=total, unit="token", unit_scale=True, desc="features", disable=disable, delay=2)
+    bar = tqdm(total=total, unit="token", unit_scale=True, desc="features", disable=bar_off(progress), delay=2)
     with torch.no_grad(), torch_threads(), bar:
         if cache is not None:
             rows = list(_rows(model, data, numbers, budget))

@@ -20,6 +20,7 @@ from kat.devices import torch_threads
 from kat.errors import OutputError
 from kat.journal import Journal, checksum, mapped_array, remove_work
 from kat.packing.trunks import Row
+from kat.terminal import bar_off
 from kat.training.ranks import OneRank, Ranks
 from kat.training.rewarders import BranchRow, branch_rows, branches_of, first_branches, tokens_of_branches
 from kat.training.tokens import TokenPairs
@@ -59,7 +60,7 @@ def rewards_of(
     rewards = np.zeros(int(first[-1]), np.float32) if kept is None else kept.begin(int(first[-1]))
     needed = branches_of(data)
     total = tokens_of_branches(data.prompts, needed)
-    bar = tqdm(total=total, unit="token", unit_scale=True, desc=what, disable=None if progress else True, delay=2)
+    bar = tqdm(total=total, unit="token", unit_scale=True, desc=what, disable=bar_off(progress), delay=2)
     with torch.no_grad(), torch_threads(), bar:
         for rows in _batches(enumerate(branch_rows(data.prompts, needed, budget)), ranks.count):
             todo = ranks.told(

@@ -22,7 +22,7 @@ from kat.models.load import load_model
 from kat.pair_weights.weigh import normalised
 from kat.parameters import with_options
 from kat.records import Pair
-from kat.terminal import escaped, note
+from kat.terminal import bar_off, escaped, note
 from kat.training.checkpoint import Checkpoint, restored
 from kat.training.scored import Scored
 from kat.training.steps import token_counts
@@ -255,7 +255,7 @@ def run_steps(
             initial=trainer.progress.step,
             unit="step",
             desc=name,
-            disable=None if progress else True,
+            disable=bar_off(progress),
             delay=2,
         ) as bar,
     ):

@@ -16,7 +16,7 @@ from kat.errors import InputError
 from kat.grpo_config import GrpoOptions
 from kat.models.load import load_model
 from kat.parameters import with_options
-from kat.terminal import note
+from kat.terminal import bar_off, note
 from kat.training.checkpoint import Checkpoint, restored
 from kat.training.prompt_sampler import Asked, PromptSampler, SystematicSampler
 from kat.training.reward_sources import Function, RewardSum, reward_of
@@ -210,7 +210,7 @@ def fit_policy(
         initial=trainer.done,
         unit="step",
         desc="train-grpo",
-        disable=None if progress else True,
+        disable=bar_off(progress),
         delay=2,
     )
     totals = {"tokens_generated": 0.0, "seconds_generating": 0.0, "seconds_training": 0.0}

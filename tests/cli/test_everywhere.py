@@ -301,6 +301,50 @@ class TestHowMuch:
         assert "Traceback" in ran.stderr
         assert ran.stderr.splitlines()[-1].startswith("kat: ")
 
+    @pytest.mark.parametrize("how", [{}, {"quiet": True}, {"told": True}, {"env": "1"}])
+    def test_bars_on_a_terminal(self, how, monkeypatch, tmp_path):
+        """tqdm takes `disable=None` for a word of its own, whatever TQDM_DISABLE says: so what it is told decides."""
+        import os
+        import pty
+        import termios
+
+        from tqdm import tqdm
+
+        from kat.terminal import Voice, bar_off, speaking
+
+        master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (24, 80))
+        monkeypatch.delenv("TQDM_DISABLE", raising=False)
+        if (env := how.pop("env", None)) is not None:
+            monkeypatch.setenv("TQDM_DISABLE", env)
+        quiet = bool(how or env)
+        with open(slave, "w") as screen, speaking(Voice(**how)):
+            monkeypatch.setattr("sys.stderr", screen)
+            list(tqdm(range(3), desc="shown", disable=bar_off()))
+            list(tqdm(range(3), desc="never", disable=bar_off(False)))
+            print("end", file=screen, flush=True)
+        text = os.read(master, 100_000).decode()
+        os.close(master)
+        assert ("shown" in text) == (not quiet)
+        assert "never" not in text
+        assert "end" in text
+
+    def test_every_bar_asks(self):
+        import ast
+        from pathlib import Path
+
+        import kat
+
+        told = {}
+        for path in Path(kat.__file__).parent.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "tqdm":
+                    told[path.name, node.lineno] = {k.arg: ast.unparse(k.value) for k in node.keywords}.get(
+                        "disable", ""
+                    )
+        assert len(told) >= 8
+        assert [place for place, value in told.items() if not value.startswith("bar_off(")] == []
+
     def test_workers_show_no_bars_then(self):
         import os
 
