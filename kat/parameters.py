@@ -11,7 +11,7 @@ from functools import wraps
 from numbers import Real
 from typing import Any, ParamSpec, TypeVar
 
-from cyclopts import Parameter, Token
+from cyclopts import App, Parameter, Token
 
 from kat.errors import OptionError
 from kat.panels import OUTPUT
@@ -149,3 +149,8 @@ def check_weighting(ess: float, cap: float, temperature: float | None, max_tempe
     for name in ("temperature", "max_temperature"):
         if numbers[name] is not None and not 0 <= numbers[name] < math.inf:
             raise OptionError(f"{name} is {numbers[name]}; expected a number from 0 up.")
+
+
+def options_of(app: App) -> set[str]:
+    """Return the names of a command's options, without the dashes before them."""
+    return {name.removeprefix("--") for one in app.assemble_argument_collection() for name in one.names}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kat.array_records import ArrayRecord, name_of, number, span
+from kat.array_records import ArrayRecord, as_frame, name_of, number, span
 from kat.config import DensityOptions, EmbedOptions, ReadOptions, RunOptions
 from kat.data.columns import SOURCE
 from kat.data.in_memory import Rows, checked_pairs
@@ -30,6 +30,8 @@ from kat.parameters import check_keywords, keywords_of
 from kat.records import Density, Embeddings, Neighbors, Pair, Prefix
 
 if TYPE_CHECKING:
+    import pandas
+    import pyarrow as pa
     from matplotlib.axes import Axes
 
     from kat.pair_weights.storage import PairWeights
@@ -72,6 +74,15 @@ class WeighedPairs(ArrayRecord):
         if self.pair_weights is not None:
             v = self.pair_weights.v
             yield f"v {span(v[v == v])}"
+
+    def to_arrow(self) -> pa.Table:
+        """Return the openings as a pyarrow.Table: id, opening (its text), weight, log_density."""
+        table = self.weights.to_arrow()
+        return table.add_column(1, "opening", [[one.opening for one in self.prefixes]])
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return `to_arrow` as a pandas.DataFrame. Raises MissingExtraError without pandas."""
+        return as_frame(self.to_arrow())
 
     def plot(self) -> Axes:
         """Draw the openings on the first two principal components of their vectors, coloured by the logarithm of their

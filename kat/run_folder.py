@@ -58,6 +58,7 @@ ANSWERS = "completions.jsonl"
 POLICY_EVALUATION, WINS = "policy.json", "wins.jsonl"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 FIGURE = "evaluation.png"
+UNFINISHED = ".unfinished"
 TRIED, TRIED_FIGURE = "weightings.json", "weightings.png"
 FEATURES = "features"
 REFERENCE = "reference"
@@ -97,7 +98,7 @@ def map_path(report: Path) -> Path:
 
 def checkpoint_path(out: Path) -> Path:
     """Return where the work on an output is kept until it is complete: OUT.unfinished."""
-    return out.with_name(out.name + ".unfinished")
+    return out.with_name(out.name + UNFINISHED)
 
 
 def reference_cache(out: Path) -> Path:

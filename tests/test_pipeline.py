@@ -198,3 +198,22 @@ def test_a_warning_points_at_the_caller():
     with pytest.warns(UserWarning, match="k is 2, not 9") as caught:
         kat.find_neighbors(np.eye(3, dtype=np.float32), k=9, device="cpu")
     assert caught[0].filename == __file__
+
+
+def test_a_table_of_the_openings():
+    weighed = kat.run(
+        [{"prompt": f"q{i % 7}", "chosen": "good", "rejected": f"bad {i}"} for i in range(12)], pair_weights=False
+    )
+    frame = weighed.to_pandas()
+    assert frame.columns.tolist() == ["id", "opening", "weight", "log_density"]
+    assert frame["id"].tolist() == list(weighed.weights.ids)
+    assert frame["opening"].tolist() == [one.opening for one in weighed.prefixes] == [f"q{i}" for i in range(7)]
+    assert frame["weight"].tolist() == weighed.weights.values.tolist()
+
+
+def test_a_reader_says_how_far_it_is(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "q", "chosen": "good", "rejected": "bad"}\n' * 3)
+    pairs = kat.read_pairs(tmp_path / "p.jsonl")
+    assert repr(pairs) == f"PairReader({tmp_path / 'p.jsonl'}, 0 pairs so far)"
+    list(pairs)
+    assert repr(pairs) == f"PairReader({tmp_path / 'p.jsonl'}, 3 pairs so far)"

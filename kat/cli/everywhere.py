@@ -11,7 +11,7 @@ from cyclopts.config import Dict
 
 from kat.errors import OptionError
 from kat.panels import EVERYWHERE
-from kat.parameters import flag, near_name
+from kat.parameters import flag, near_name, options_of
 from kat.terminal import Voice, speaking
 
 FLAGS = ("--json", "--quiet", "-q", "--verbose", "-v")
@@ -88,7 +88,7 @@ def read_config(path: Path, tables: Tables) -> dict[str, dict[str, Any]]:
         if not isinstance(value, dict) or name not in tables:
             near = near_name(name, tables) or f" Expected {', '.join(sorted(tables))}."
             raise OptionError(f"{path}: [{key}] is no table of a command.{near}")
-        _check_keys(path, key, value, _options(tables[name]()))
+        _check_keys(path, key, value, options_of(tables[name]()))
         config[name] = value
     return config
 
@@ -99,8 +99,3 @@ def _check_keys(path: Path, table: str, keys: Iterable[str], known: Collection[s
             near = near_name(key.replace("_", "-"), known)
             typed = f" It is typed: --{key}" if f"--{key}" in (*FLAGS, CONFIG) else near
             raise OptionError(f"{path}: [{table}] has no option {key!r}.{typed}")
-
-
-def _options(app: App) -> set[str]:
-    """The names of a command's options, without the dashes before them."""
-    return {name.removeprefix("--") for one in app.assemble_argument_collection() for name in one.names}

@@ -33,7 +33,7 @@ from kat.pair_config import PairOptions, TryOptions
 from kat.panels import OUTPUT
 from kat.parameters import flag, output
 from kat.report_config import ReportOptions
-from kat.run_folder import next_to
+from kat.run_folder import RunFolder, next_to
 from kat.terminal import show
 
 PairsFiles = Annotated[
@@ -61,6 +61,8 @@ def run(
 
     if run_stages(pairs, out, embed, density, run_options, reading=reading, report=not no_report, executor=executor):
         _next(f"open {quoted(out / REPORT)} in a browser")
+    _next(f"ask whether weights would help: kat try-weights {quoted(out)}")
+    _next(f"weights of pairs, for any trainer: kat weigh-pairs {quoted(out)}")
     _next(f"prove that it is whole: kat verify {quoted(out)}")
     _next("weights depend on the encoder: make OTHER with another --model,")
     _next(f"then see how far they agree: kat compare-weights {quoted(out)} OTHER")
@@ -153,6 +155,8 @@ def weigh_pairs(
     from kat.stages.weigh_pairs import weigh_pairs as weigh
 
     written = weigh(run, out, pairs_path, pairs, run_options, reading=reading)
+    if written == RunFolder(run).pair_weights():
+        _next(f"train on them here: kat train-rm {quoted(run)}, or kat train-dpo {quoted(run)}; or elsewhere:")
     _next(f"kat export-weights {quoted(written)} --to trl --out {quoted(next_to(written, 'pair_weights', 'trl'))}")
 
 
@@ -168,7 +172,7 @@ def try_weights(
     from kat.stages.try_weights import try_weights as ask
 
     written = ask(run, out, trials, run_options)
-    _next(f"look at {written / TRIED_FIGURE}; every number is in {written / TRIED}")
+    _look_at(written / TRIED_FIGURE, written / TRIED)
 
 
 def export_weights(
@@ -234,7 +238,7 @@ def evaluate_rm(
 
     out = out or evaluation_path(scores)
     evaluate_rewards(scores, out, pair_weights, evaluate, run_options)
-    _next(f"look at {out / FIGURE}; every number is in {out / EVALUATION}")
+    _look_at(out / FIGURE, out / EVALUATION)
 
 
 def selftest(*, selftest: SelftestOptions = SelftestOptions()) -> None:
@@ -255,7 +259,8 @@ def demo_data(
     from kat.stages.demo_data import write_demo
 
     write_demo(out, demo, overwrite)
-    _next(f"kat run {quoted(out)} --out {quoted(next_to(out, 'pairs_all', 'run'))}")
+    beside = out.parent if out.parent.name == "data" else out  # data/pairs_all.jsonl and run/ are what documents have
+    _next(f"kat run {quoted(out)} --out {quoted(next_to(beside.with_name(out.name), 'pairs_all', 'run'))}")
 
 
 def demo_check(
@@ -320,6 +325,11 @@ def _tables() -> Tables:
     """What a configuration file may hold: a table for each command."""
     own: Tables = {name: partial(app.__getitem__, name) for name in app if not name.startswith("-")}
     return {**own, **{name: partial(script_app, name) for name in SCRIPTS}}
+
+
+def _look_at(figure: Path, numbers: Path) -> None:
+    """Say where the figure is, if one was drawn, and every number."""
+    _next(f"look at {figure}; every number is in {numbers}" if figure.is_file() else f"every number is in {numbers}")
 
 
 def _next(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args, get_origin
 
-from cyclopts import CycloptsError, Token
+from cyclopts import App, CycloptsError, Token
 from cyclopts.exceptions import (
     CoercionError,
     MissingArgumentError,
@@ -14,17 +14,18 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from kat.parameters import near_name
+from kat.parameters import near_name, options_of
 
 
-def told(error: CycloptsError, name: str) -> str:
-    """Return the message of an error of the command line `name`: kat, or one of the origin's five."""
+def told(error: CycloptsError, name: str, app: App | None = None) -> str:
+    """Return the message of an error of the command line `name`: kat, whose `app` knows the other commands, or one of
+    the origin's five."""
     chain = list(error.command_chain or ())
     command, see = " ".join(chain) or name, f"See {' '.join([name, *chain])} --help"
     if isinstance(error, CoercionError) and error.token is not None:
         return _of_a_value(error, error.token)
     if isinstance(error, UnknownOptionError):
-        return _of_an_option(error, command, see)
+        return _of_an_option(error, command, see, app)
     if isinstance(error, UnknownCommandError) and error.unused_tokens:
         return _of_a_command(error, error.unused_tokens[0], name)
     if isinstance(error, UnusedCliTokensError):
@@ -61,11 +62,15 @@ def _of_a_key(name: str) -> str:
     return name[1:-1].replace("][", ".") if name.startswith("[") and name.endswith("]") else name
 
 
-def _of_an_option(error: UnknownOptionError, command: str, see: str) -> str:
+def _of_an_option(error: UnknownOptionError, command: str, see: str, app: App | None) -> str:
     word = _of_a_key((error.token._option_name or error.token.keyword or error.token.value).split("=")[0])
     where = f" (in {error.token.source})" if error.token.source not in ("", "cli") else ""
     names = [name.lstrip("-") for one in error.argument_collection if one.parse for name in one.names]
-    near = near_name(word.lstrip("-").replace("_", "-"), names, "--")
+    word_of = word.lstrip("-").replace("_", "-")
+    longer = (
+        [one for one in app or () if one.startswith(f"{command}-") and word_of in options_of(app[one])] if app else []
+    )
+    near = f" kat {longer[0]} has it." if longer else near_name(word_of, names, "--")
     return f"{command} has no option {word}{where}.{near or f' {see}'}"
 
 

@@ -64,7 +64,11 @@ def _run(app: App, tokens: list[str], voice: Voice, own_table: str | None) -> No
     except (KatError, CycloptsError) as error:
         voice.told |= asks_for_json(tokens)  # the mistake may be in the options of every command
         program = app.name[0] if own_table is None else typed(own_table)
-        _fail(error.lines if isinstance(error, KatError) else [told(error, program)], 2, voice)
+        _fail(
+            error.lines if isinstance(error, KatError) else [told(error, program, app if own_table is None else None)],
+            2,
+            voice,
+        )
     except KeyboardInterrupt as stop:
         status = say_stopped(stop)
         with contextlib.suppress(OSError):  # the terminal may be gone

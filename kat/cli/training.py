@@ -123,7 +123,9 @@ def score(
     A policy's reward is how much likelier than its reference it makes a completion.
     """
     from kat.stages.score import score as reward
+    from kat.stages.score import weighed_in
     from kat.stages.stage import say_next
 
     if reward(model, pairs, out, score, run_options, reading=reading):
-        say_next(f"kat evaluate-rm {quoted(out)}")
+        table = weighed_in(pairs)
+        say_next(f"kat evaluate-rm {quoted(out)}" + (f" --pair_weights {quoted(table)}" if table is not None else ""))

@@ -77,6 +77,9 @@ class PairReader(Iterator[Pair]):
         needed = self._columns.needed(name for each in formats() for name in each.columns)
         self._pairs = self._read(read_rows(self.path, self._options.max_line_bytes, needed))
 
+    def __repr__(self) -> str:
+        return f"PairReader({input_text(self.path)}, {self.stats.pairs:,} pairs so far)"
+
     def __next__(self) -> Pair:
         return next(self._pairs)
 

@@ -252,7 +252,7 @@ def _train(
             numbers["validation_accuracy"] = ready.scores().accuracy
         checkpoint.add(numbers)
         tracker.log(numbers)
-        if numbers["step"] % options.log_every == 0:
+        if numbers["step"] == 1 or numbers["step"] % options.log_every == 0:
             _say_step(training.stage, numbers)
 
     tracker = Tracker(options.report_to, tensorboard_path(job.out), job.out.name, job.manifest["options"])
@@ -260,7 +260,10 @@ def _train(
         trained = ready.fit(checkpoint=checkpoint, on_step=on_step, progress=True, ranks=ranks)
     report = dict(facts) | data_facts(prepared) | {"training": trained}
     report["model"] = prepared.model.loaded.meta["name"]
+    if (last := checkpoint.log[-1:]) and last[0]["step"] != 1 and last[0]["step"] % options.log_every:
+        _say_step(training.stage, last[0])
     if validates:
+        note(f"{training.stage}  measures the {len(prepared.validation):,} pairs that validate")
         scored = ready.scores()
         (job.folder / VALIDATION_SCORES).write_bytes(b"".join(score_lines(scored, prepared.marks)))
         report["validation"] = evaluated(scored, prepared.marks)

@@ -56,7 +56,7 @@ def score(
     place = resolve(model, allow_network=options.allow_network)
     limits = _limits(place, options)
     implicit = implicit_of(place, options, limits)
-    with_table = _weighed(pairs)
+    with_table = weighed_in(pairs)
     source, inputs = _source(pairs, with_table)
     completions = with_table is None and hold_completions(source, reading.max_line_bytes)
     if with_table:
@@ -109,8 +109,8 @@ def score(
         _check_finite(data, chosen, rejected, place)
         for row in rows.written(data.ids, chosen.tolist(), rejected.tolist()):
             job.file.write(orjson.dumps(row) + b"\n")
-        job.facts["report"] = rows.facts(chosen, rejected) | {"left_out": dict(data.dropped)}
-        job.say(score_summary(job.facts["report"]), score_lines(data.dropped))
+        job.facts["report"] = rows.facts(data.ids, chosen, rejected) | {"left_out": dict(data.dropped)}
+        job.say(score_summary(job.facts["report"]), score_lines(job.facts["report"]))
     for one in kept:
         one.remove()
     return not completions
@@ -171,6 +171,7 @@ class _Pairs:
     def __init__(self, reader: PairReader, table: Path | None) -> None:
         self._reader, self._table = reader, table
         self._marks: dict[str, tuple[str, str]] = {}
+        self._part: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Pair]:
         read: Iterable[Any] = with_progress(self._reader, "pairs")
@@ -178,6 +179,7 @@ class _Pairs:
             yield from read
             return
         for one in weighed_pairs(read, read_pair_weights(self._table)):
+            self._part[one.pair_id] = one.part
             yield replace(one.pair, id=one.pair_id)
 
     @property
@@ -195,10 +197,16 @@ class _Pairs:
             opening, src = self._marks[pair_id]
             yield {"pair_id": pair_id, "chosen": one, "rejected": other, "opening_id": opening, "src": src}
 
-    def facts(self, chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
-        """Return what is reported."""
+    def facts(self, ids: Sequence[str], chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
+        """Return what is reported; of a run those that train and those that validate by themselves."""
         margin = chosen - rejected
-        return {"pairs": len(chosen), "accuracy": float(((margin > 0) + 0.5 * (margin == 0)).mean())}
+        right = (margin > 0) + 0.5 * (margin == 0)
+        facts: dict[str, Any] = {"pairs": len(right), "accuracy": float(right.mean())}
+        part = np.asarray([self._part.get(name, "") for name in ids])
+        if self._part:
+            own = {name: right[part == name] for name in sorted(set(part.tolist()))}
+            facts["parts"] = {name: {"pairs": len(one), "accuracy": float(one.mean())} for name, one in own.items()}
+        return facts
 
 
 class _Completions:
@@ -241,7 +249,7 @@ class _Completions:
             rewards = [reward_of.get(f"{number} {name}") for number in range(count)]
             yield {"id": name, **({"rewards": rewards} if listed else {"reward": rewards[0]}), "opening_id": opening}
 
-    def facts(self, chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
+    def facts(self, ids: Sequence[str], chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
         """Return what is reported."""
         return {"completions": len(chosen), "prompts": len(self._asked), "mean_reward": float(chosen.mean())}
 
@@ -252,8 +260,8 @@ def _limits(place: ModelSource, options: ScoreOptions) -> dict[str, Any]:
     return trained_limits(place.path) | told
 
 
-def _weighed(pairs: Inputs) -> Path | None:
-    """The pair weights that are named by a run's folder, or themselves; None for pairs."""
+def weighed_in(pairs: Inputs) -> Path | None:
+    """Return the pair weights that are named by a run's folder, or themselves; None for pairs."""
     paths = input_paths(pairs)
     if len(paths) != 1:
         return None

@@ -31,6 +31,7 @@ from kat.run_folder import (
     PREFIXES,
     REFERENCE,
     RUN_LOG,
+    UNFINISHED,
     VECTORS,
     RunFolder,
     named_inputs,
@@ -133,7 +134,10 @@ def not_covered(root: Path, proved: set[Path]) -> list[str]:
         covered |= {output.parent / name for name in manifest.get("beside", {})}
     names = (path for path in root.iterdir() if not is_lock(path.name))
     others = sorted(p.name for p in names if not any(p == c or p in c.parents for c in covered))
-    return [f"{root}: no manifest speaks of {', '.join(others)}"] if others else []
+    stopped = [name for name in others if name.endswith(UNFINISHED)]
+    lines = [f"{root}: {name} is of work that was stopped, or goes on; the same command ends it" for name in stopped]
+    unknown = [name for name in others if name not in stopped]
+    return [*lines, *([f"{root}: no manifest speaks of {', '.join(unknown)}"] if unknown else [])]
 
 
 def _verify_output(path: Path, run: RunFolder, prompts: Inputs | None) -> list[str]:

@@ -268,7 +268,7 @@ def run_steps(
                 trainer.compare(numbers["selection_loss"])
             if on_step is not None:
                 on_step(numbers)
-            due = numbers["step"] % options.save_every == 0 and numbers["step"] < trainer.total
+            due = at_end or numbers["step"] % options.save_every == 0  # what follows the end takes time, too
             if checkpoint is not None and due and not ranks.rank:
                 checkpoint.save(trainer.state())
 

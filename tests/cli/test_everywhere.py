@@ -167,6 +167,11 @@ class TestErrors:
     def test_one_form(self, kat_cli, argv, message):
         assert kat_cli("density", "vectors", "--out", "out", *argv).failed() == f"kat: {message}\n"
 
+    def test_an_option_of_a_command_with_a_longer_name_names_that(self, kat_cli):
+        told = kat_cli("export", "minilm", "out", "--to", "trl").failed()
+        assert told == "kat: export has no option --to. kat export-weights has it.\n"
+        assert "See kat export --help" in kat_cli("export", "minilm", "out", "--zzz").failed()
+
     def test_what_is_lacking_is_said_with_what_it_is(self, kat_cli):
         assert kat_cli("prefixes", "p").failed().startswith("kat: prefixes needs --out: The prefixes file to write.")
         assert kat_cli("verify").failed().startswith("kat: verify needs FOLDER: A folder of `kat run`")

@@ -96,3 +96,28 @@ def test_weights_may_hold_their_embeddings(kat_cli, made, tmp_path):
     assert kat_cli("verify", tmp_path / "w", "--prompts_path", made / "prefixes_all.jsonl").rc == 0
     weigh = kat_cli("weigh-pairs", tmp_path / "w", "--pairs_path", made.parent / "pairs.jsonl")
     assert weigh.rc == 0, weigh.stderr
+
+
+def test_a_run_names_the_next_steps_of_the_pipeline(kat_cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = kat_cli("demo-data", "--out", "data/pairs_all.jsonl", "--pairs", "60").stdout
+    assert suggested(made) == ["run", "data/pairs_all.jsonl", "--out", "run"]
+    assert suggested(kat_cli("demo-data", "--out", "other/pairs_all.jsonl", "--pairs", "60").stdout)[-1] == "other/run"
+    told = kat_cli("run", "data/pairs_all.jsonl", "--out", "run").stdout
+    steps = [line.rpartition(": ")[2] for line in told.splitlines() if line.startswith("next ")]
+    assert steps[1:4] == ["kat try-weights run", "kat weigh-pairs run", "kat verify run"]
+    told = kat_cli(*shlex.split(steps[2])[1:]).stdout
+    assert "train on them here: kat train-rm run, or kat train-dpo run" in told
+    assert "  one source  " in told
+    assert "  one source  " not in kat_cli("weigh-pairs", "run", "--control", "uniform").stdout
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_no_figure_is_named_that_is_not_there(kat_cli, made, monkeypatch, drawn):
+    if not drawn:
+        monkeypatch.setattr("kat.stages.evaluate_rm.why_not_drawn", lambda: "matplotlib is not installed.")
+    (made / "s.jsonl").write_text('{"pair_id": "a", "chosen": 1.0, "rejected": 0.5, "opening_id": "o"}\n')
+    told = kat_cli("evaluate-rm", made / "s.jsonl").stdout
+    [step] = [line for line in told.splitlines() if line.startswith("next ")]
+    assert ("evaluation.png" in step) == drawn == (made / "s.evaluation" / "evaluation.png").exists()
+    assert str(made / "s.evaluation" / "evaluation.json") in step

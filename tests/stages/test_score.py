@@ -49,8 +49,15 @@ def rewards(path):
 
 
 def test_a_run_and_its_file_get_the_rewards_of_training(folder, score, kat_cli):
-    assert score(folder / "run", "run.jsonl").rc == 0
-    assert score(folder / "pairs.jsonl", "file.jsonl").rc == 0
+    ran = score(folder / "run", "run.jsonl")
+    assert ran.rc == 0
+    assert (
+        f"kat evaluate-rm {folder / 'run.jsonl'} --pair_weights {folder / 'run' / 'pair_weights.parquet'}" in ran.stdout
+    )
+    plain = score(folder / "pairs.jsonl", "file.jsonl")
+    assert plain.rc == 0
+    assert "--pair_weights" not in plain.stdout
+    assert "  train" not in plain.stdout
     assert score(folder / "run" / "pair_weights.parquet", "table.jsonl").rc == 0
     of_run, of_file = rewards(folder / "run.jsonl"), rewards(folder / "file.jsonl")
     table = kat.read_pair_weights(folder / "run" / "pair_weights.parquet")
@@ -62,6 +69,12 @@ def test_a_run_and_its_file_get_the_rewards_of_training(folder, score, kat_cli):
         assert of_run[pair_id] == pytest.approx(of_file[pair_id], abs=1e-5)
     trained = rewards(folder / "rm" / "validation_scores.jsonl")
     assert trained
+    parts = json.loads((folder / "run.jsonl.manifest.json").read_text())["report"]["parts"]
+    for name, one in parts.items():
+        right = [np.sign(c - r) / 2 + 0.5 for i, (c, r) in of_run.items() if table.split[table.pair_id == i] == name]
+        assert one == {"pairs": len(right), "accuracy": pytest.approx(np.mean(right))}
+        assert f"  {name:<10}  {len(right):,} pairs, {np.mean(right):.1%}" in ran.stdout
+    assert parts["validation"]["pairs"] == len(trained)
     for pair_id, both in trained.items():
         assert of_run[pair_id] == pytest.approx(both, abs=1e-5)
     by_id = {pair.id: pair for pair in kat.read_pairs(folder / "pairs.jsonl")}

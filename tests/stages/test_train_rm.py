@@ -155,6 +155,24 @@ def test_a_training_that_failed_midway_goes_on_and_ends_the_same(folder, train, 
     assert not (folder / "cut.unfinished").exists()
 
 
+def test_a_training_that_is_stopped_as_it_is_measured_trains_no_step_again(folder, train, monkeypatch):
+    from kat.stages import pair_training
+
+    told = ("--max_steps", "3", "--log_every", "25")
+    whole = train(*told, "--out", folder / "whole")
+    steps = [line.partition(":")[0] for line in whole.stderr.splitlines() if "step " in line]
+    assert steps == ["train-rm  step 1", "train-rm  step 3"]
+    assert "measures the" in whole.stderr
+    with monkeypatch.context() as stopped:
+        stopped.setattr(pair_training, "score_lines", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert train(*told, "--out", folder / "again").rc == 130
+    again = train(*told, "--out", folder / "again")
+    assert "goes on at step 3 of 3" in again.stderr
+    for name in ("model.safetensors", "training_log.jsonl", "validation_scores.jsonl"):
+        assert (folder / "again" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+    assert not (folder / "again.unfinished").exists()
+
+
 def test_what_is_missing_or_changed_says_what_to_type(folder, train):
     weights = folder / "run" / "pair_weights.parquet"
     kept = weights.read_bytes()

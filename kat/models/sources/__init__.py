@@ -114,4 +114,8 @@ def _unknown_message(name: str) -> str:
     known = known_names()
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"No model {name}: no such directory{near_paths(name)}, and no known name ({', '.join(known)}).{hint}"
+    hub = "a hub's owner/name with --allow_network"
+    return (
+        f"No model {name}: no such directory{near_paths(name)}, and no known name ({', '.join(known)}).{hint} Expected "
+        f"one of these, a folder with a config.json, a .gguf file, or {hub}."
+    )

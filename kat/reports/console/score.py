@@ -15,6 +15,10 @@ def score_summary(facts: Mapping[str, Any]) -> str:
     )
 
 
-def score_lines(left_out: Mapping[str, int]) -> list[str]:
-    """Say what was left out, and why."""
-    return [f"  left out  {n:,}: {reason}" for reason, n in left_out.items()]
+def score_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Say how it went with pairs that train and pairs that validate, and what was left out, and why."""
+    parts = facts.get("parts", {})
+    lines = [f"  {name:<10}  {one['pairs']:,} pairs, {one['accuracy']:.1%}" for name, one in parts.items()]
+    if "train" in parts:
+        lines[list(parts).index("train")] += "; a model that trained on them knows them"
+    return lines + [f"  left out    {n:,}: {reason}" for reason, n in facts["left_out"].items()]

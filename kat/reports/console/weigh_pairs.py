@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kat.data.columns import SOURCE
 from kat.data.headings import Heading
 from kat.records import OPENING, Unit
 from kat.reports.console.pays import pay_lines
@@ -24,6 +25,7 @@ def pair_weight_lines(facts: Mapping[str, Any], openings: Mapping[str, Heading],
         *_source_lines(facts, unit),
         *_split_lines(facts["split"], unit),
         *_weight_lines(facts["weights"], unit),
+        *_kind_lines(facts),
         *_bin_lines(facts, unit),
         *pay_lines(facts["pays"]),
         *_heaviest_lines(facts["heaviest"], openings, unit),
@@ -80,6 +82,14 @@ def _weight_lines(w: Mapping[str, Any], unit: Unit) -> list[str]:
         f"  heaviest 1 %               {w['heaviest_1_percent_share']:.1%} of all weight",
         f"  rank correlation of v      {_signed(m)} with m, {_signed(length)} with the {unit.one}'s {w['length_unit']}",
     ]
+
+
+def _kind_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Of weights that differ over pairs of one source, what to ask first: they mostly move weight between kinds."""
+    w = facts["weights"]
+    if len(facts["pays"].get(SOURCE, ())) != 1 or w["control"] or w["min"] == w["max"]:
+        return []
+    return ["  one source                 elsewhere weights gained between kinds of pairs: ask kat try-weights first"]
 
 
 def _matched(w: Mapping[str, Any]) -> list[str]:
