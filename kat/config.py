@@ -86,6 +86,7 @@ ModelName = Annotated[
         alias=["--ckpt-source", "--base-model-source"],
     ),
 ]
+Precision = Literal["auto", "float32", "bfloat16"]
 BatchSize = Annotated[int | None, integer("Texts in a batch at most; a token budget rules memory anyway.")]
 Boilerplate = Annotated[
     Literal["drop", "keep"],

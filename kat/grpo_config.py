@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from kat.config import NOT_RECORDED
+from kat.config import NOT_RECORDED, Precision
 from kat.errors import OptionError
 from kat.panels import ANSWERS, TRAINING
 from kat.parameters import flag, integer, one_of, option, whole_number
-from kat.training_config import Precision
 
 _COUNTS = ("max_steps", "batch_size", "max_new_tokens", "max_len", "updates_per_rollout", "minibatches", "decode_rows")
 _CHOICES = {

@@ -11,12 +11,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from kat.artifacts import readable_manifest
-from kat.config import NOT_RECORDED, ModelName
+from kat.config import NOT_RECORDED, ModelName, Precision
 from kat.errors import OptionError
 from kat.panels import ANSWERS, TRAINING, WEIGHTS
 from kat.parameters import flag, integer, one_of, option, whole_number
-
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @Parameter(name="*", group=TRAINING)

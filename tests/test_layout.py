@@ -80,6 +80,7 @@ PARTS_OF_STAGES = {
     "report_inputs",
     "report_models",
     "report_pairs",
+    "reward_inputs",
     "run_prompts",
     "shown_outputs",
 }

@@ -202,7 +202,7 @@ def test_a_warning_points_at_the_caller():
 
 def test_a_table_of_the_openings():
     weighed = kat.run(
-        [{"prompt": f"q{i % 7}", "chosen": "good", "rejected": f"bad {i}"} for i in range(12)], pair_weights=False
+        [{"prompt": f"q{i % 7}", "chosen": "good", "rejected": f"bad {i}"} for i in range(12)], k=3, pair_weights=False
     )
     frame = weighed.to_pandas()
     assert frame.columns.tolist() == ["id", "opening", "weight", "log_density"]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from kat.config import Precision
 from kat.errors import InputError, KatError, ModelError, OptionError, first_words
 from kat.records import Pair, Prefix
 from kat.training.prompt_sampler import Asked
-from kat.training_config import Precision, RewardOptions, trained_limits
+from kat.training_config import RewardOptions, trained_limits
 
 if TYPE_CHECKING:
     from kat.training.reward import RewardModel
