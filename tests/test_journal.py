@@ -56,3 +56,24 @@ def test_it_is_one_process_s_and_can_be_cleared(tmp_path):
 def test_the_checksum_is_that_of_the_bytes_in_order():
     a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4)[::2]
     assert checksum(a.T, b) == zlib.crc32(a.T.tobytes() + b.tobytes())
+
+
+def test_who_waits_says_so_and_gets_what_the_first_wrote(tmp_path, capfd):
+    import threading
+
+    first, second = Journal(tmp_path / "journal"), []
+    first.add("row", 1, 2)
+    waiter = threading.Thread(target=lambda: second.append(Journal(tmp_path / "journal", waiting="waits for it")))
+    waiter.start()
+    waiter.join(0.5)
+    assert second == []
+    assert capfd.readouterr().err == "waits for it\n"
+    with pytest.raises(OutputError, match="being written by another process"):
+        Journal(tmp_path / "journal")
+    first.add("row", 2, 3)
+    first.close()
+    waiter.join(30)
+    assert second[0].read() == {("row", "1"): 2, ("row", "2"): 3}
+    second[0].close()
+    Journal(tmp_path / "journal", waiting="nobody holds it").close()
+    assert capfd.readouterr().err == ""
