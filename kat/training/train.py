@@ -256,7 +256,6 @@ def run_steps(
             unit="step",
             desc=name,
             disable=bar_off(progress),
-            delay=2,
         ) as bar,
     ):
         for numbers in trainer.run():

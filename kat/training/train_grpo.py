@@ -211,7 +211,6 @@ def fit_policy(
         unit="step",
         desc="train-grpo",
         disable=bar_off(progress),
-        delay=2,
     )
     totals = {"tokens_generated": 0.0, "seconds_generating": 0.0, "seconds_training": 0.0}
     with torch_threads(), bar:
