@@ -167,7 +167,7 @@ def _trained_on_prompts(kept: Kept) -> Told:
 
 def _scores(kept: Kept) -> Told:
     facts = kept.manifest["report"]
-    return score_summary(facts), score_lines(facts["left_out"])
+    return score_summary(facts), score_lines(facts)
 
 
 def _evaluation(kept: Kept) -> Told:

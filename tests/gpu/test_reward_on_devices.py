@@ -36,7 +36,7 @@ class Kept:
     def save(self, state):
         file = io.BytesIO()
         torch.save(dict(state), file)
-        self.state = file.getvalue()
+        self.state = self.state or file.getvalue()  # the first one: the last is kept when training is over
 
 
 def trained(chosen: RewardOptions, device: str, kept: Kept | None = None) -> tuple[list[dict], torch.Tensor]:
