@@ -25,13 +25,15 @@ OTHER_BOUNDS = {
 }
 """What is told to install where more is needed than kat needs at all."""
 FOLDERS = ("kat", "scripts", "tests", "benchmarks", "experiments", "dev", "docs", ".github")
+MADE = {"__pycache__", "generated", "_build"}
+"""Folders of what commands make, which no package holds: `make docs` is one."""
 KINDS = (".py", ".pyi", ".md", ".j2", ".js", ".yml", ".txt", "")
 PINNED = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M))
 
 
 def texts():
     """Every text that may advise a user, with its path; dated findings and this file stay out."""
-    files = [path for name in FOLDERS for path in (ROOT / name).rglob("*") if "__pycache__" not in path.parts]
+    files = [path for name in FOLDERS for path in (ROOT / name).rglob("*") if not MADE & set(path.parts)]
     for path in [*files, *ROOT.glob("*.md"), ROOT / "Makefile", ROOT / "constraints.txt"]:
         if path.suffix in KINDS and path.is_file() and path not in (ROOT / "dev" / "LOG.md", Path(__file__).resolve()):
             yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
