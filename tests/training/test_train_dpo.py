@@ -12,7 +12,14 @@ from making_training import answered_pairs, equal, pair_of, parameters_of, tiny_
 import kat
 from kat.errors import InputError, OptionError
 from kat.training.train import tokens_of
-from kat.training.train_dpo import fit_dpo, implicit_scores, load_dpo_policy, reference_of, train_dpo
+from kat.training.train_dpo import (
+    fit_dpo,
+    implicit_scores,
+    kept_reference,
+    load_dpo_policy,
+    reference_of,
+    train_dpo,
+)
 from kat.training_config import DpoOptions
 
 SMALL = {"batch_size": 4, "precision": "float32", "device": "cpu", "learning_rate": 1e-3, "warmup": 0.0}
@@ -153,3 +160,24 @@ def test_pairs_that_do_not_train_are_told(tiny, tmp_path, trainer, capfd):
     assert done.facts["left_out"]["no weight"] == 1
     told = capfd.readouterr().err
     assert all(f"1 of 9 pairs left out: {reason}" in told for reason in done.facts["left_out"])
+
+
+def test_a_kept_reference_is_of_these_tokens_and_this_reading(tiny, tmp_path):
+    """Same completions behind other prompts, other completions, log-ratios of a token: each is computed for itself."""
+    asked = [pair_of("good", "bad", f"How do I {i}?", pair_id=f"p{i}", row=i + 1) for i in range(3)]
+    others = [pair_of("good", "bad", f"How do I {i}!", pair_id=f"p{i}", row=i + 1) for i in range(3)]
+    better = [pair_of("best", "bad", f"How do I {i}?", pair_id=f"p{i}", row=i + 1) for i in range(3)]
+    options = DpoOptions(policy=tiny, precision="float32")
+    policy = load_dpo_policy(options, "cpu")
+    cases = [(asked, options), (others, options), (better, options), (asked, replace(options, per_token=True))]
+    for _ in range(2):  # the second time from the folder
+        for pairs, told in cases:
+            data = tokens_of(policy, pairs, told)
+            needed = np.arange(len(data))
+            kept = kept_reference(policy, data, told, tmp_path, {"policy": "hash"}, needed=needed)
+            for one, other in zip(kept, reference_of(policy, data, told), strict=True):
+                assert one.tolist() == other.tolist()
+        assert len(list(tmp_path.iterdir())) == len(cases)
+    data = tokens_of(policy, asked, options)
+    kept_reference(policy, data, options, tmp_path, {"policy": "another"}, needed=np.arange(len(data)))
+    assert len(list(tmp_path.iterdir())) == len(cases) + 1
