@@ -13,6 +13,8 @@ from making import read_jsonl
 from making_training import tiny_chat_model
 
 from kat.stages.reward_inputs import function_file
+from kat.stages.run_prompts import held_out
+from kat.training.prompt_sampler import Asked
 from kat.training.reward_sources import reward_of
 from kat.training.train import load_reward_model
 
@@ -245,3 +247,8 @@ def test_a_policy_is_no_reward(folder, measure):
     """Its head would be drawn at random."""
     assert "no reward head" in measure(reward=folder / "tiny").failed()
     assert "finite" in measure("--reward_weights", "nan").failed()
+
+
+def test_what_trains_too_is_not_held_out():
+    one, other = (Asked([{"role": "user", "content": text}], text, text, 0, None) for text in "ab")
+    assert held_out({"train": {"a": one}, "validation": {"a": one, "b": other}}) == [other]
