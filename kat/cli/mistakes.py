@@ -66,11 +66,11 @@ def _of_an_option(error: UnknownOptionError, command: str, see: str, app: App | 
     word = _of_a_key((error.token._option_name or error.token.keyword or error.token.value).split("=")[0])
     where = f" (in {error.token.source})" if error.token.source not in ("", "cli") else ""
     names = [name.lstrip("-") for one in error.argument_collection if one.parse for name in one.names]
-    word_of = word.lstrip("-").replace("_", "-")
+    key = word.lstrip("-").replace("_", "-")
     longer = (
-        [one for one in app or () if one.startswith(f"{command}-") and word_of in options_of(app[one])] if app else []
+        [] if app is None else [one for one in app if one.startswith(f"{command}-") and key in options_of(app[one])]
     )
-    near = f" kat {longer[0]} has it." if longer else near_name(word_of, names, "--")
+    near = f" kat {longer[0]} has it." if longer else near_name(key, names, "--")
     return f"{command} has no option {word}{where}.{near or f' {see}'}"
 
 
