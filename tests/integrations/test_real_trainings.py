@@ -34,7 +34,7 @@ def weighed(real_data, tmp_path_factory):
         (folder / "pairs.jsonl").write_bytes(b"".join(islice(source, 200)))
     cli.main(["run", str(folder / "pairs.jsonl"), "--out", str(folder / "run"), "--device", "cpu"])
     cli.main(["weigh-pairs", str(folder / "run")])
-    cli.main(["export-weights", str(folder / "run"), "--to", "trl", "--out", str(folder / "trl")])
+    cli.main(["export-weights", str(folder / "run"), "--to", "trl", "--out", str(folder / "run" / "trl")])
     return folder
 
 
@@ -73,7 +73,7 @@ def moved(trainer) -> bool:
 
 def test_a_reward_model_trains_on_weighed_pairs(weighed, tiny_bytes, tmp_path):
     folder, tokenizer = tiny_bytes
-    data = parquet(weighed / "trl" / "explicit.train.parquet")
+    data = parquet(weighed / "run" / "trl" / "explicit.train.parquet")
     trainer = WeightedRewardTrainer(
         AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1),
         RewardConfig(str(tmp_path), max_length=LONGEST, per_device_train_batch_size=8, **HOW),
@@ -105,8 +105,6 @@ def test_the_pages_example_of_dpo_trains_on_weighed_pairs(weighed, tiny_bytes, t
     tokenizer.save_pretrained(tmp_path / "my-model")
     AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "my-model")
     (tmp_path / "run").symlink_to(weighed / "run")
-    (tmp_path / "exported").mkdir()
-    (tmp_path / "exported" / "trl").symlink_to(weighed / "trl")
     assert block.count('DPOConfig("dpo")') == 1
     few = HOW | {"max_length": None, "per_device_train_batch_size": 2}
     namespace = {}
@@ -124,7 +122,7 @@ def test_the_pages_example_of_dpo_trains_on_weighed_pairs(weighed, tiny_bytes, t
 
 def test_grpo_asks_real_prompts_by_weight(weighed, tiny_bytes, tmp_path):
     folder, tokenizer = tiny_bytes
-    data, asked = parquet(weighed / "trl" / "prompts.train.parquet"), []
+    data, asked = parquet(weighed / "run" / "trl" / "prompts.train.parquet"), []
 
     def reward(prompts, completions, **_):
         asked.extend(prompts)
