@@ -8,7 +8,6 @@ anything, so that a new file is a new choice, and a type checker sees a plain st
 import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -16,7 +15,7 @@ from cyclopts import Parameter
 
 from kat.errors import InputError, KatError, OptionError, OutputError, translated
 from kat.panels import MACHINE, OUTPUT, READING, TEXTS, WEIGHTS
-from kat.parameters import check_weighting, flag, integer, integer_or_all, one_of, option, whole_number
+from kat.parameters import check_weighting, flag, integer, integer_or_all, number, one_of, option, whole_number
 from kat.plugins import ESTIMATORS, EXPORTS, POOLINGS, check_name, names
 
 T = TypeVar("T")
@@ -225,7 +224,7 @@ class EmbedOptions:
     max_unknown: Annotated[
         float | None,
         option(
-            "Share of a text's tokens that the model may not know; more in over 1 % of the texts is an error "
+            "Share of a text's tokens that the model may not know; more in over 1% of the texts is an error "
             "[default: 0.5, and a warning]."
         ),
     ] = field(default=None, metadata=WHEN_SET)
@@ -251,8 +250,8 @@ class EmbedOptions:
         one_of("boilerplate", self.boilerplate, ("drop", "keep"))
         if self.render == "chat" and self.prompt_name not in (None, NO_PROMPT):
             raise OptionError(f"prompt_name is {self.prompt_name!r} and render is chat; a prompt needs render plain.")
-        if (share := self.max_unknown) is not None and not (isinstance(share, Real) and 0 <= share <= 1):
-            raise OptionError(f"max_unknown is {share!r}; expected a share from 0 to 1.")
+        if self.max_unknown is not None:
+            number("max_unknown", self.max_unknown, high=1.0)
         for name, least in (("batch_size", 1), ("max_tokens", 1), ("processes", 1), ("step", 0)):
             if (value := getattr(self, name)) is not None:
                 whole_number(name, value, least)
@@ -298,6 +297,7 @@ class DensityOptions:
         one_of("metric", self.metric, ("cosine", "euclidean"))
         one_of("search", self.search, ("exact", "approximate"))
         check_name("estimator", self.estimator, ESTIMATORS)
+        number("least_recall", self.least_recall, high=1.0)
         check_weighting(self.ess, self.cap, self.temperature, self.max_temperature)
 
 

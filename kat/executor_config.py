@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from kat.config import NOT_RECORDED
 from kat.errors import OptionError
 from kat.panels import MACHINE
-from kat.parameters import flag, integer, one_of, option, whole_number
+from kat.parameters import flag, integer, number, one_of, option, whole_number
 
 
 @Parameter(name="*", group=MACHINE)
@@ -45,8 +45,8 @@ class ExecutorOptions:
         whole_number("cpus_per_worker", self.cpus_per_worker)
         if self.ray_workers is not None:
             whole_number("ray_workers", self.ray_workers)
-        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < float("inf"):
-            raise OptionError(f"gpus_per_worker is {self.gpus_per_worker}; expected a number from 0 up.")
+        if self.gpus_per_worker is not None:
+            number("gpus_per_worker", self.gpus_per_worker)
         if self.executor == "local":
             defaults = type(self).__dataclass_fields__
             for name in set(defaults) - {"executor"}:

@@ -1,8 +1,7 @@
 """What can be set of GRPO: as in `kat.config`."""
 
 import math
-from dataclasses import dataclass, field
-from numbers import Real
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -10,7 +9,7 @@ from cyclopts import Parameter
 from kat.config import NOT_RECORDED, Precision
 from kat.errors import OptionError
 from kat.panels import ANSWERS, TRAINING
-from kat.parameters import flag, integer, one_of, option, whole_number
+from kat.parameters import SMALLEST, flag, integer, number, one_of, option, whole_number
 
 _COUNTS = ("max_steps", "batch_size", "max_new_tokens", "max_len", "updates_per_rollout", "minibatches", "decode_rows")
 _CHOICES = {
@@ -112,12 +111,12 @@ class GrpoOptions:
             value = getattr(self, name)
             if value is None and name in ("target_kl", "dual_clip"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
-                raise OptionError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}.")
+            number(name, value, low, high)
         if self.max_len - self.max_new_tokens < max(self.min_prompt, 1):
             raise OptionError(
                 f"max_len is {self.max_len}, of which max_new_tokens, {self.max_new_tokens}, leave "
-                f"{self.max_len - self.max_new_tokens} for the prompt; min_prompt is {self.min_prompt}."
+                f"{self.max_len - self.max_new_tokens} for the prompt; min_prompt is {self.min_prompt}. "
+                "Raise --max_len, or lower --max_new_tokens."
             )
         if self.minibatches > self.batch_size:
             raise OptionError(f"minibatches is {self.minibatches}; a step has {self.batch_size} prompts.")
@@ -133,7 +132,9 @@ class AnswerOptions:
     prompts: Annotated[int, integer("Prompts of each density bin.")] = 20
     max_new_tokens: Annotated[int, integer("Tokens of a completion at most.")] = 128
     temperature: Annotated[float, option("Of sampling: softmax(logits / temperature).")] = 1.0
-    max_len: Annotated[int, integer("Tokens of prompt and completion at most; prompts lose their beginning.")] = 512
+    max_len: Annotated[
+        int | None, integer("Tokens of prompt and completion at most [default: what the policy was trained with].")
+    ] = None
     precision: Annotated[Precision, option("Of matrix products; auto takes bfloat16 where it is faster.")] = "auto"
     seed: Annotated[int, integer("Of completions, and of the bootstrap.")] = 0
     row_tokens: Annotated[int, integer("Tokens that are computed at a time.")] = field(
@@ -146,13 +147,17 @@ class AnswerOptions:
         whole_number("prompts", self.prompts)
         self.of_training("")
 
+    def within(self, max_len: int) -> "AnswerOptions":
+        """Return the options with this `max_len`, unless they have their own."""
+        return self if self.max_len is not None else replace(self, max_len=max_len)
+
     def of_training(self, policy: str) -> GrpoOptions:
         """Return the options of a training that answers so. Raises OptionError for one that is out of range."""
         return GrpoOptions(
             policy=policy,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
-            max_len=self.max_len,
+            max_len=GrpoOptions.max_len if self.max_len is None else self.max_len,
             min_prompt=1,
             precision=self.precision,
             seed=self.seed,
@@ -162,20 +167,19 @@ class AnswerOptions:
         )
 
 
-_TINY = 1e-6
 _RANGES = (
-    ("temperature", _TINY, math.inf),
-    ("top_p", _TINY, 1.0),
+    ("temperature", SMALLEST, math.inf),
+    ("top_p", SMALLEST, 1.0),
     ("learning_rate", 0.0, math.inf),
     ("weight_decay", 0.0, math.inf),
     ("grad_clip", 0.0, math.inf),
     ("warmup", 0.0, 1.0),
     ("beta", 0.0, math.inf),
-    ("target_kl", _TINY, math.inf),
+    ("target_kl", SMALLEST, math.inf),
     ("beta_gain", 0.0, math.inf),
     ("clip_low", 0.0, 1.0),
     ("clip_high", 0.0, math.inf),
     ("dual_clip", 1.0, math.inf),
     ("min_spread", 0.0, math.inf),
-    ("tis_cap", _TINY, math.inf),
+    ("tis_cap", SMALLEST, math.inf),
 )

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -10,7 +9,7 @@ from cyclopts import Parameter
 from kat.config import NOT_RECORDED
 from kat.errors import OptionError
 from kat.panels import EVIDENCE, WEIGHTS
-from kat.parameters import flag, integer, one_of, option, whole_number
+from kat.parameters import flag, integer, number, one_of, option, whole_number
 
 
 @Parameter(name="*", group=WEIGHTS)
@@ -73,8 +72,7 @@ class PairOptions:
             value = getattr(self, name)
             if name == "group_cosine" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
-                raise OptionError(f"{name} is {value!r}; expected a number from {low} to {high:g}.")
+            number(name, value, low, high)
         if self.control == "multiplicity" and self.multiplicity == "pair":
             raise OptionError(
                 "control is multiplicity, and multiplicity pair does nothing; give --multiplicity sqrt or opening, "
@@ -133,4 +131,4 @@ class TryOptions:
             whole_number(name, getattr(self, name))
         one_of("long_completions", self.long_completions, ("error", "drop"))
         if self.min_prompt >= self.max_len:
-            raise OptionError(f"min_prompt is {self.min_prompt} and max_len {self.max_len}; the first must be smaller.")
+            raise OptionError(f"min_prompt is {self.min_prompt} and max_len {self.max_len}; expected less.")

@@ -19,6 +19,8 @@ from kat.panels import OUTPUT
 P = ParamSpec("P")
 R = TypeVar("R")
 Options = TypeVar("Options")
+SMALLEST = 1e-6
+"""Of a number that divides: what lies below cannot be told from 0 in float32, or turns to infinity."""
 _DIGITS = 18
 """Of the largest whole number: one that 64 bits hold, as manifests and arrays do."""
 
@@ -77,6 +79,15 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
         short = f", of {_DIGITS} digits at most" if number >= 10**_DIGITS else ""
         raise OptionError(f"{name} is {value!r}; expected a whole number of {least} or more{short}.")
     return number
+
+
+def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
+    """Return `value` as a float. Raises OptionError unless it is a finite number from `low` to `high`."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not low <= float(value) <= high or math.isinf(value):
+        limits = f"of {low:g} or more" if math.isinf(high) else f"from {low:g} to {high:g}"
+        raise OptionError(f"{name} is {value!r}; expected a number {limits}.")
+    return float(value)
 
 
 def near_name(name: str, names: Iterable[str], before: str = "") -> str:
@@ -147,8 +158,8 @@ def check_weighting(ess: float, cap: float, temperature: float | None, max_tempe
     if temperature is None and ess < 1 / cap:
         raise OptionError(f"ess is {ess}, but weights of mean 1 under a cap of {cap:g} keep an ESS of {1 / cap:.3g}.")
     for name in ("temperature", "max_temperature"):
-        if numbers[name] is not None and not 0 <= numbers[name] < math.inf:
-            raise OptionError(f"{name} is {numbers[name]}; expected a number from 0 up.")
+        if numbers[name] is not None:
+            number(name, numbers[name])
 
 
 def options_of(app: App) -> set[str]:

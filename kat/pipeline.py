@@ -46,7 +46,7 @@ class WeighedPairs(ArrayRecord):
 
     >>> weighed = kat.run("pairs.jsonl")
     >>> weighed
-    WeighedPairs(300 pairs, 167 openings, model minilm, k 20, ESS 69.0 %, w 0.0606 … 2.9)
+    WeighedPairs(300 pairs, 167 openings, model minilm, k 20, ESS 69.0%, w 0.0606 … 2.9)
     >>> rarest = int(np.argmax(weighed.weights))
     >>> weighed.prefixes[rarest].id == weighed.weights.ids[rarest]
     True
@@ -69,7 +69,7 @@ class WeighedPairs(ArrayRecord):
         yield number(len(self), "opening")
         yield f"model {name_of(self.embeddings.meta.get('name', 'unknown'))}"
         yield f"k {self.density.k}"
-        yield f"ESS {100 * self.weights.ess_share:.1f} %"
+        yield f"ESS {self.weights.ess_share:.1%}"
         yield f"w {span(self.weights.values)}"
         if self.pair_weights is not None:
             v = self.pair_weights.v

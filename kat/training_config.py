@@ -2,9 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +12,7 @@ from kat.artifacts import readable_manifest
 from kat.config import NOT_RECORDED, ModelName, Precision
 from kat.errors import OptionError
 from kat.panels import ANSWERS, TRAINING, WEIGHTS
-from kat.parameters import flag, integer, one_of, option, whole_number
+from kat.parameters import SMALLEST, flag, integer, number, one_of, option, whole_number
 
 
 @Parameter(name="*", group=TRAINING)
@@ -76,7 +74,8 @@ class PairTrainingOptions:
             whole_number(name, getattr(self, name), least=0)
         if self.max_steps is not None:
             whole_number("max_steps", self.max_steps)
-        self.check_numbers({"weight_decay": math.inf, "grad_clip": math.inf, "warmup": 1.0})
+        for name, high in (("weight_decay", math.inf), ("grad_clip", math.inf), ("warmup", 1.0)):
+            number(name, getattr(self, name), high=high)
         if self.min_prompt >= self.max_len:
             raise OptionError(f"min_prompt is {self.min_prompt} and max_len {self.max_len}; expected less.")
 
@@ -84,13 +83,6 @@ class PairTrainingOptions:
     def recorded_too(self) -> dict[str, Any]:
         """What changes the result only as others are set: steps that may be the best are those that are measured."""
         return {"eval_every": self.eval_every} if self.select == "best" else {}
-
-    def check_numbers(self, limits: Mapping[str, float]) -> None:
-        """Raise OptionError unless each named option is a number from 0 to its limit."""
-        for name, most in limits.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= most:
-                raise OptionError(f"{name} is {value!r}; expected a number from 0 to {most:g}.")
 
 
 @Parameter(name="*", group=TRAINING)
@@ -114,7 +106,8 @@ class RewardOptions(PairTrainingOptions):
             raise OptionError(f"train is {self.train!r}; expected head, last:N (last:2), lora or all.")
         if self.activation_cache is not None and not self.train.startswith("last:"):
             raise OptionError(f"activation_cache is for train last:N, with frozen blocks; train is {self.train}.")
-        self.check_numbers({"learning_rate": math.inf, "backbone_lr": math.inf, "center_rewards": math.inf})
+        for name in ("learning_rate", "backbone_lr", "center_rewards"):
+            number(name, getattr(self, name))
 
 
 @Parameter(name="*", group=TRAINING)
@@ -139,9 +132,9 @@ class DpoOptions(PairTrainingOptions):
         if not re.fullmatch(r"all|lora|last:[1-9]\d*", self.train):
             raise OptionError(f"train is {self.train!r}; expected last:N (last:2), lora or all.")
         one_of("loss", self.loss, ("sigmoid", "ipo", "hinge"))
-        self.check_numbers({"learning_rate": math.inf, "beta": math.inf, "label_smoothing": 0.5})
-        if not 0 < self.beta < math.inf:
-            raise OptionError(f"beta is {self.beta:g}; expected a finite number above 0.")
+        number("learning_rate", self.learning_rate)
+        number("beta", self.beta, SMALLEST)
+        number("label_smoothing", self.label_smoothing, high=0.5)
         if self.label_smoothing and self.loss != "sigmoid":
             raise OptionError(f"label_smoothing is for loss sigmoid; loss is {self.loss}.")
         if not self.min_prompt:
@@ -149,9 +142,9 @@ class DpoOptions(PairTrainingOptions):
 
 
 def trained_limits(model: Path) -> dict[str, Any]:
-    """Return max_len and min_prompt that a folder of kat's was trained with on pairs, else the defaults."""
+    """Return max_len and min_prompt that a folder of kat's was trained with, else the defaults."""
     manifest = readable_manifest(model) or {}
-    trained = manifest.get("options", {}) if manifest.get("stage") in ("train-rm", "train-dpo") else {}
+    trained = manifest.get("options", {}) if manifest.get("stage") in ("train-rm", "train-dpo", "train-grpo") else {}
     return {name: trained.get(name, getattr(RewardOptions, name)) for name in ("max_len", "min_prompt")}
 
 
@@ -208,10 +201,8 @@ class OriginOptions:
         one_of("rm_source", self.rm_source, ("rm", "rm_density"))
         one_of("weight_mode", self.weight_mode, ("mean", "sum", "none"))
         one_of("missing_weight", self.missing_weight, ("error", "one"))
-        for name, low, high in (("weight_cap", 1.0, math.inf), ("val_ratio", 0.0, 1.0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
-                raise OptionError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}.")
+        number("weight_cap", self.weight_cap, 1.0)
+        number("val_ratio", self.val_ratio, high=1.0)
         whole_number("val_seed", self.val_seed, least=0)
 
     @property

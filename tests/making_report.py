@@ -126,7 +126,7 @@ def charts():
             "density bin",
             "share",
             [Series("pairs", rows, np.full(5, 0.2)), Series("weight", rows, np.array([0.42, 0.24, 0.16, 0.11, 0.07]))],
-            "The rarest fifth of the pairs has 42 % of the weight.",
+            "The rarest fifth of the pairs has 42% of the weight.",
             categories=["rarest", "rare", "middle", "dense", "densest"],
             format="percent",
         ),
@@ -230,7 +230,7 @@ def report(count=0, texts=None, words=(), title="Openings of pairs_all.jsonl"):
             [
                 Text(
                     "28,114 pairs came in from one file; 114 rows were left out, most for want of a rejected answer. "
-                    "They hold 9,312 openings. The densest fifth of the openings holds 61 % of the pairs."
+                    "They hold 9,312 openings. The densest fifth of the openings holds 61% of the pairs."
                 ),
                 Text(
                     "The temperature is T = 1.9, which the noise bound stopped; the effective sample size is 0.63 of "

@@ -76,7 +76,7 @@ class TestOneLine:
         made = weights()
         low, high = made.values.min(), made.values.max()
         ess = 100 * made.values.sum() ** 2 / (made.values**2).sum() / N
-        assert repr(made) == f"Weights(6 openings, ESS {ess:.1f} %, T 1 given, w {low:.3g} … {high:.3g})"
+        assert repr(made) == f"Weights(6 openings, ESS {ess:.1f}%, T 1 given, w {low:.3g} … {high:.3g})"
         assert repr(dataclasses.replace(made, bound="ess", temperature=4.789)).count("T 4.79 by ess") == 1
         assert repr(density()) == (
             "Density(6 openings, mean_distance, k 2, cosine, dimension 5.25, split-half 0.93, log density -1.5 … 2)"

@@ -263,7 +263,7 @@ class TestOtherResults:
 
     def test_rewards(self, scored, pyplot):
         wins = scored.chosen > scored.rejected
-        assert repr(scored).startswith(f"Scored(60 pairs, accuracy {100 * wins.mean():.1f} %, log-loss ")
+        assert repr(scored).startswith(f"Scored(60 pairs, accuracy {wins.mean():.1%}, log-loss ")
         np.testing.assert_array_equal(np.asarray(scored), scored.chosen - scored.rejected)
         assert scored[wins].accuracy == 1
         assert scored[:] == scored
@@ -274,9 +274,7 @@ class TestOtherResults:
 
     def test_an_evaluation(self, scored, pairs):
         evaluation = kat.evaluate(pairs, scored.chosen, scored.rejected, replicates=50)
-        assert repr(evaluation).startswith(
-            f"Evaluation(60 pairs, 30 openings, accuracy {100 * scored.accuracy:.1f} % ["
-        )
+        assert repr(evaluation).startswith(f"Evaluation(60 pairs, 30 openings, accuracy {scored.accuracy:.1%} [")
         assert evaluation == kat.evaluate(pairs, scored.chosen, scored.rejected, replicates=50)
         frame = evaluation.to_pandas()
         told = evaluation.as_dict()
@@ -321,7 +319,7 @@ class TestOtherResults:
         assert len(weightings[0]) == 4
         assert (
             repr(weightings[0])
-            == "PairWeighting(4 pairs, 2 openings, multiplicity pair, blend 1, ESS 75.0 % of pairs, v 0.667 … 2)"
+            == "PairWeighting(4 pairs, 2 openings, multiplicity pair, blend 1, ESS 75.0% of pairs, v 0.667 … 2)"
         )
 
     def test_a_trained_model_is_one_line(self):

@@ -78,7 +78,7 @@ class BadRows:
 
     def __post_init__(self) -> None:
         if self.limit != "all" and (not isinstance(self.limit, int) or self.limit < 0):
-            raise OptionError(f'max_bad_rows is {self.limit!r}; expected a number from 0 up, or "all".')
+            raise OptionError(f'max_bad_rows is {self.limit!r}; expected a whole number of 0 or more, or "all".')
 
     @property
     def total(self) -> int:

@@ -37,7 +37,7 @@ class Weights(TableRecord):
 
     >>> weights = kat.weigh(np.array([1.0, 1.0, 1.0, 0.1]), temperature=0.5)
     >>> weights
-    Weights(4 openings, ESS 73.0 %, T 0.5 given, w 0.649 … 2.05)
+    Weights(4 openings, ESS 73.0%, T 0.5 given, w 0.649 … 2.05)
     >>> {name: round(weight, 2) for name, weight in weights.mapping().items()}
     {'0': 0.65, '1': 0.65, '2': 0.65, '3': 2.05}
     """
@@ -59,7 +59,7 @@ class Weights(TableRecord):
     def _facts(self) -> Iterator[str]:
         yield number(len(self), "opening")
         if len(self):
-            yield f"ESS {100 * self.ess_share:.1f} %"
+            yield f"ESS {self.ess_share:.1%}"
         by = "" if self.bound in ("given", "uniform") else "by "
         yield f"T {self.temperature:.3g} {by}{name_of(self.bound)}"
         yield f"w {span(self.values)}"
@@ -240,7 +240,7 @@ def at_cap(values: np.ndarray, cap: float) -> int:
 
 
 def heaviest_share(values: np.ndarray) -> float:
-    """Return the share of all weight on the heaviest 1 % of the rows, at least one row."""
+    """Return the share of all weight on the heaviest 1% of the rows, at least one row."""
     top = max(1, len(values) // 100)
     return float(np.sort(values)[-top:].sum() / values.sum())
 

@@ -22,7 +22,7 @@ LONGER = "longer_wins"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval, which is None where there are too few openings to say."""
+    """A number and its 95% interval, which is None where there are too few openings to say."""
 
     value: float
     interval: tuple[float, float] | None
@@ -82,7 +82,7 @@ def _ends(interval: tuple[float, float] | None) -> dict[str, float | None]:
 
 def _percent(value: float, interval: tuple[float, float] | None) -> str:
     shown = "" if interval is None else f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
-    return f"{100 * value:.1f} %{shown}"
+    return f"{value:.1%}{shown}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,7 +107,7 @@ class Evaluation(Table):
         return f"Evaluation({', '.join([*facts, number(len(self.sources), 'source')])})"
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Draw the accuracy of all pairs, of each bin and each source, with 95 % intervals; return matplotlib's axes.
+        """Draw the accuracy of all pairs, of each bin and each source, with 95% intervals; return matplotlib's axes.
 
         Raises MissingExtraError without matplotlib.
         """
@@ -166,7 +166,7 @@ class Comparison(Table):
         return f"Comparison(accuracy {_percent(accuracy.value, accuracy.interval)}, p {accuracy.p:.3g}, {parts})"
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Draw the difference in accuracy over all pairs, each bin and each source, with 95 % intervals; return
+        """Draw the difference in accuracy over all pairs, each bin and each source, with 95% intervals; return
         matplotlib's axes. Raises MissingExtraError without matplotlib.
         """
         shown = {f"{kind} {name}".strip(): views[VIEWS[0]]["accuracy"] for kind, name, views in _parts(self)}

@@ -136,11 +136,11 @@ def _check_dataset(dataset: Any, trainer: str) -> None:
 
 
 def _allowed(given: int | str) -> float:
-    """Return how many pairs may be dropped. Raises OptionError for neither a number from 0 up nor "all"."""
+    """Return how many pairs may be dropped. Raises OptionError for neither a number of 0 or more nor "all"."""
     if given is True or given == "all":
         return np.inf
     if not isinstance(given, int) or given < 0:
-        raise OptionError(f'allow_dropped is {given!r}; expected a whole number from 0 up, or "all".')
+        raise OptionError(f'allow_dropped is {given!r}; expected a whole number of 0 or more, or "all".')
     return int(given)
 
 

@@ -66,7 +66,7 @@ class PairWeighting(ArrayRecord):
         yield number(self.openings, "opening")
         yield f"multiplicity {self.multiplicity}"
         yield f"blend {self.blend:.3g}"
-        yield f"ESS {100 * self.ess_pairs / len(self):.1f} % of pairs"
+        yield f"ESS {self.ess_pairs / len(self):.1%} of pairs"
         yield f"v {span(self.values)}"
 
     def plot(self, axes: Axes | None = None) -> Axes:

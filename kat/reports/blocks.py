@@ -16,7 +16,7 @@ from kat.records import OPENING, Unit
 Value: TypeAlias = "float | int | str | bool | None"
 """A cell; None is shown as a dash."""
 Format: TypeAlias = Literal["text", "id", "count", "number", "percent", "points", "bytes", "seconds"]
-"""How the numbers of a column are shown: 1,234 · 1.23 · 12.3 % · +1.2 points · 1.2 MB · 1.2 s. Text is never markup."""
+"""How the numbers of a column are shown: 1,234 · 1.23 · 12.3% · +1.2 points · 1.2 MB · 1.2 s. Text is never markup."""
 
 
 @dataclass(frozen=True)

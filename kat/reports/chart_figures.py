@@ -184,7 +184,7 @@ def _ticks(format: Format) -> Any:
     from matplotlib.ticker import FuncFormatter
 
     shown: dict[str, Callable[[float, int], str]] = {
-        "percent": lambda value, _: f"{100 * value:.4g} %",
+        "percent": lambda value, _: f"{100 * value:.4g}%",
         "points": lambda value, _: f"{100 * value:+.4g}",
         "count": lambda value, _: f"{value:,.0f}",
     }

@@ -26,7 +26,7 @@ PLAIN = {"text.parse_math": False, "text.usetex": False}
 
 @rc_context(PLAIN)
 def draw_evaluation(facts: Mapping[str, Any], path: Path, unit: Unit = OPENING) -> None:
-    """Draw accuracy with 95 % intervals to a PNG file: all pairs, every opening, every bin, then bins and sources."""
+    """Draw accuracy with 95% intervals to a PNG file: all pairs, every opening, every bin, then bins and sources."""
     tables = [list(parts_of(evaluation)) for evaluation in facts["evaluations"]]
     titles = [_title(part, unit) for part in tables[0]]
     kinds = ["view" if part.kind == "macro" else part.kind for part in tables[0]]
@@ -44,7 +44,7 @@ def draw_evaluation(facts: Mapping[str, Any], path: Path, unit: Unit = OPENING) 
     axes.set_ylim(len(titles) - 0.5, -0.5)
     for border in (row - 0.5 for row in range(1, len(kinds)) if kinds[row] != kinds[row - 1]):
         axes.axhline(border, color="#d0d0d0", linewidth=0.8)
-    axes.set_xlabel(f"accuracy, % (ties ½), 95 % intervals over {unit.several}")
+    axes.set_xlabel(f"accuracy, % (ties ½), 95% intervals over {unit.several}")
     axes.grid(axis="x", color="#ececec")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -54,7 +54,7 @@ def draw_evaluation(facts: Mapping[str, Any], path: Path, unit: Unit = OPENING) 
 
 @rc_context(PLAIN)
 def draw_tried(facts: Mapping[str, Any], path: Path) -> None:
-    """Draw what weightings add to uniform's accuracy, with 95 % intervals, to a PNG file: a row a weighting."""
+    """Draw what weightings add to uniform's accuracy, with 95% intervals, to a PNG file: a row a weighting."""
     named = [("every pair", GREY), (facts["rare"], COLOURS[1]), ("bin 4", COLOURS[0])]
     titles = {"every pair": "every pair", facts["rare"]: "rarest fifth", "bin 4": "densest fifth"}
     rows = facts["weightings"]
@@ -73,7 +73,7 @@ def draw_tried(facts: Mapping[str, Any], path: Path) -> None:
     axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [printable(one["name"], 60) + (" *" if one["helps"] else "") for one in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("accuracy less uniform's, points, 95 % intervals (* helps)")
+    axes.set_xlabel("accuracy less uniform's, points, 95% intervals (* helps)")
     axes.grid(axis="x", color="#ececec")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

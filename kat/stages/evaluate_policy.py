@@ -26,6 +26,7 @@ from kat.stages.reward_inputs import reward_inputs
 from kat.stages.run_prompts import held_out, prompts_of_run
 from kat.stages.stage import stage
 from kat.training.prompt_sampler import Asked, some_of_each_bin
+from kat.training_config import trained_limits
 
 if TYPE_CHECKING:
     from kat.training.generation import Completion
@@ -59,6 +60,7 @@ def evaluate_policy(
     reference = _reference(place, against, allow_network=options.allow_network)
     out = out or _default_place(run, place)
     check_place(out)
+    options = options.within(trained_limits(place.path)["max_len"])
     inputs: dict[str, Any] = {"pair_weights": path, "pairs": HashedInput(source, digest)}
     rewarding, read = reward_inputs(rewards, allow_network=options.allow_network)
     inputs |= model_inputs(place, "policy") | model_inputs(reference, "reference") | rewarding

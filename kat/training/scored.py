@@ -28,7 +28,7 @@ class Scored(TableRecord):
     def _facts(self) -> Iterator[str]:
         yield number(len(self), "pair")
         if len(self):
-            yield f"accuracy {100 * self.accuracy:.1f} %"
+            yield f"accuracy {self.accuracy:.1%}"
             yield f"log-loss {self.loss:.3f}"
 
     def _columns(self) -> Columns:

@@ -84,7 +84,7 @@ def test_bars_stand_side_by_side_over_their_step(log, tmp_path, drawn):
     assert [p.get_height() for p in bars] == [3, 3, 2, 2, 1, 1]
 
 
-@pytest.mark.parametrize(("form", "shown"), [("percent", "30 %"), ("points", "+30"), ("number", "0.3")])
+@pytest.mark.parametrize(("form", "shown"), [("percent", "30%"), ("points", "+30"), ("number", "0.3")])
 def test_ticks_are_shown_in_the_format(form, shown, tmp_path):
     svg = draw_chart(make("lines", format=form), tmp_path)[1].read_text(encoding="utf-8")
     assert re.search(rf">{re.escape(shown)}0?</text>", svg)

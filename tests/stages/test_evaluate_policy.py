@@ -12,11 +12,13 @@ import transformers
 from making import read_jsonl
 from making_training import tiny_chat_model
 
+from kat.artifacts import read_manifest
 from kat.stages.reward_inputs import function_file
 from kat.stages.run_prompts import held_out
 from kat.training.prompt_sampler import Asked
 from kat.training.reward_sources import reward_of
 from kat.training.train import load_reward_model
+from kat.training_config import trained_limits
 
 TOLD = ("--device", "cpu", "--precision", "float32", "--max_new_tokens", "12", "--max_len", "400")
 
@@ -80,13 +82,37 @@ def test_wins_and_kl_are_those_of_the_completions(folder, measure, kat_cli):
         own = [row for row in rows if row["bin"] == int(b)]
         assert part["prompts"] == len(own)
         assert part["kl"]["value"] == pytest.approx(np.mean([row["kl"] for row in own]), rel=1e-6)
-    assert f"{100 * facts['all']['win_rate']['value']:.1f} %" in ran.stdout
+    assert f"{facts['all']['win_rate']['value']:.1%}" in ran.stdout
     assert "skip" in measure().stdout
 
     told = kat_cli("evaluate-rm", out / "wins.jsonl", "--replicates", "50")
     assert told.rc == 0, told.stderr
-    assert f"{100 * facts['all']['win_rate']['value']:.1f} %" in told.stdout + told.stderr
+    assert f"{facts['all']['win_rate']['value']:.1%}" in told.stdout + told.stderr
     assert kat_cli("verify", folder / "run").rc == 0
+
+
+def test_prompts_are_as_long_as_in_the_training(folder, kat_cli):
+    def recorded(policy, *more):
+        few = ("--prompts", "1", "--max_new_tokens", "4", "--device", "cpu", *more)
+        ran = kat_cli("evaluate-policy", policy, folder / "run", "--reward", "short_reward:short", *few)
+        assert ran.rc == 0, ran.stderr
+        return json.loads((folder / "run" / f"{policy.name}.policy" / "manifest.json").read_text())["options"]
+
+    assert recorded(folder / "run" / "dpo")["max_len"] == 400
+    assert recorded(folder / "tiny", "--against", folder / "tiny")["max_len"] == 512
+    assert recorded(folder / "run" / "dpo", "--max_len", "300", "--overwrite")["max_len"] == 300
+
+
+@pytest.mark.parametrize(
+    ("stage", "limits"),
+    [("train-grpo", (300, 40)), ("train-dpo", (300, 40)), ("train-rm", (300, 40)), ("embed", (512, 128))],
+)
+def test_limits_are_those_of_trainings(tmp_path, stage, limits):
+    options = {"max_len": 300, "min_prompt": 40}
+    manifest = {"stage": stage, "kat_version": "1", "inputs": {}, "options": options}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert read_manifest(tmp_path)
+    assert tuple(trained_limits(tmp_path).values()) == limits
 
 
 def test_the_report_shows_it(folder, measure, kat_cli):

@@ -71,7 +71,7 @@ def test_the_validation_pairs_are_judged_by_their_ids(table, tmp_path, kat_cli):
     for word in ("every pair", "every opening", "every density bin", "bin 0, rarest", "s1", "detectable", "longer"):
         assert word in ran.stdout
     accuracy = 100 * wanted["all"]["unweighted"]["accuracy"]["value"]
-    assert f"{accuracy:.1f} %" in ran.stdout
+    assert f"{accuracy:.1f}%" in ran.stdout
     assert "skipped" in kat_cli("evaluate-rm", path, "--pair_weights", table["path"], "--replicates", 200).stdout
     assert "--overwrite" in kat_cli("evaluate-rm", path, "--pair_weights", table["path"], "--replicates", 300).stderr
 

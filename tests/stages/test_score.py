@@ -87,7 +87,7 @@ def test_a_run_and_its_file_get_the_rewards_of_training(folder, score, kat_cli):
     for name in ("run.jsonl", "rm/validation_scores.jsonl"):
         judged = kat_cli("evaluate-rm", folder / name, "--pair_weights", weights)
         assert judged.rc == 0, judged.stderr
-        assert f"{100 * accuracy:.1f} %" in judged.stdout + judged.stderr
+        assert f"{accuracy:.1%}" in judged.stdout + judged.stderr
     manifest = json.loads((folder / "run.jsonl.manifest.json").read_text())
     assert (manifest["options"]["max_len"], manifest["options"]["min_prompt"]) == (390, 40)  # the model's own
     right = np.mean([chosen > rejected for chosen, rejected in of_run.values()])

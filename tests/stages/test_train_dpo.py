@@ -96,14 +96,14 @@ def test_from_pairs_to_a_policy_for_everybody(folder, train, what, kat_cli):
     assert report["train_pairs"] == int((table.split == "train").sum()) == sum(n["pairs"] for n in log)
     accuracy = np.mean([row["chosen"] > row["rejected"] for row in scores])
     card = (out / "README.md").read_text()
-    assert f"accuracy, every pair       {100 * accuracy:.1f} %" in card
+    assert f"accuracy, every pair       {accuracy:.1%}" in card
     assert "by DPO (sigmoid, β 0.1)" in card
     assert "kat evaluate-rm" in ran.stdout
 
     assert "skip" in train("--train", what, *RATE).stdout
     assert "--overwrite" in train("--train", what, *RATE, "--beta", "0.2").failed()
     told = kat_cli("evaluate-rm", out / "validation_scores.jsonl", "--pair_weights", table_of(folder))
-    assert f"{100 * accuracy:.1f} %" in told.stdout + told.stderr
+    assert f"{accuracy:.1%}" in told.stdout + told.stderr
     verified = kat_cli("verify", folder / "run")
     assert verified.rc == 0, verified.stdout + verified.stderr
 

@@ -89,7 +89,7 @@ def test_from_pairs_to_a_model_for_everybody(folder, train, what, kat_cli):
 
     accuracy = np.mean([row["chosen"] > row["rejected"] for row in scores])
     card = (out / "README.md").read_text()
-    assert f"accuracy, every pair       {100 * accuracy:.1f} %" in card
+    assert f"accuracy, every pair       {accuracy:.1%}" in card
     for digest in manifest["inputs"].values():
         assert digest in card
     assert f"{report['train_pairs']} train, {report['validation_pairs']} validate" in card
@@ -105,7 +105,7 @@ def test_from_pairs_to_a_model_for_everybody(folder, train, what, kat_cli):
         "evaluate-rm", out / "validation_scores.jsonl", "--pair_weights", folder / "run" / "pair_weights.parquet"
     )
     assert judged.rc == 0, judged.stderr
-    assert f"{100 * accuracy:.1f} %" in judged.stdout + judged.stderr
+    assert f"{accuracy:.1%}" in judged.stdout + judged.stderr
 
 
 def test_the_loss_of_the_first_step_is_weighed_by_v(folder, train):

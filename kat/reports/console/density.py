@@ -36,7 +36,7 @@ def weight_lines(meta: Mapping[str, Any], unit: Unit = OPENING) -> list[str]:
         f"  weights                 min {weight['min']:.3g}, median {weight['quantiles']['50%']:.3g},"
         f" max {weight['max']:.3g}, mean {weight['mean']:.3g}",
         f"  at the cap of {meta['cap']:g}         {unit.count(meta['cap_hits'])}",
-        f"  heaviest 1 %            {meta['heaviest_1_percent_share']:.1%} of all weight",
+        f"  heaviest 1%             {meta['heaviest_1_percent_share']:.1%} of all weight",
     ]
     if meta["mean_pair_cosine"] is not None:
         lines.append(
@@ -81,8 +81,8 @@ def explanation_lines(why: Mapping[str, Any], openings: Mapping[str, Heading], u
 
     lines = [
         f"{why['id']}  {shown(why['id'], 90)}",
-        f"  weight              {why['weight']:.3f}, above {why['weight_percentile']:.1f} % of the {unit.several}",
-        f"  density             above {why['density_percentile']:.1f} % of the {unit.several} (k = {why['k']})",
+        f"  weight              {why['weight']:.3f}, above {why['weight_percentile']:.1f}% of the {unit.several}",
+        f"  density             above {why['density_percentile']:.1f}% of the {unit.several} (k = {why['k']})",
     ]
     if why["same_vector"]:
         lines.append(f"  same vector         {why['same_vector']:,} other {unit.several}")
@@ -93,7 +93,7 @@ def explanation_lines(why: Mapping[str, Any], openings: Mapping[str, Heading], u
     if why["tokens"] is not None:
         cut = f", {why['tokens_lost']:,} of them not read" if why["tokens_lost"] else ", all of them read"
         lines.append(
-            f"  length              {why['tokens']:,} tokens{cut}; longer than {why['length_percentile']:.1f} %"
+            f"  length              {why['tokens']:,} tokens{cut}; longer than {why['length_percentile']:.1f}%"
         )
     return lines
 

@@ -68,12 +68,12 @@ def percent(estimate: Mapping[str, Any]) -> str:
     """Return a share in per cent, with its interval if it has one."""
     interval = estimate["interval"]
     between = "" if interval is None else f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
-    return f"{100 * estimate['value']:.1f} %{between}"
+    return f"{estimate['value']:.1%}{between}"
 
 
 def _difference_lines(comparison: Mapping[str, Any], evaluation: Mapping[str, Any], unit: Unit) -> Iterator[str]:
     """Yield a comparison's table, in the order in which the evaluation holds its parts."""
-    yield f"  {'':<22}{'points':>9}  {'95 % interval':<18}{'p':>8}{'detectable':>13}"
+    yield f"  {'':<22}{'points':>9}  {'95% interval':<18}{'p':>8}{'detectable':>13}"
     for part in compared_parts(evaluation):
         yield _difference(_title(part, unit), part.difference(comparison))
 
@@ -87,7 +87,7 @@ def _difference(title: str, difference: Mapping[str, Any]) -> str:
 
 def _notes(facts: Mapping[str, Any], unit: Unit) -> list[str]:
     lines = [
-        f"  Bins and sources count every {unit.one} alike. Intervals: 95 %, {unit.several} drawn with replacement.",
+        f"  Bins and sources count every {unit.one} alike. Intervals: 95%, {unit.several} drawn with replacement.",
     ]
     if any(to_longer is not None for to_longer in facts["against_longer_wins"]) or facts["comparison"]:
         lines.append(

@@ -92,5 +92,5 @@ def _value(part: Mapping[str, Any]) -> str:
 
 def _percent(share: float) -> str:
     if 0 < share < 0.0005:
-        return "less than 0.1 %"
-    return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %"
+        return "less than 0.1%"
+    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"

@@ -66,7 +66,7 @@ def tried_lines(facts: Mapping[str, Any]) -> list[str]:
             if part in seen and seen[part]["accuracy"]["minimum_detectable_effect"]
         ]
         lines += [
-            "  differences from uniform with 95 % intervals; log-loss × 100, less is better; p for the rarest fifth's",
+            "  differences from uniform with 95% intervals; log-loss × 100, less is better; p for the rarest fifth's",
             "  log-loss, corrected for all weightings; * helps. What would be found four times in five, in points: "
             + (", ".join(detectable) or "not known"),
         ]
@@ -91,7 +91,7 @@ def _signed(difference: Mapping[str, Any], scale: float, digits: int) -> str:
 
 
 def _share(uniform: Mapping[str, Any], part: str) -> str:
-    return f"{100 * uniform[part]['accuracy']:.1f} %" if part in uniform else "–"
+    return f"{uniform[part]['accuracy']:.1%}" if part in uniform else "–"
 
 
 def _loss(uniform: Mapping[str, Any], part: str) -> str:

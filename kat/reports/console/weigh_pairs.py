@@ -79,7 +79,7 @@ def _weight_lines(w: Mapping[str, Any], unit: Unit) -> list[str]:
         f"{w['ess_pairs_share']:.1%} of pairs, {w['ess_clusters_share']:.1%} by cluster",
         *_matched(w),
         f"  at the cap of {w['cap']:<12g} {w['cap_hits']:,} pairs",
-        f"  heaviest 1 %               {w['heaviest_1_percent_share']:.1%} of all weight",
+        f"  heaviest 1%                {w['heaviest_1_percent_share']:.1%} of all weight",
         f"  rank correlation of v      {_signed(m)} with m, {_signed(length)} with the {unit.one}'s {w['length_unit']}",
     ]
 

@@ -67,7 +67,7 @@ def _joined(before: str, after: str) -> bool:
 
 
 def shown(value: Value, form: Format = "number") -> str:
-    """Return a value as a reader sees it. Shares are fractions: 0.123 is 12.3 %, a difference of 0.012 +1.2 points."""
+    """Return a value as a reader sees it. Shares are fractions: 0.123 is 12.3%, a difference of 0.012 +1.2 points."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return DASH
     if isinstance(value, bool):
@@ -117,7 +117,7 @@ _FORMATS: dict[str, Callable[[float], str]] = {
     "id": str,
     "count": lambda value: f"{value:,.0f}",
     "number": _number,
-    "percent": lambda value: f"{100 * value:.1f} %",
+    "percent": lambda value: f"{value:.1%}",
     "points": lambda value: f"{100 * value:+.1f} points",
     "bytes": _bytes,
     "seconds": _seconds,

@@ -67,7 +67,7 @@ def tick_labels(ticks: list[float], form: Format) -> list[str]:
     """Return the ticks' words: as few decimals as tell them apart."""
     if len(ticks) < 2 or form in ("bytes", "seconds", "count"):
         return [shown(tick, form) for tick in ticks]
-    times, unit = _TIMES.get(form, 1), " %" if form == "percent" else ""
+    times, unit = _TIMES.get(form, 1), "%" if form == "percent" else ""
     steps = [b - a for a, b in pairwise(ticks)]
     even = max(steps) < 1.5 * min(steps)
     biggest, step = max(map(abs, ticks)) * times, min(steps) * times

@@ -29,7 +29,7 @@ def accuracy_chart(evaluations: Mapping[str, Mapping[str, Any]], unit: Unit = OP
         y = np.asarray([_number(estimates[title]["value"]) for title in rows])
         series.append(Series(name, np.asarray([titles.index(t) for t in rows], np.float64), y, low, high))
     told = "; ".join(f"{name}: {_told(one)}" for name, one in evaluations.items())
-    title = f"Accuracy, with 95 % intervals over {unit.several}"
+    title = f"Accuracy, with 95% intervals over {unit.several}"
     marks = [Mark("y", 0.5, "chance")]
     return Chart(
         "accuracy",

@@ -132,9 +132,9 @@ def weights_do(meta: Mapping[str, Any], pair_weights: Mapping[str, Any] | None, 
     """Say what the weights do: how much the heaviest carry, and who pays."""
     if pair_weights is None:
         share = meta["heaviest_1_percent_share"]
-        return f"The heaviest 1 % of the {unit.several} carry {share:.1%} of all weight."
+        return f"The heaviest 1% of the {unit.several} carry {share:.1%} of all weight."
     share = pair_weights["weights"]["heaviest_1_percent_share"]
-    return f"The heaviest 1 % of the pairs that train carry {share:.1%} of all weight; {_who_pays(pair_weights)}."
+    return f"The heaviest 1% of the pairs that train carry {share:.1%} of all weight; {_who_pays(pair_weights)}."
 
 
 def _who_pays(facts: Mapping[str, Any]) -> str:
@@ -183,7 +183,7 @@ def _tables(
         f"effective sample size, of {unit.several}": meta["effective_sample_share"],
         "effective sample size, of pairs that train": w.get("ess_pairs_share"),
         "effective sample size, by cluster": w.get("ess_clusters_share"),
-        f"weight of the heaviest 1 % of {unit.several}": meta["heaviest_1_percent_share"],
+        f"weight of the heaviest 1% of {unit.several}": meta["heaviest_1_percent_share"],
         f"{unit.several} that have half of all density": half,
         f"{unit.several} with another at cosine {NEAR:g} or above": near,
     }

@@ -75,7 +75,7 @@ def _gains(facts: Mapping[str, Any], parts: Mapping[str, str]) -> Table:
         cells += [None if rare is None else rare["log_loss"]["difference"], one["p_rare_log_loss"]]
         cells += [None, None] if permuted is None else [permuted["rank"], permuted["count"] + 1]
         rows.append(cells)
-    title = "Differences from uniform, with 95 % intervals; p is corrected for all weightings"
+    title = "Differences from uniform, with 95% intervals; p is corrected for all weightings"
     return Table(title, head, rows)
 
 

@@ -21,7 +21,7 @@ from kat.terminal import escaped
         (1234.5, "number", "1,234"),
         (0.00001234, "number", "1.2 × 10⁻⁵"),
         (5, "number", "5"),
-        (0.123, "percent", "12.3 %"),
+        (0.123, "percent", "12.3%"),
         (0.0123, "points", "+1.2 points"),
         (-0.004, "points", "−0.4 points"),
         (999, "bytes", "999 B"),

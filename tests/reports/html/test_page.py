@@ -171,7 +171,7 @@ def test_cells_carry_their_numbers():
     cells = [attrs["data-value"] for attrs, _ in page.all("td") if "data-value" in attrs]
     assert [float(cell) for cell in cells] == pytest.approx(numbers, rel=0, abs=0, nan_ok=True)
     texts = [text for _, text in page.all("td")]
-    assert texts[:7] == ["read", "28,114", "100.0 %", "+1.2 points", "48.2 MB", "12.3 s", "9e107d9d372bb682"]
+    assert texts[:7] == ["read", "28,114", "100.0%", "+1.2 points", "48.2 MB", "12.3 s", "9e107d9d372bb682"]
     assert texts[14:17] == ["kept", "–", "–"]
 
 
