@@ -239,6 +239,7 @@ POLICY_EVALUATION: Form = {
     "policy": TEXT,
     "reference": TEXT,
     "rewards": Each(TEXT),
+    "prompts_cut": Maybe(COUNT, absent=True),
     "all": _FARES,
     "bins": By(_FARES, integers=True),
     "policy_answers": _SAID,

@@ -81,8 +81,10 @@ def evaluate_policy(
         asked = some_of_each_bin(held_out(prompts_of_run(run, source, table)), options.prompts)
         if not asked:
             raise InputError(f"{path} has no prompt that validates and does not train. Weigh with --validation_share.")
-        rows = _answered(place, reference, asked, rewards, options, scales=reward_weights, device=run_options.device)
+        device = run_options.device
+        rows, cut = _answered(place, reference, asked, rewards, options, scales=reward_weights, device=device)
         facts = _facts(rows, options) | {"policy": place.name, "reference": reference.name, "rewards": list(rewards)}
+        facts["prompts_cut"] = cut
         (job.folder / ANSWERS).write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
         (job.folder / WINS).write_bytes(b"".join(orjson.dumps(_win(row)) + b"\n" for row in rows))
         (job.folder / POLICY_EVALUATION).write_bytes(json_bytes(facts))
@@ -114,8 +116,9 @@ def _answered(
     *,
     scales: Sequence[float] | None,
     device: str,
-) -> list[dict[str, Any]]:
-    """Return a row a prompt: what both say, what it is worth, and the policy's KL from the reference a token."""
+) -> tuple[list[dict[str, Any]], int]:
+    """Return a row a prompt: what both say, what it is worth, and the policy's KL from the reference a token; and how
+    many prompts lost their beginning."""
     from kat.training.answers import divergence, text_of
     from kat.training.reward_sources import reward_of
     from kat.training.train_grpo import load_policy, prompts_of_policy
@@ -145,7 +148,7 @@ def _answered(
             }
         known = {"id": one.context_id, "opening_id": one.opening_id, "bin": one.bin, "prompt": one.messages}
         rows.append(known | sides | {"kl": float(kls[i])})
-    return rows
+    return rows, prompts.cut
 
 
 def _said(model: Policy, trunks: Sequence[np.ndarray], options: AnswerOptions) -> list[Completion]:

@@ -20,7 +20,7 @@ from kat.training.reward_sources import reward_of
 from kat.training.train import load_reward_model
 from kat.training_config import trained_limits
 
-TOLD = ("--device", "cpu", "--precision", "float32", "--max_new_tokens", "12", "--max_len", "400")
+TOLD = ("--device", "cpu", "--precision", "float32", "--max_new_tokens", "12")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,12 @@ def folder(made, tmp_path, monkeypatch):
 def measure(folder, kat_cli):
     def run(*more, policy=None, reward="short_reward:short"):
         few = () if "--prompts" in more else ("--prompts", "3")
+        told = () if "--max_len" in more else ("--max_len", "400")
         return kat_cli(
-            "evaluate-policy", policy or folder / "run" / "dpo", folder / "run", "--reward", reward, *TOLD, *few, *more
+            "evaluate-policy",
+            policy or folder / "run" / "dpo",
+            folder / "run",
+            *("--reward", reward, *TOLD, *told, *few, *more),
         )
 
     return run
@@ -101,6 +105,19 @@ def test_prompts_are_as_long_as_in_the_training(folder, kat_cli):
     assert recorded(folder / "run" / "dpo")["max_len"] == 400
     assert recorded(folder / "tiny", "--against", folder / "tiny")["max_len"] == 512
     assert recorded(folder / "run" / "dpo", "--max_len", "300", "--overwrite")["max_len"] == 300
+
+
+def test_prompts_that_lose_their_beginning_are_counted(folder, measure, kat_cli):
+    ran = measure("--prompts", "1")
+    facts, rows, _ = facts_of(folder)
+    assert facts["prompts_cut"] == 0
+    assert "cut at their start" not in ran.stdout
+
+    ran = measure("--prompts", "1", "--max_len", "16", "--overwrite")
+    facts, rows, _ = facts_of(folder)
+    assert facts["prompts_cut"] == len(rows)  # with their template none of them fits into four tokens
+    assert f"prompts cut at their start {len(rows):,}\n" in ran.stdout
+    assert f"prompts cut at their start {len(rows):,}\n" in kat_cli("show", folder / "run" / "dpo.policy").stdout
 
 
 @pytest.mark.parametrize(
@@ -253,6 +270,20 @@ def test_rewards_are_computed_as_precisely_as_told(tmp_path, monkeypatch):
     monkeypatch.setattr("kat.training.reward_sources.model_that_rewards", load_without_asking)
     autocast = {p: reward_of([model], None, "cpu", precision=p)._sources[0]._model.autocast for p in PRECISIONS}
     assert autocast == {"auto": True, "float32": False, "bfloat16": True}
+
+
+def test_a_reward_model_says_once_that_prompts_lose_their_beginning(tmp_path, monkeypatch, capsys):
+    model = tiny_chat_model(tmp_path / "rm")
+    monkeypatch.setattr("kat.training.reward_sources.model_that_rewards", load_without_asking)
+    reward = reward_of([model], None, "cpu")
+    short, long = (Asked([{"role": "user", "content": text}], "o", "c") for text in ("w1", "w1 " * 600))
+    reward([short], ["w2"])
+    assert "lost" not in capsys.readouterr().err
+    reward([short, long], ["w2", "w3"])
+    reward([long], ["w2"])
+    told = capsys.readouterr().err
+    assert told.count("lost their beginning") == 1
+    assert f"The reward {model} reads 512 tokens: 1 of the first 2 prompts" in " ".join(told.split())
 
 
 PRECISIONS = ("auto", "float32", "bfloat16")
