@@ -78,7 +78,7 @@ def train_policy(
     `rewards` are functions f(prefixes, completions) → numbers, module:function, or reward models; several are added,
     each times its weight of `reward_weights`. `options` are the fields of `kat.grpo_config.GrpoOptions`. `fixed`
     prompts are answered before and after. A `sampler` takes the place of weights, and a `generator` that of the
-    policy's own.
+    policy's own. How many prompts lost their beginning is said, and in `facts["prompts_cut"]`.
 
     Raises InputError for no prompts, MismatchError for an opening without a weight, ModelError for a model that cannot
     be loaded, OptionError for an unknown option or one out of range.
@@ -88,9 +88,13 @@ def train_policy(
     reward = reward_of(named, reward_weights, device, precision=chosen.precision, allow_network=chosen.allow_network)
     loaded = load_policy(chosen, device)
     w = {one.opening_id: 1.0 for one in prompts} if weights is None else weights
+    asked = prompts_of_policy(loaded, prompts, chosen)
+    if asked.cut:
+        lost = f"{asked.cut:,} of {len(asked):,} prompts lost their beginning"
+        note(f"train-grpo  {lost}: with a completion {chosen.max_len:,} tokens are read")
     trainer = make_trainer(
         loaded,
-        prompts_of_policy(loaded, prompts, chosen),
+        asked,
         sampler or SystematicSampler(prompts, w, chosen.seed),
         reward,
         chosen,
@@ -101,6 +105,7 @@ def train_policy(
     held = prompts_of_policy(loaded, fixed, chosen)
     facts = fit_policy(trainer, held, device=device, on_step=log.append, progress=progress)
     answers = [row for one in log if "answers" in one for row in one["answers"]]
+    facts = {**facts, "prompts_cut": asked.cut}
     return TrainedPolicy(loaded, facts, [one for one in log if "answers" not in one], answers)
 
 

@@ -138,6 +138,15 @@ def test_it_learns_to_stop(model):
     assert np.mean(cut[-5:]) < 0.2
 
 
+def test_prompts_that_lose_their_beginning_are_told(model, capsys):
+    told = SMALL | {"max_steps": 1, "max_len": 32, "min_prompt": 1}
+    long = Asked([{"role": "user", "content": "a" * 40}], "opening0", "long")
+    for prompts, cut in ((asked(1), 0), ([*asked(1), long], 1)):
+        trained = train_policy(prompts, vowels, policy=model, device="cpu", **told)
+        assert trained.facts["prompts_cut"] == cut
+        assert ("1 of 2 prompts lost their beginning" in capsys.readouterr().err) == bool(cut)
+
+
 def test_a_penalty_keeps_it_near_where_it_began(model):
     told = SMALL | {"max_steps": 40, "batch_size": 4, "num_generations": 8, "learning_rate": 3e-3}
     free, held = (
