@@ -82,9 +82,9 @@ def evaluate_policy(
         if not asked:
             raise InputError(f"{path} has no prompt that validates and does not train. Weigh with --validation_share.")
         device = run_options.device
-        rows, cut = _answered(place, reference, asked, rewards, options, scales=reward_weights, device=device)
-        facts = _facts(rows, options) | {"policy": place.name, "reference": reference.name, "rewards": list(rewards)}
-        facts["prompts_cut"] = cut
+        rows, in_part = _answered(place, reference, asked, rewards, options, scales=reward_weights, device=device)
+        names = {"policy": place.name, "reference": reference.name, "rewards": list(rewards)}
+        facts = _facts(rows, options) | names | in_part
         (job.folder / ANSWERS).write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
         (job.folder / WINS).write_bytes(b"".join(orjson.dumps(_win(row)) + b"\n" for row in rows))
         (job.folder / POLICY_EVALUATION).write_bytes(json_bytes(facts))
@@ -116,11 +116,12 @@ def _answered(
     *,
     scales: Sequence[float] | None,
     device: str,
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return a row a prompt: what both say, what it is worth, and the policy's KL from the reference a token; and how
-    many prompts lost their beginning."""
+    many prompts were read in part."""
     from kat.training.answers import divergence, text_of
     from kat.training.reward_sources import reward_of
+    from kat.training.tokens import prompt_facts
     from kat.training.train_grpo import load_policy, prompts_of_policy
 
     # First, for a reward that is not there is told before all is said.
@@ -148,7 +149,7 @@ def _answered(
             }
         known = {"id": one.context_id, "opening_id": one.opening_id, "bin": one.bin, "prompt": one.messages}
         rows.append(known | sides | {"kl": float(kls[i])})
-    return rows, prompts.cut
+    return rows, prompt_facts(prompts.cut, prompts.tools_unread)
 
 
 def _said(model: Policy, trunks: Sequence[np.ndarray], options: AnswerOptions) -> list[Completion]:

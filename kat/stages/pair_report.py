@@ -95,6 +95,8 @@ def _marked(
 
 def data_facts(prepared: Prepared) -> dict[str, Any]:
     """Return what was read, what was left out and in which density bin, and how uneven the weights are."""
+    from kat.training.tokens import prompt_facts
+
     tokens, train = prepared.tokens, prepared.train
     trained = [prepared.marks[pair_id] for pair_id in train.ids]
     dropped: dict[str, Counter[str]] = {}
@@ -107,8 +109,7 @@ def data_facts(prepared: Prepared) -> dict[str, Any]:
         "selection_pairs": 0 if prepared.selection is None else len(prepared.selection),
         "dropped_by_bin": {reason: dict(sorted(counts.items())) for reason, counts in dropped.items()},
         "max_len": tokens.max_len,
-        "prompts_cut": tokens.cut,
-        "prompts_whose_tools_are_not_written": tokens.tools_unread,
+        **prompt_facts(tokens.cut, tokens.tools_unread),
         "ess_pairs": effective_sample_size(prepared.weights),
         "pays": who_pays(
             np.asarray([mark.bin for mark in trained]), np.asarray([mark.src for mark in trained]), prepared.weights

@@ -79,6 +79,7 @@ def score(
             _discard(places, job.manifest)
             return not completions
         from kat.training.scoring import ScoreCheckpoint
+        from kat.training.tokens import prompt_facts
         from kat.training.train import precision_of, tokens_of
 
         training = replace(
@@ -109,7 +110,11 @@ def score(
         _check_finite(data, chosen, rejected, place)
         for row in rows.written(data.ids, chosen.tolist(), rejected.tolist()):
             job.file.write(orjson.dumps(row) + b"\n")
-        job.facts["report"] = rows.facts(data.ids, chosen, rejected) | {"left_out": dict(data.dropped)}
+        job.facts["report"] = {
+            **rows.facts(data.ids, chosen, rejected),
+            "left_out": dict(data.dropped),
+            **prompt_facts(data.cut, data.tools_unread),
+        }
         job.say(score_summary(job.facts["report"]), score_lines(job.facts["report"]))
     for one in kept:
         one.remove()

@@ -207,6 +207,7 @@ def _prepared(
 ) -> tuple[GrpoTrainer, Prompts, dict[str, Any]]:
     from kat.training.prompt_sampler import SystematicSampler
     from kat.training.reward_sources import reward_of
+    from kat.training.tokens import prompt_facts
     from kat.training.train_grpo import load_policy, make_trainer, prompts_of_policy
 
     if not drawn.train:
@@ -221,7 +222,7 @@ def _prepared(
     counts = {
         "prompts": len(prompts),
         "openings": len(openings),
-        "prompts_cut": prompts.cut,
+        **prompt_facts(prompts.cut, prompts.tools_unread),
         "fixed_prompts": len(fixed),
         "fixed_train": bool({one.context_id for one in drawn.fixed} & {one.context_id for one in drawn.train}),
         "model": policy.loaded.meta["name"],

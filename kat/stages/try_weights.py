@@ -59,7 +59,7 @@ class Ready:
     training: TrainingPairs
     clusters: np.ndarray | None
     specs: dict[str, PairOptions]
-    dropped: dict[str, int]
+    read: dict[str, Any]
     bad_rows: int
 
 
@@ -151,7 +151,7 @@ def _prepared(
     table, _ = pair_table(columns, weights, texts, base, search, device=device)
     if options.weightings is None and len(columns.src.names) == 1:
         specs = {name: spec for name, spec in specs.items() if name != WITHIN}
-    x, ids, dropped = _features(run, with_progress(_training(reader(), table), "pairs"), options, device)
+    x, ids, read = _features(run, with_progress(_training(reader(), table), "pairs"), options, device)
     place = {pair_id: row for row, pair_id in enumerate(table.pair_id.tolist())}
     rows = np.asarray([place[one] for one in ids], np.int64)
     places = rows_of(columns.opening_ids, weights.embeddings.ids)
@@ -169,7 +169,7 @@ def _prepared(
         cap=search.cap,
     )
     clusters = next((c for s in specs.values() if (c := opening_clusters(training, s)) is not None), None)
-    told: dict[str, Any] = {"training": training, "clusters": clusters, "specs": specs, "dropped": dropped}
+    told: dict[str, Any] = {"training": training, "clusters": clusters, "specs": specs, "read": read}
     told["bad_rows"] = pairs.stats.bad
     return Ready(x, rows, table, **told)
 
@@ -182,11 +182,12 @@ def _training(pairs: Iterator[Pair], table: PairWeights) -> Iterator[Pair]:
 
 def _features(
     run: RunFolder, pairs: Any, options: TryOptions, device: str
-) -> tuple[np.ndarray, list[str], dict[str, int]]:
-    """Return the differences of the features of chosen and rejected completions [P, D], the pairs' ids, and how many
-    were dropped and why."""
+) -> tuple[np.ndarray, list[str], dict[str, Any]]:
+    """Return the differences of the features of chosen and rejected completions [P, D], the pairs' ids, how many
+    were dropped and why, and how many prompts were read in part."""
     from kat.training.features import branch_features
     from kat.training.rewarders import branches_of, first_branches
+    from kat.training.tokens import prompt_facts
     from kat.training.train import load_reward_model, tokens_of
 
     reward = RewardOptions(
@@ -206,7 +207,11 @@ def _features(
     chosen, rejected = (
         features[np.searchsorted(needed, first + side)].reshape(len(data), -1) for side in (data.chosen, data.rejected)
     )
-    return chosen - rejected, list(data.ids), dict(data.dropped)
+    return (
+        chosen - rejected,
+        list(data.ids),
+        {"dropped": dict(data.dropped), **prompt_facts(data.cut, data.tools_unread)},
+    )
 
 
 def _tried(ready: Ready, options: TryOptions) -> tuple[list[Tried], dict[str, Any]]:
@@ -258,7 +263,7 @@ def _tried(ready: Ready, options: TryOptions) -> tuple[list[Tried], dict[str, An
         "pairs": len(rows),
         "openings": len(set(pairs.opening)),
         "bad_rows": ready.bad_rows,
-        "dropped": ready.dropped,
+        **ready.read,
         "features": int(ready.x.shape[1]),
         "uniform": uniform,
         "weightings": [tried_facts(one) for one in tried],

@@ -16,7 +16,6 @@ import numpy as np
 from kat.config import Precision
 from kat.errors import InputError, KatError, ModelError, OptionError, first_words
 from kat.records import Pair, Prefix
-from kat.terminal import note
 from kat.training.prompt_sampler import Asked
 from kat.training_config import RewardOptions, trained_limits
 
@@ -64,14 +63,15 @@ class ModelReward:
         limits = trained_limits(resolve(source, allow_network=allow_network).path) | {"min_prompt": 0}
         self._options = RewardOptions(model=source, precision=precision, allow_network=allow_network, **limits)
         self._model = model_that_rewards(self._options, device, "As a --reward, name one that kat train-rm made.")
-        self._told_cut = False
+        self._has_told = False
 
     def __call__(self, asked: Sequence[Asked], completions: Sequence[str]) -> Sequence[float]:
-        """Return the model's rewards; that prompts lose their beginning is said the first time.
+        """Return the model's rewards; that prompts are read in part is said the first time.
 
         Raises InputError for a completion that is longer than the model reads.
         """
         from kat.training.scoring import rewards_of
+        from kat.training.tokens import prompt_facts, tell_prompts
         from kat.training.train import tokens_of
 
         pairs = [
@@ -88,12 +88,10 @@ class ModelReward:
             for i, (one, text) in enumerate(zip(asked, completions, strict=True))
         ]
         data = tokens_of(self._model, pairs, self._options, identical="keep")
-        if data.cut and not self._told_cut:
-            self._told_cut = True
-            note(
-                f"The reward {self._options.model} reads {data.max_len:,} tokens: {data.cut:,} of the first "
-                f"{len(data.prompts):,} prompts that it was asked about lost their beginning."
-            )
+        if not self._has_told and (data.cut or data.tools_unread):
+            self._has_told = True
+            read = prompt_facts(data.cut, data.tools_unread)
+            tell_prompts(f"reward {self._options.model}", read, len(data.prompts), data.max_len)
         return rewards_of(self._model, data, self._options.row_tokens)[0].tolist()
 
 

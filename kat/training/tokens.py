@@ -271,13 +271,27 @@ class _Writer:
 def left_out(
     data: TokenPairs, pairs: Sequence[Pair], weights: Mapping[str, float] | Sequence[float] | None, name: str
 ) -> dict[str, Any]:
-    """Return how many pairs do not train, by reason, and how many prompts lost their beginning; and say so."""
+    """Return how many pairs do not train, by reason, and `prompt_facts`; and say so."""
     reasons = dict(data.dropped)
     if isinstance(weights, Mapping) and (unnamed := sum(pair.id not in weights for pair in pairs)):
         reasons["no weight"] = unnamed
     for reason, count in reasons.items():
         note(f"{name}  {count:,} of {len(pairs):,} pairs left out: {reason}")
-    if data.cut:
-        cut = f"{data.cut:,} of {len(data.prompts):,} prompts lost their beginning"
-        note(f"{name}  {cut}: with a completion {data.max_len:,} tokens are read")
-    return {"left_out": reasons, "prompts_cut": data.cut}
+    facts = prompt_facts(data.cut, data.tools_unread)
+    tell_prompts(name, facts, len(data.prompts), data.max_len)
+    return {"left_out": reasons, **facts}
+
+
+def prompt_facts(cut: int, tools_unread: int) -> dict[str, int]:
+    """Return how many prompts lost their beginning, and how many have tools that the chat template does not write."""
+    return {"prompts_cut": cut, "prompts_whose_tools_are_not_written": tools_unread}
+
+
+def tell_prompts(name: str, facts: Mapping[str, int], count: int, max_len: int) -> None:
+    """Say how many of `count` prompts are read in part, if any are."""
+    cut, tools_unread = prompt_facts(0, 0)
+    if facts[cut]:
+        lost = f"{facts[cut]:,} of {count:,} prompts lost their beginning"
+        note(f"{name}  {lost}: with a completion {max_len:,} tokens are read")
+    if facts[tools_unread]:
+        note(f"{name}  the chat template does not write the tools of {facts[tools_unread]:,} of {count:,} prompts")

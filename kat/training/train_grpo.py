@@ -20,6 +20,7 @@ from kat.terminal import bar_off, note
 from kat.training.checkpoint import Checkpoint, restored
 from kat.training.prompt_sampler import Asked, PromptSampler, SystematicSampler
 from kat.training.reward_sources import Function, RewardSum, reward_of
+from kat.training.tokens import prompt_facts, tell_prompts
 from kat.training.train import precision_of
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ FIXED = 1 << 40
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Contexts to ask, their token ids, and how many of these lost their beginning."""
+    """Contexts to ask, their token ids, how many of these lost their beginning, and how many contexts have tools that
+    the chat template does not write."""
 
     asked: Sequence[Asked]
     trunks: Sequence[np.ndarray]
     cut: int = 0
+    tools_unread: int = 0
 
     def __len__(self) -> int:
         return len(self.asked)
@@ -78,7 +81,7 @@ def train_policy(
     `rewards` are functions f(prefixes, completions) → numbers, module:function, or reward models; several are added,
     each times its weight of `reward_weights`. `options` are the fields of `kat.grpo_config.GrpoOptions`. `fixed`
     prompts are answered before and after. A `sampler` takes the place of weights, and a `generator` that of the
-    policy's own. How many prompts lost their beginning is said, and in `facts["prompts_cut"]`.
+    policy's own. How many prompts lost their beginning is said, and stands in `facts["prompts_cut"]`.
 
     Raises InputError for no prompts, MismatchError for an opening without a weight, ModelError for a model that cannot
     be loaded, OptionError for an unknown option or one out of range.
@@ -89,9 +92,8 @@ def train_policy(
     loaded = load_policy(chosen, device)
     w = {one.opening_id: 1.0 for one in prompts} if weights is None else weights
     asked = prompts_of_policy(loaded, prompts, chosen)
-    if asked.cut:
-        lost = f"{asked.cut:,} of {len(asked):,} prompts lost their beginning"
-        note(f"train-grpo  {lost}: with a completion {chosen.max_len:,} tokens are read")
+    read = prompt_facts(asked.cut, asked.tools_unread)
+    tell_prompts("train-grpo", read, len(asked), chosen.max_len)
     trainer = make_trainer(
         loaded,
         asked,
@@ -105,8 +107,7 @@ def train_policy(
     held = prompts_of_policy(loaded, fixed, chosen)
     facts = fit_policy(trainer, held, device=device, on_step=log.append, progress=progress)
     answers = [row for one in log if "answers" in one for row in one["answers"]]
-    facts = {**facts, "prompts_cut": asked.cut}
-    return TrainedPolicy(loaded, facts, [one for one in log if "answers" not in one], answers)
+    return TrainedPolicy(loaded, facts | read, [one for one in log if "answers" not in one], answers)
 
 
 def load_policy(options: GrpoOptions, device: str) -> Policy:
@@ -143,6 +144,7 @@ def prompts_of_policy(policy: Policy, asked: Sequence[Asked], options: GrpoOptio
             "there is no room for a prompt. Lower --max_new_tokens."
         )
     chat, trunks, cut = policy.loaded.chat, [], 0
+    tools_unread = 0 if chat.takes_tools else sum(bool(one.tools) for one in asked)
     begin = chat.begin
     for one in asked:
         ids = np.asarray(chat.render(one.messages, one.tools), np.int64)
@@ -153,7 +155,7 @@ def prompts_of_policy(policy: Policy, asked: Sequence[Asked], options: GrpoOptio
                 kept[: len(begin)] = begin
             ids = kept
         trunks.append(ids)
-    return Prompts(asked, trunks, cut)
+    return Prompts(asked, trunks, cut, tools_unread)
 
 
 def make_trainer(

@@ -283,7 +283,7 @@ def test_a_reward_model_says_once_that_prompts_lose_their_beginning(tmp_path, mo
     reward([long], ["w2"])
     told = capsys.readouterr().err
     assert told.count("lost their beginning") == 1
-    assert f"The reward {model} reads 512 tokens: 1 of the first 2 prompts" in " ".join(told.split())
+    assert "1 of 2 prompts lost their beginning: with a completion 512 tokens are read" in " ".join(told.split())
 
 
 PRECISIONS = ("auto", "float32", "bfloat16")

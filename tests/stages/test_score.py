@@ -149,6 +149,21 @@ def test_scoring_goes_on_in_the_precision_that_it_began_in(folder, kat_cli, monk
     assert not (folder / "cut.jsonl.unfinished").exists()
 
 
+def test_prompts_that_lose_their_beginning_are_counted(folder, score, kat_cli):
+    pairs = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()[:6]]
+    long = "again and " * 400
+    for pair in pairs[:2]:
+        first = pair["prefix"]["messages"][0]
+        first["content"] = long + first["content"]
+    (folder / "some.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    count = len({json.dumps(pair["prefix"]) for pair in pairs[:2]})
+    ran = score(folder / "some.jsonl", "some.rewards.jsonl")
+    assert ran.rc == 0, ran.stderr
+    assert f"  prompts cut at their start {count}\n" in ran.stdout
+    assert json.loads((folder / "some.rewards.jsonl.manifest.json").read_text())["report"]["prompts_cut"] == count
+    assert "cut at their start" in kat_cli("show", folder / "some.rewards.jsonl").stdout
+
+
 def test_what_is_refused(folder, score, kat_cli):
     message = score(folder / "pairs.jsonl", "long.jsonl", "--max_len", "60").failed()
     assert "--long_completions drop" in message

@@ -83,6 +83,16 @@ def test_pairs_that_validate_stay_unseen(folder, ask, kat_cli):
     assert [one["name"] for one in found["weightings"]][1:] == ["density"]
 
 
+def test_prompts_that_lose_their_beginning_are_counted(folder, ask):
+    assert ask("--weightings", "density").rc == 0
+    assert read(folder)["prompts_cut"] == 0
+    ran = ask("--weightings", "density", "--max_len", "60", "--min_prompt", "8", "--overwrite")
+    assert ran.rc == 0, ran.stderr
+    count = read(folder)["prompts_cut"]
+    assert count > 0
+    assert f"  prompts cut at their start {count:,}\n" in ran.stdout
+
+
 def test_features_are_computed_once(folder, ask, monkeypatch):
     assert ask("--weightings", "density").rc == 0
     (kept,) = (folder / "run" / "features").iterdir()

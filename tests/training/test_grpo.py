@@ -147,6 +147,14 @@ def test_prompts_that_lose_their_beginning_are_told(model, capsys):
         assert ("1 of 2 prompts lost their beginning" in capsys.readouterr().err) == bool(cut)
 
 
+def test_prompts_whose_tools_are_not_written_are_told(model, capsys):
+    tools = [{"type": "function", "function": {"name": "boil", "parameters": {}}}]
+    prompts = [*asked(1), Asked(asked(1)[0].messages, "opening0", "with tools", tools=tools)]
+    trained = train_policy(prompts, vowels, policy=model, device="cpu", **SMALL | {"max_steps": 1})
+    assert trained.facts["prompts_whose_tools_are_not_written"] == 1
+    assert "does not write the tools of 1 of 2 prompts" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_penalty_keeps_it_near_where_it_began(model):
     told = SMALL | {"max_steps": 40, "batch_size": 4, "num_generations": 8, "learning_rate": 3e-3}
     free, held = (

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kat.reports.console.evaluate_rm import percent
+from kat.reports.console.prompts import prompt_lines
 from kat.reports.evaluation_parts import bin_name
 
 
@@ -24,7 +25,7 @@ def policy_lines(facts: Mapping[str, Any]) -> list[str]:
         f"  mean reward                {before['reward']:.4f} before, {after['reward']:.4f} after",
         f"  tokens                     {before['tokens']:.0f} and {after['tokens']:.0f}; "
         f"{1 - before['ended']:.0%} and {1 - after['ended']:.0%} cut off",
-        *([f"  prompts cut at their start {facts['prompts_cut']:,}"] if facts.get("prompts_cut") else []),
+        *prompt_lines(facts),
         "",
         f"  {'':<22}{'prompts':>8}  {'win rate':<22}{'reward gain':>12}  KL a token",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kat.reports.console.prompts import prompt_lines
 from kat.reports.evaluation_parts import bin_name
 
 
@@ -24,8 +25,7 @@ def _data_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"  prompts                    {prompts}, drawn by {report['drawn']}"
     yield f"  fixed prompts              {report['fixed_prompts']:,}, {held}"
     yield f"  reward                     {', '.join(report['rewards'])}"
-    if report["prompts_cut"]:
-        yield f"  prompts cut at their start {report['prompts_cut']:,}"
+    yield from prompt_lines(report)
 
 
 def _training_lines(report: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from kat.reports.console.evaluate_rm import percent
 from kat.reports.console.pays import pay_lines
+from kat.reports.console.prompts import prompt_lines
 from kat.reports.evaluation_parts import bin_name
 
 
@@ -31,11 +32,7 @@ def _data_lines(report: Mapping[str, Any]) -> Iterator[str]:
     for reason, bins in report["dropped_by_bin"].items():
         places = ", ".join(f"{'no bin' if b == '-1' else f'bin {b}'}: {n:,}" for b, n in bins.items())
         yield f"  left out                   {sum(bins.values()):,}: {reason} ({places})"
-    if report["prompts_cut"]:
-        yield f"  prompts cut at their start {report['prompts_cut']:,}"
-    if report["prompts_whose_tools_are_not_written"]:
-        count = report["prompts_whose_tools_are_not_written"]
-        yield f"  WARNING  the chat template does not write the tools of {count:,} prompts"
+    yield from prompt_lines(report)
 
 
 def _training_lines(training: Mapping[str, Any]) -> Iterator[str]:

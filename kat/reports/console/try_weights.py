@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kat.reports.console.prompts import prompt_lines
 from kat.reports.console.text import printable
 
 HEAD = 34
@@ -34,6 +35,7 @@ def tried_lines(facts: Mapping[str, Any]) -> list[str]:
     uniform = facts["uniform"]
     lines = [f"  bad rows passed over       {facts['bad_rows']:,}"] if facts["bad_rows"] else []
     lines += [f"  dropped                    {n:,} pairs: {reason}" for reason, n in facts["dropped"].items()]
+    lines += prompt_lines(facts)
     bins = [name for name in uniform if name != "every pair"]
     last = bins[-1] if bins else "every pair"
     lines += [
