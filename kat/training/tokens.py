@@ -275,8 +275,17 @@ def left_out(
     reasons = dict(data.dropped)
     if isinstance(weights, Mapping) and (unnamed := sum(pair.id not in weights for pair in pairs)):
         reasons["no weight"] = unnamed
+    return _told(name, data, reasons, len(pairs))
+
+
+def tell_unread(name: str, data: TokenPairs) -> None:
+    """Say how many pairs are not read, by reason, and how many prompts are read in part, if any are."""
+    _told(name, data, data.dropped, len(data) + data.dropped.total())
+
+
+def _told(name: str, data: TokenPairs, reasons: Mapping[str, int], pairs: int) -> dict[str, Any]:
     for reason, count in reasons.items():
-        note(f"{name}  {count:,} of {len(pairs):,} pairs left out: {reason}")
+        note(f"{name}  {count:,} of {pairs:,} pairs left out: {reason}")
     facts = prompt_facts(data.cut, data.tools_unread)
     tell_prompts(name, facts, len(data.prompts), data.max_len)
     return {"left_out": reasons, **facts}

@@ -26,7 +26,7 @@ from kat.terminal import bar_off, escaped, note
 from kat.training.checkpoint import Checkpoint, restored
 from kat.training.scored import Scored
 from kat.training.steps import token_counts
-from kat.training.tokens import TokenPairs, left_out, tokenize_pairs
+from kat.training.tokens import TokenPairs, left_out, tell_unread, tokenize_pairs
 from kat.training_config import PairTrainingOptions, RewardOptions
 
 if TYPE_CHECKING:
@@ -51,10 +51,12 @@ class TrainedRewardModel:
     def score(self, pairs: Iterable[Pair]) -> Scored:
         """Return the rewards of pairs (`kat.read_pairs`), cut to the model's length as in training.
 
-        Pairs with a completion that is too long have no reward, and are left out.
+        Pairs with a completion that is too long have no reward, and are left out; how many is said, and how many
+        prompts lost their beginning.
         """
         options = replace(self.options, long_completions="drop")
         data = tokens_of(self.model, pairs, options, identical="keep")
+        tell_unread("score", data)
         return score_tokens(self.model, data, options.row_tokens)
 
     def save(self, folder: str | Path) -> None:

@@ -141,6 +141,21 @@ def test_scores_are_those_of_the_saved_model_sequence_by_sequence(tiny, pairs, t
     assert scored.accuracy == pytest.approx(right / 15)
 
 
+def test_what_has_no_reward_is_told(tiny, pairs, capsys):
+    _, done = trained(tiny, pairs, max_len=40, min_prompt=8)
+    capsys.readouterr()
+    done.score(pairs)
+    assert capsys.readouterr().err == ""
+    long = [
+        pair_of("good", "bad", "w1 " * 60, pair_id="context"),
+        pair_of("good " * 60, "bad", "How?", pair_id="completion"),
+    ]
+    assert done.score([*pairs, *long]).ids == [*(p.id for p in pairs), "context"]
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"score 1 of {len(pairs) + 2} pairs left out: " in told
+    assert "prompts lost their beginning: with a completion 40 tokens are read" in told
+
+
 def test_a_saved_model_is_loaded_and_goes_on_scoring_the_same(tiny, pairs, tmp_path):
     model, data = reward_model(tiny), random_tokens(0, [2, 3])
     fit(model, data, np.ones(5), RewardOptions(train="all", batch_size=4))
