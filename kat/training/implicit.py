@@ -37,7 +37,7 @@ class SequenceLogProbs:
         all_ends = np.concatenate(row.ends)
         sums = log_probs.new_zeros(len(all_ends)).index_add(0, sequence, log_probs)
         if self.per_token:
-            sums = sums / torch.bincount(sequence, minlength=len(all_ends))
+            sums = sums / torch.bincount(sequence, minlength=len(all_ends)).clamp(min=1)
         order = np.argsort(all_ends)
         places = order[np.searchsorted(all_ends[order], ends)]
         return sums[torch.from_numpy(places).to(self.device)]

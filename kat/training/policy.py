@@ -44,10 +44,12 @@ class Predicted(NamedTuple):
 
 
 def said(row: Row) -> Said:
-    """Return the tokens of all branches of a row of prompts."""
+    """Return the tokens of all branches of a row of prompts, but for those that begin a sequence: nothing predicts a
+    token without a trunk before it."""
     ends = np.concatenate(row.ends)
-    segment = np.searchsorted(row.layout.bounds, ends, "right") - 1
-    tokens = [np.arange(start, end + 1) for start, end in zip(row.layout.bounds[segment], ends, strict=True)]
+    starts = row.layout.bounds[np.searchsorted(row.layout.bounds, ends, "right") - 1]
+    starts = starts + (row.layout.previous[starts] < 0)
+    tokens = [np.arange(start, end + 1) for start, end in zip(starts, ends, strict=True)]
     flat = np.concatenate(tokens)
     sequence = np.repeat(np.arange(len(ends)), [len(t) for t in tokens])
     return Said(row.layout.previous[flat], row.tokens[flat], sequence)

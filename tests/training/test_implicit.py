@@ -39,14 +39,16 @@ def some_pairs(seed=0):
 
 
 def plain_log_probs(model, data, *, per_token):
-    """Log-probabilities [2, P] of chosen and rejected completions, a sequence at a time."""
+    """Log-probabilities [2, P] of chosen and rejected completions, a sequence at a time; of those without a trunk,
+    from the second token on."""
     sums = []
     for side in (data.chosen, data.rejected):
         for number, branch in zip(data.prompt, side, strict=True):
             trunk, tokens = data.prompts[number].trunk, data.prompts[number].branches[branch]
             ids = torch.from_numpy(np.concatenate([trunk, tokens]).astype(np.int64))[None]
             log_probs = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
-            own = log_probs[torch.arange(len(trunk) - 1, ids.shape[1] - 1), ids[0, len(trunk) :]]
+            first = max(len(trunk), 1)
+            own = log_probs[torch.arange(first - 1, ids.shape[1] - 1), ids[0, first:]]
             sums.append(own.mean() if per_token else own.sum())
     return torch.stack(sums).view(2, -1)
 
@@ -123,6 +125,21 @@ def test_the_kept_reference_is_the_live_one(tmp_path, base_dir):
     numbers = trainer.step(np.arange(len(data)), len(data))
     assert numbers["loss"] == pytest.approx(np.log(2), abs=1e-5)  # the policy is its reference still
     assert numbers["margin"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("budget", [12, 1000])
+def test_what_begins_a_sequence_is_predicted_by_nothing(budget, per_token, tmp_path, base_dir):
+    """A template that writes a context otherwise can leave a prompt no trunk."""
+    policy, data = policy_of("Llama", tmp_path, base_dir), some_pairs()
+    bare = [
+        Prompt(prompt.trunk[:0], [np.append(prompt.trunk[:3], b) for b in prompt.branches]) for prompt in data.prompts
+    ]
+    data = replace(data, prompts=[bare[0], data.prompts[1], bare[2]])
+    kept = rewards_of(SequenceLogProbs(policy, per_token=per_token), data, budget)
+    with torch.no_grad():
+        plain = plain_log_probs(plain_of(policy), data, per_token=per_token)
+    torch.testing.assert_close(torch.from_numpy(np.stack(kept)), plain, rtol=1e-5, atol=1e-4)
 
 
 def test_rows_share_the_weights_of_a_reference_that_are_now(tmp_path, base_dir):
