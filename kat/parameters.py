@@ -83,11 +83,14 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 def number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
     """Return `value` as a float. Raises OptionError unless it is a finite number from `low` to `high`."""
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not low <= float(value) <= high or math.isinf(value):
+    try:
+        given = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number beyond all floats
+        given = math.inf
+    if not low <= given <= high or math.isinf(given):
         limits = f"of {low:g} or more" if math.isinf(high) else f"from {low:g} to {high:g}"
         raise OptionError(f"{name} is {value!r}; expected a number {limits}.")
-    return float(value)
+    return given
 
 
 def near_name(name: str, names: Iterable[str], before: str = "") -> str:

@@ -51,6 +51,11 @@ def test_what_was_expected_is_said(value, limits, said):
     assert str(raised.value) == said
 
 
+def test_a_whole_number_beyond_all_floats_is_out_of_range():
+    with pytest.raises(OptionError, match=r"^rate is 10+; expected a number of 0 or more"):
+        number("rate", 10**400)
+
+
 @pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.5), np.int64(1)])
 def test_numbers_of_any_type_are_taken(value):
     assert number("rate", value, 0, 1) == float(value)
