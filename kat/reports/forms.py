@@ -188,7 +188,12 @@ EVALUATION: Form = {
 
 _GAIN: Form = {"accuracy": _difference(COSINE), "log_loss": _difference(NUMBER)}
 
-TRIED: Form = {
+_PROMPTS: Form = {
+    name: Maybe(COUNT, absent=True, null=False) for name in ("prompts_cut", "prompts_whose_tools_are_not_written")
+}
+"""How many prompts were read in part; what older versions wrote does not say."""
+
+TRIED: Form = _PROMPTS | {
     "sentence": TEXT,
     "model": TEXT,
     "rare": TEXT,
@@ -207,7 +212,7 @@ TRIED: Form = {
 }
 """weightings.json."""
 
-REWARD_MODEL: Form = {
+REWARD_MODEL: Form = _PROMPTS | {
     "weights": Maybe(TEXT, absent=True),
     "train_pairs": Is("a count above 0", lambda value: _is_count(value) and value > 0),
     "ess_pairs": AMOUNT,
@@ -218,7 +223,7 @@ REWARD_MODEL: Form = {
 }
 """training.json of a reward model, or of a policy by DPO."""
 
-POLICY: Form = {
+POLICY: Form = _PROMPTS | {
     "trend": Maybe({"value": NUMBER, "interval": Each(NUMBER, 2)}),
     "training": {"by_bin": By(By(COUNT, integers=True))},
     "answers": Each(
@@ -235,11 +240,10 @@ _FARES: Form = {
     "kl": _estimate(NUMBER),
 }
 _SAID: Form = {"reward": NUMBER, "tokens": AMOUNT, "ended": SHARE}
-POLICY_EVALUATION: Form = {
+POLICY_EVALUATION: Form = _PROMPTS | {
     "policy": TEXT,
     "reference": TEXT,
     "rewards": Each(TEXT),
-    "prompts_cut": Maybe(COUNT, absent=True),
     "all": _FARES,
     "bins": By(_FARES, integers=True),
     "policy_answers": _SAID,

@@ -44,6 +44,19 @@ POLICY = {
     "training": {"by_bin": {"drawn": {"-1": 2, "0": 3}, "dropped": {}}},
     "answers": [{"step": 0, "answers": 4, "reward": -0.5, "kl": None, "tokens": 12.5, "ended": 0.75}],
 }
+ESTIMATE = {"value": 0.5, "interval": None}
+FARES = {"prompts": 3, "win_rate": ESTIMATE, "reward_gain": ESTIMATE, "kl": ESTIMATE}
+SAID = {"reward": -0.5, "tokens": 12.5, "ended": 0.75}
+NAMES = {"policy": "dpo", "reference": "tiny", "rewards": ["short"]}
+POLICY_EVALUATION = {
+    **NAMES,
+    "prompts_cut": 1,
+    "all": FARES,
+    "bins": {"0": FARES},
+    "policy_answers": SAID,
+    "reference_answers": SAID,
+}
+TOOLS_UNREAD = "prompts_whose_tools_are_not_written"
 CALL = {"role": "assistant", "tool_calls": []}
 ANSWER = {"id": "a@0", "step": 0, "bin": -1, "prompt": [{"role": "user", "content": "Hi"}, CALL], "completion": ""}
 FILES = {
@@ -54,6 +67,7 @@ FILES = {
     "evaluation": (forms.EVALUATION, EVALUATION),
     "tried": (forms.TRIED, TRIED),
     "policy": (forms.POLICY, POLICY),
+    "policy evaluation": (forms.POLICY_EVALUATION, POLICY_EVALUATION),
     "answer": (forms.ANSWER, ANSWER | {"reward": 0.5, "tokens": 3}),
     "log": (forms.LOG, {"step": 3, "loss": None, "reward": -0.5}),
     "rewards": (forms.REWARDS, {"opening_id": "a", "chosen": -1.5, "rejected": 0}),
@@ -89,6 +103,11 @@ def test_what_kat_writes_is_of_its_form(name):
         ("evaluation", "evaluations", {}, "evaluations is {}; expected a list"),
         ("tried", "weightings.0.gains.bin 0.accuracy.difference", "1", "accuracy.difference is '1'"),
         ("tried", "weightings.0.permuted.rank", 0.5, "weightings[0].permuted.rank is 0.5; expected a count"),
+        *((n, "prompts_cut", "some", "prompts_cut is 'some'; expected a count") for n in ("tried", "policy")),
+        *(
+            (n, TOOLS_UNREAD, None, f"{TOOLS_UNREAD} is None; expected a count")
+            for n in ("tried", "policy", "reward model", "policy evaluation")
+        ),
         ("tried", "uniform.every pair.pairs", None, "uniform.every pair.pairs is None"),
     ],
 )
