@@ -144,8 +144,12 @@ class DpoOptions(PairTrainingOptions):
 def trained_limits(model: Path) -> dict[str, Any]:
     """Return max_len and min_prompt that a folder of kat's was trained with, else the defaults."""
     manifest = readable_manifest(model) or {}
-    trained = manifest.get("options", {}) if manifest.get("stage") in ("train-rm", "train-dpo", "train-grpo") else {}
-    return {name: trained.get(name, getattr(RewardOptions, name)) for name in ("max_len", "min_prompt")}
+    stage = manifest.get("stage")
+    trained = manifest.get("options", {}) if stage in ("train-rm", "train-dpo", "train-grpo") else {}
+    limits = {name: trained.get(name, getattr(RewardOptions, name)) for name in ("max_len", "min_prompt")}
+    if stage == "train-grpo" and not limits["min_prompt"]:
+        limits["min_prompt"] = 1  # which max_new_tokens left all the same
+    return limits
 
 
 @Parameter(name="*", group=ANSWERS)

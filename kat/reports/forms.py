@@ -188,12 +188,13 @@ EVALUATION: Form = {
 
 _GAIN: Form = {"accuracy": _difference(COSINE), "log_loss": _difference(NUMBER)}
 
-_PROMPTS: Form = {
+_PROMPTS: dict[str, Form] = {
     name: Maybe(COUNT, absent=True, null=False) for name in ("prompts_cut", "prompts_whose_tools_are_not_written")
 }
 """How many prompts were read in part; what older versions wrote does not say."""
 
-TRIED: Form = _PROMPTS | {
+TRIED: Form = {
+    **_PROMPTS,
     "sentence": TEXT,
     "model": TEXT,
     "rare": TEXT,
@@ -212,7 +213,8 @@ TRIED: Form = _PROMPTS | {
 }
 """weightings.json."""
 
-REWARD_MODEL: Form = _PROMPTS | {
+REWARD_MODEL: Form = {
+    **_PROMPTS,
     "weights": Maybe(TEXT, absent=True),
     "train_pairs": Is("a count above 0", lambda value: _is_count(value) and value > 0),
     "ess_pairs": AMOUNT,
@@ -223,7 +225,8 @@ REWARD_MODEL: Form = _PROMPTS | {
 }
 """training.json of a reward model, or of a policy by DPO."""
 
-POLICY: Form = _PROMPTS | {
+POLICY: Form = {
+    **_PROMPTS,
     "trend": Maybe({"value": NUMBER, "interval": Each(NUMBER, 2)}),
     "training": {"by_bin": By(By(COUNT, integers=True))},
     "answers": Each(
@@ -240,7 +243,8 @@ _FARES: Form = {
     "kl": _estimate(NUMBER),
 }
 _SAID: Form = {"reward": NUMBER, "tokens": AMOUNT, "ended": SHARE}
-POLICY_EVALUATION: Form = _PROMPTS | {
+POLICY_EVALUATION: Form = {
+    **_PROMPTS,
     "policy": TEXT,
     "reference": TEXT,
     "rewards": Each(TEXT),

@@ -100,9 +100,7 @@ def score(
         assert scorer.model is not None
         data = tokens_of(scorer.model, rows, training, identical="keep", seen=rows.seen)
         job.bad_rows = rows.bad
-        if not len(data):
-            reasons = "".join(f" {n:,} left out: {reason}." for reason, n in data.dropped.items())
-            raise InputError(f"Nothing is left to score.{reasons} Raise --max_len, or name other pairs.")
+        _check_left(data)
         with contextlib.ExitStack() as stack:
             asked, again = computing(job.manifest, precision_of(training, run_options.device)), run_options.overwrite
             kept = [stack.enter_context(ScoreCheckpoint(one, asked, overwrite=again)) for one in places]
@@ -110,12 +108,9 @@ def score(
         _check_finite(data, chosen, rejected, place)
         for row in rows.written(data.ids, chosen.tolist(), rejected.tolist()):
             job.file.write(orjson.dumps(row) + b"\n")
-        job.facts["report"] = {
-            **rows.facts(data.ids, chosen, rejected),
-            "left_out": dict(data.dropped),
-            **prompt_facts(data.cut, data.tools_unread),
-        }
-        job.say(score_summary(job.facts["report"]), score_lines(job.facts["report"]))
+        facts = rows.facts(data.ids, chosen, rejected) | {"left_out": dict(data.dropped)}
+        job.facts["report"] = facts = facts | prompt_facts(data.cut, data.tools_unread)
+        job.say(score_summary(facts), score_lines(facts))
     for one in kept:
         one.remove()
     return not completions
@@ -130,6 +125,12 @@ def _reading_of(table: Path, told: ReadOptions) -> ReadOptions:
             f"read so here. Leave out{reading_flags(told)}, or name the file of pairs instead."
         )
     return weighed
+
+
+def _check_left(data: TokenPairs) -> None:
+    if not len(data):
+        reasons = "".join(f" {n:,} left out: {reason}." for reason, n in data.dropped.items())
+        raise InputError(f"Nothing is left to score.{reasons} Raise --max_len, or name other pairs.")
 
 
 def _check_finite(data: TokenPairs, chosen: np.ndarray, rejected: np.ndarray, place: ModelSource) -> None:

@@ -18,7 +18,7 @@ from kat.stages.run_prompts import held_out
 from kat.training.prompt_sampler import Asked
 from kat.training.reward_sources import reward_of
 from kat.training.train import load_reward_model
-from kat.training_config import trained_limits
+from kat.training_config import DpoOptions, trained_limits
 
 TOLD = ("--device", "cpu", "--precision", "float32", "--max_new_tokens", "12")
 
@@ -118,6 +118,15 @@ def test_prompts_that_lose_their_beginning_are_counted(folder, measure, kat_cli)
     assert facts["prompts_cut"] == len(rows)  # with their template none of them fits into four tokens
     assert f"prompts cut at their start {len(rows):,}\n" in ran.stdout
     assert f"prompts cut at their start {len(rows):,}\n" in kat_cli("show", folder / "run" / "dpo.policy").stdout
+
+
+@pytest.mark.parametrize(("stage", "least"), [("train-grpo", 1), ("train-rm", 0)])
+def test_a_policys_prompts_keep_a_token(tmp_path, stage, least):
+    manifest = {"stage": stage, "kat_version": "1", "inputs": {}, "options": {"max_len": 300, "min_prompt": 0}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert trained_limits(tmp_path) == {"max_len": 300, "min_prompt": least}
+    if least:
+        DpoOptions(**trained_limits(tmp_path))  # as `kat score --reference` reads it
 
 
 @pytest.mark.parametrize(
