@@ -110,11 +110,8 @@ def score(
         _check_finite(data, chosen, rejected, place)
         for row in rows.written(data.ids, chosen.tolist(), rejected.tolist()):
             job.file.write(orjson.dumps(row) + b"\n")
-        job.facts["report"] = {
-            **rows.facts(data.ids, chosen, rejected),
-            "left_out": dict(data.dropped),
-            **prompt_facts(data.cut, data.tools_unread),
-        }
+        unread = {"left_out": dict(data.dropped), **prompt_facts(data.cut, data.tools_unread)}
+        job.facts["report"] = rows.facts(data.ids, chosen, rejected) | unread
         job.say(score_summary(job.facts["report"]), score_lines(job.facts["report"]))
     for one in kept:
         one.remove()
