@@ -90,10 +90,9 @@ def score(
             allow_network=options.allow_network,
         )
         scorer = _scorer_of(implicit, training, run_options.device)
-        allowed = run_options.max_bad_rows
+        allowed, most = run_options.max_bad_rows, reading.max_line_bytes
         rows: _Pairs | _Completions
         if completions:
-            most = reading.max_line_bytes
             rows = _Completions(CompletionReader(source, allowed, job.rejected.write, max_line_bytes=most))
         else:
             rows = _Pairs(PairReader(source, "all" if with_table else allowed, job.rejected.write, reading), with_table)
