@@ -28,6 +28,7 @@ from kat.neighbors.storage import STORED_NEIGHBORS
 from kat.pair_config import PairOptions
 from kat.parameters import check_keywords, keywords_of
 from kat.records import Density, Embeddings, Neighbors, Pair, Prefix
+from kat.terminal import note
 
 if TYPE_CHECKING:
     import pandas
@@ -127,6 +128,7 @@ def run(
         raise InputError("There are no pairs to weigh.")
     boilerplate = choose_boilerplate(embed, prefixes)
     items = [boilerplate.without(prefix) for prefix in prefixes]
+    _tell_left_out(stats, sum(item.messages != one.messages for item, one in zip(items, prefixes, strict=True)))
     embeddings = _embedded(items, embed, device, progress)
     neighbors = _searched(embeddings, density, device, progress)
     estimate = estimate_density(neighbors, density.k, density.estimator)
@@ -191,6 +193,16 @@ def _read(
     return reader, reader.stats
 
 
+def _tell_left_out(stats: PairStats, shortened: int) -> None:
+    """Say what of the rows was not read, and how many texts are embedded without what most of them share."""
+    if stats.bad:
+        note(f"run  {stats.bad:,} bad rows were passed over; kat.read_pairs(…).bad_rows says why")
+    for reason, count in stats.dropped.items():
+        note(f"run  {count:,} rows left out: {reason}")
+    if shortened:
+        note(f"run  {shortened:,} texts are embedded without what most share: see .boilerplate")
+
+
 def _check_pairs(pairs: Sequence[Any], labels: Sequence[str]) -> None:
     """Raise InputError for what is no pair, or for pairs without a column that weights are made of."""
     for pair in checked_pairs(pairs, "run"):
@@ -241,6 +253,8 @@ def _pair_weights(
     columns = collect_columns(texts.watch(pairs) if options.group_cosine is None else pairs)
     openings = OpeningWeights(embeddings, weights.density, weights.values)
     table, facts = pair_table(columns, openings, texts, options, density, device=device)
+    for reason, count in facts["left_out"].items():
+        note(f"run  {count:,} of {len(table):,} pairs have no weight: {reason}")
     for warning in facts["warnings"]:
         warnings.warn(warning, stacklevel=3)
     return replace(table, blend=facts["weights"]["blend"])

@@ -127,11 +127,28 @@ def test_few_texts_are_said(rows):
 PLAIN = [{"prompt": f"question {i}", "chosen": "a", "rejected": "b"} for i in range(4)]
 
 
-def test_bad_rows_have_the_limit_of_files():
+def test_bad_rows_have_the_limit_of_files(capsys):
     bad = [*PLAIN, {"prompt": "q", "chosen": "a", "rejected": "a"}]
     with pytest.raises(BadRowsError, match="row 5 of the list"):
         kat.run(bad, k=2)
+    assert "passed over" not in capsys.readouterr().err
     assert kat.run(bad, k=2, max_bad_rows=1, device="cpu").stats.bad == 1
+    assert "1 bad rows were passed over" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_left_out_of_rows_and_texts_is_said(capsys):
+    passage = "Read the passage below with great care and answer what is asked of it: "
+    rows = [{"prompt": f"{passage}question {i}", "chosen": "a", "rejected": "b"} for i in range(30)]
+    scored = [row | {"score_chosen": 1, "score_rejected": 0} for row in [*rows, rows[0]]]
+    scored[5]["score_chosen"] = -1
+    options = {"k": 3, "device": "cpu", "pair_weights": True, "duplicates": "drop"}
+    result = kat.run(scored, reading=ReadOptions(score_conflict="drop"), **options)
+    said = " ".join(capsys.readouterr().err.split())
+    assert result.boilerplate["leading"].startswith(passage)
+    assert "29 texts are embedded without what most share" in said
+    assert "1 rows left out: scores against the order" in said
+    assert "1 of 30 pairs have no weight: exact duplicate" in said
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,10 @@ class BadRows:
         """Return the number of bad rows so far."""
         return sum(n for n, _ in self.counts.values())
 
+    def places(self) -> dict[str, str]:
+        """Return how many rows are bad, and where the first is, by reason."""
+        return {reason: f"{n:,}, first at {first}" for reason, (n, first) in self.counts.items()}
+
     def add(self, row: Row, reason: str) -> None:
         """Count a row, and hand it to the sink."""
         count, first = self.counts.get(reason, (0, row.place(self.path)))

@@ -161,7 +161,7 @@ class Encoder:
                     for _ in self.compute(pieces, range(len(plan)), pooled, meter):
                         pass
                 self.combine(pieces, pooled, vectors[rows], counts[rows], ids[rows].__getitem__)
-        unread.finish()
+        unread.finish(counts[:, 1], self._limit)
         meta = self.meta() | ({"unread": facts} if (facts := unread.facts()) else {})
         return Embeddings(ids, vectors, counts[:, 0].copy(), counts[:, 1].copy(), meta)
 

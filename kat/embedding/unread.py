@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kat.errors import InputError
+from kat.terminal import note
 
 MOST = 0.5
 """The share of a text's tokens that may be unknown, unless told."""
@@ -56,8 +57,13 @@ class UnreadTexts:
         if self._refuses and self._over > FEW * self._texts:
             raise InputError(f"{self._what()} Raise --max_unknown (it is {self._most:g}), or {_remedy()}")
 
-    def finish(self) -> None:
-        """Warn where more than `FEW` of the texts are mostly unknown and no limit was set."""
+    def finish(self, lost: np.ndarray | None = None, limit: int = 0) -> None:
+        """Warn where more than `FEW` of the texts are mostly unknown and no limit was set.
+
+        Say how many lost tokens over the `limit`, if `lost` [N] counts these.
+        """
+        if lost is not None and (cut := np.count_nonzero(lost)):
+            note(f"embed  {cut:,} of {len(lost):,} texts were cut off: {limit:,} tokens of a text are read")
         if self._over > FEW * self._texts:
             what = "Such texts look alike to the model, and count as crowded"
             warnings.warn(f"{self._what()} {what}: {_remedy()}", stacklevel=3)

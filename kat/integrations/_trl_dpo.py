@@ -105,6 +105,13 @@ class WeightedDPOTrainer(PairWeighing, DPOTrainer):
                 "weights. Give use_liger_kernel=False, or type: pip install --upgrade 'trl>=1.16'"
             )
 
+    def _cut(self) -> int:
+        names, most = ("prompt_ids", "chosen_ids", "rejected_ids"), self.args.max_length
+        if most is None or not set(names) <= set(self.train_dataset.column_names):
+            return 0
+        rows = zip(*(map(len, self.train_dataset[name]) for name in names), strict=True)
+        return sum(prompt + max(chosen, rejected) > most for prompt, chosen, rejected in rows)
+
     def _precompute_ref_logps(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         if dataset is self.train_dataset:
             self._expected.dropped(dataset)  # raises before the reference reads every pair

@@ -14,7 +14,7 @@ from transformers import Trainer
 
 from kat.errors import InputError, MismatchError, OptionError
 from kat.integrations.weights import WEIGHT, pair_weights_of, with_weights
-from kat.terminal import show
+from kat.terminal import note, show
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -97,10 +97,16 @@ class PairWeighing(Trainer):
         self.dropped = self._expected.dropped(self.train_dataset)
         if self.dropped:
             show(f"weights   {len(self.dropped):,} weighed pairs do not train; the mean is 1 over those that do")
+        if cut := self._cut():
+            note(f"weights   of {cut:,} of {len(self.train_dataset):,} pairs TRL cuts tokens off: see max_length")
         self.weight_scale = _scale(np.asarray(self.train_dataset[WEIGHT], np.float64))
 
     def _check_given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise a KatError for what the trainer was given and cannot weigh, before a model is loaded."""
+
+    def _cut(self) -> int:
+        """Count the pairs of which the collator leaves tokens out."""
+        return 0
 
     def _set_signature_columns_if_needed(self) -> None:
         # Columns that are not in the model's signature are removed before collation, and the weights are no input.

@@ -78,15 +78,24 @@ class DensitySampler(AbstractSampler):
 
 
 def _openings(frame: Any) -> list[str] | None:
-    """Return each row's opening if some openings have several contexts. Raises MismatchError for one row twice."""
+    """Return each row's opening if some openings have several contexts.
+
+    Raises MismatchError for one row twice, InputError where some rows have an id and others not.
+    """
     if "extra_info" not in (getattr(frame, "column_names", None) or ()):
         return None
     ids = [dict(extra or {}) for extra in frame["extra_info"]]
     openings = [one.get("opening_id") for one in ids]
-    if any(opening is None for opening in openings):
-        return None  # not of kat: nothing names the rows
     contexts = [one.get("context_id") for one in ids]
-    if any(context is None for context in contexts):
+    for name, values in (("opening_id", openings), ("context_id", contexts)):
+        if 0 < (missing := values.count(None)) < len(values):
+            raise InputError(
+                f"{missing:,} of {len(values):,} rows have no extra_info.{name}, first row {values.index(None)}. "
+                "Draw from one file of kat export-weights RUN --to verl."
+            )
+    if None in openings:
+        return None  # not of kat: nothing names the rows
+    if None in contexts:
         check_distinct(openings, "opening id")
         return None
     check_distinct(contexts, "context id")

@@ -110,6 +110,7 @@ def data_facts(prepared: Prepared) -> dict[str, Any]:
         "dropped_by_bin": {reason: dict(sorted(counts.items())) for reason, counts in dropped.items()},
         "max_len": tokens.max_len,
         **prompt_facts(tokens.cut, tokens.tools_unread),
+        **({"pairs_without_margin": tokens.without_margin} if tokens.without_margin else {}),
         "ess_pairs": effective_sample_size(prepared.weights),
         "pays": who_pays(
             np.asarray([mark.bin for mark in trained]), np.asarray([mark.src for mark in trained]), prepared.weights

@@ -90,10 +90,9 @@ def score(
             allow_network=options.allow_network,
         )
         scorer = _scorer_of(implicit, training, run_options.device)
-        allowed = run_options.max_bad_rows
+        allowed, most = run_options.max_bad_rows, reading.max_line_bytes
         rows: _Pairs | _Completions
         if completions:
-            most = reading.max_line_bytes
             rows = _Completions(CompletionReader(source, allowed, job.rejected.write, max_line_bytes=most))
         else:
             rows = _Pairs(PairReader(source, "all" if with_table else allowed, job.rejected.write, reading), with_table)
@@ -108,9 +107,9 @@ def score(
         _check_finite(data, chosen, rejected, place)
         for row in rows.written(data.ids, chosen.tolist(), rejected.tolist()):
             job.file.write(orjson.dumps(row) + b"\n")
-        facts = rows.facts(data.ids, chosen, rejected) | {"left_out": dict(data.dropped)}
-        job.facts["report"] = facts = facts | prompt_facts(data.cut, data.tools_unread)
-        job.say(score_summary(facts), score_lines(facts))
+        unread = {"left_out": dict(data.dropped), **prompt_facts(data.cut, data.tools_unread)}
+        job.facts["report"] = rows.facts(data.ids, chosen, rejected) | unread
+        job.say(score_summary(job.facts["report"]), score_lines(job.facts["report"]))
     for one in kept:
         one.remove()
     return not completions

@@ -146,6 +146,8 @@ def train_grpo_origin(
                 )
             one = asked_of(pair, bins.get(pair.prefix.id, -1))
             asked.setdefault(one.context_id, one)
+        if reader.stats.bad:
+            facts["bad_rows"] = reader.bad_rows.places()
         listed = list(asked.values())
         weights = {one.opening_id: w[one.opening_id] if density else 1.0 for one in listed}
         return Drawn(listed, some_of_each_bin(listed, options.fixed_prompts), weights)
@@ -153,7 +155,7 @@ def train_grpo_origin(
     inputs: dict[str, Path | HashedInput] = {"pairs": pairs_path}
     if weights_path is not None:
         inputs |= {"weights": weights_path, "ids": weights_path.parent / IDS, "prompts": prompts_path}
-    facts = {"pairs": str(pairs_path), "drawn": "density" if density else "uniform", "run": name}
+    facts: dict[str, Any] = {"pairs": str(pairs_path), "drawn": "density" if density else "uniform", "run": name}
     more = {"max_bad_rows": run_options.max_bad_rows} | recorded_reading(reading.within(run_options))
     train_drawn(drawn, rewards, out, inputs, options, run_options=run_options, facts=facts, more=more)
 
@@ -224,6 +226,7 @@ def _prepared(
         "openings": len(openings),
         **prompt_facts(prompts.cut, prompts.tools_unread),
         "fixed_prompts": len(fixed),
+        "fixed_prompts_cut": fixed.cut,
         "fixed_train": bool({one.context_id for one in drawn.fixed} & {one.context_id for one in drawn.train}),
         "model": policy.loaded.meta["name"],
         "rewards": reward.names,

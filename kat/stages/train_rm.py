@@ -149,6 +149,8 @@ def train_rm_origin(
                 value = 1.0
             part = "validation" if validates(pair.prefix.id, origin.val_ratio, origin.val_seed) else "train"
             yield WeighedPair(pair, pair.id, part, value, value)
+        if reader.stats.bad:
+            facts["bad_rows"] = reader.bad_rows.places()
 
     def weigh(values: np.ndarray) -> np.ndarray:
         return origin_weights(values, origin.weight_mode, origin.weight_cap) if origin.density else np.ones(len(values))

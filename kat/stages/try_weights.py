@@ -148,12 +148,13 @@ def _prepared(
     pairs = reader(labels=labels)
     columns = collect_columns(texts.watch(with_progress(pairs, "pairs")))
     weights, search = read_weights(run)
-    table, _ = pair_table(columns, weights, texts, base, search, device=device)
+    table, table_facts = pair_table(columns, weights, texts, base, search, device=device)
     if options.weightings is None and len(columns.src.names) == 1:
         specs = {name: spec for name, spec in specs.items() if name != WITHIN}
     x, ids, read = _features(run, with_progress(_training(reader(), table), "pairs"), options, device)
     place = {pair_id: row for row, pair_id in enumerate(table.pair_id.tolist())}
     rows = np.asarray([place[one] for one in ids], np.int64)
+    read |= {name: table_facts[name] for name in ("left_out", "openings_without_weight") if table_facts[name]}
     places = rows_of(columns.opening_ids, weights.embeddings.ids)
     trains = np.zeros(len(places), bool)
     trains[columns.opening[rows]] = True

@@ -32,7 +32,7 @@ class TokenPairs:
     are the pairs' ids, `margins` [P] float32 by how much the chosen reward is to exceed the other. `dropped` counts
     the pairs that are left out by reason, and `dropped_ids` names them; `cut` counts the prompts whose trunk lost
     tokens at its beginning, `tools_unread` those whose tools the chat template does not write; `max_len` is the
-    limit that held.
+    limit that held. `without_margin` counts the pairs that count with a margin of 0 where others have one.
     """
 
     prompts: Sequence[Prompt]
@@ -46,6 +46,7 @@ class TokenPairs:
     cut: int = 0
     tools_unread: int = 0
     max_len: int = 0
+    without_margin: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,6 +84,7 @@ def tokenize_pairs(
     rows: list[tuple[int, int, int]] = []
     ids: list[str] = []
     margins: list[float] = []
+    given: list[bool] = []
     dropped: dict[str, str] = {}
     names = _Names()
     for pair in map(_whole, pairs):
@@ -107,6 +109,7 @@ def tokenize_pairs(
             rows.append((number, chosen, rejected))
             ids.append(pair_id)
             margins.append(pair.margin or 0.0)
+            given.append(pair.margin is not None)
     table = np.asarray(rows, np.int64).reshape(-1, 3).T
     prompts, branch_of, cut = writer.finish(table, max_len)
     prompt, chosen_of, rejected_of = table
@@ -122,6 +125,7 @@ def tokenize_pairs(
         cut=cut,
         tools_unread=writer.tools_unread,
         max_len=max_len,
+        without_margin=given.count(False) if any(given) else 0,
     )
 
 
@@ -275,7 +279,11 @@ def left_out(
     reasons = dict(data.dropped)
     if isinstance(weights, Mapping) and (unnamed := sum(pair.id not in weights for pair in pairs)):
         reasons["no weight"] = unnamed
-    return _told(name, data, reasons, len(pairs))
+    told = _told(name, data, reasons, len(pairs))
+    if isinstance(weights, Mapping) and (unused := len(weights.keys() - {*data.ids, *data.dropped_ids})):
+        note(f"{name}  {unused:,} of {len(weights):,} weights name none of the pairs")
+        told["weights_of_no_pair"] = unused
+    return told
 
 
 def tell_unread(name: str, data: TokenPairs) -> None:
@@ -288,6 +296,9 @@ def _told(name: str, data: TokenPairs, reasons: Mapping[str, int], pairs: int) -
         note(f"{name}  {count:,} of {pairs:,} pairs left out: {reason}")
     facts = prompt_facts(data.cut, data.tools_unread)
     tell_prompts(name, facts, len(data.prompts), data.max_len)
+    if data.without_margin:
+        note(f"{name}  {data.without_margin:,} of {pairs:,} pairs have no margin, and count with 0")
+        facts["pairs_without_margin"] = data.without_margin
     return {"left_out": reasons, **facts}
 
 

@@ -93,7 +93,8 @@ def train_policy(
     w = {one.opening_id: 1.0 for one in prompts} if weights is None else weights
     asked = prompts_of_policy(loaded, prompts, chosen)
     read = prompt_facts(asked.cut, asked.tools_unread)
-    tell_prompts("train-grpo", read, len(asked), chosen.max_len)
+    limit = min(chosen.max_len, loaded.loaded.most or chosen.max_len)
+    tell_prompts("train-grpo", read, len(asked), limit)
     trainer = make_trainer(
         loaded,
         asked,
@@ -105,8 +106,11 @@ def train_policy(
     )
     log: list[dict[str, Any]] = []
     held = prompts_of_policy(loaded, fixed, chosen)
+    of_fixed = prompt_facts(held.cut, held.tools_unread)
+    tell_prompts("train-grpo  fixed:", of_fixed, len(held), limit)
     facts = fit_policy(trainer, held, device=device, on_step=log.append, progress=progress)
     answers = [row for one in log if "answers" in one for row in one["answers"]]
+    read["fixed_prompts_cut"] = held.cut
     return TrainedPolicy(loaded, facts | read, [one for one in log if "answers" not in one], answers)
 
 

@@ -95,3 +95,15 @@ def test_what_is_refused_says_why(script, given, message):
     ran = script(*given)
     assert ran.rc == 2
     assert message in ran.stderr.replace("--grpo_source", "grpo-source")
+
+
+def test_bad_rows_are_counted_and_named(made, script, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text((made / "data" / "pairs_all.jsonl").read_text() + "{}\n")
+    told = ("--rm_source", "rm", "--grpo_source", "grpo", "--overwrite", *SMALL, "--max_bad_rows", "1")
+    ran = script(*told, "--pairs_path", str(other))
+    assert ran.rc == 0, ran.stderr
+    report = json.loads((made / "grpo_checkpoints" / "uniform" / "training.json").read_text())
+    [(reason, places)] = report["bad_rows"].items()
+    assert places == f"1, first at {other}:{len(other.read_text().splitlines())}"
+    assert f"bad rows passed over       {reason}: {places}" in ran.stdout

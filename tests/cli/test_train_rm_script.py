@@ -147,3 +147,16 @@ def test_weights_of_contexts_are_refused(made, script, tmp_path, kat_cli):
     ran = script("--rm_source", "rm_density", "--prompts_path", str(prefixes), *BASE)
     assert ran.rc == 2
     assert "--unit context" in ran.stderr
+
+
+def test_bad_rows_are_counted_and_named(made, script, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text((made / "data" / "pairs_all.jsonl").read_text() + "{}\n")
+    told = ("--rm_source", "rm", "--pairs_path", str(other), *BASE, *MORE, "--overwrite", "--max_bad_rows", "1")
+    ran = script(*told)
+    assert ran.rc == 0, ran.stderr
+    [(reason, places)] = json.loads((made / "rm_checkpoints" / "uniform" / "training.json").read_text())[
+        "bad_rows"
+    ].items()
+    assert places == f"1, first at {other}:{len(other.read_text().splitlines())}"
+    assert f"bad rows passed over       {reason}: {places}" in ran.stdout

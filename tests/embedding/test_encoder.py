@@ -96,7 +96,7 @@ def test_sentence_transformers_agrees():
     )
 
 
-def test_long_texts_keep_the_end_and_are_counted(plain):
+def test_long_texts_keep_the_end_and_are_counted(plain, capsys):
     words = [f"w{i}" for i in range(600)]
     text = " ".join(words)
     tail = kat.encode([text], precision="float32", max_tokens=50)
@@ -104,7 +104,9 @@ def test_long_texts_keep_the_end_and_are_counted(plain):
     np.testing.assert_allclose(tail.vectors, plain([text], 50), atol=1e-5)
     assert np.abs(tail.vectors - head.vectors).max() > 0.01
     assert tail.lost[0] == tail.tokens[0] - 50
+    assert capsys.readouterr().err.count("1 of 1 texts were cut off: 50 tokens of a text are read") == 2
     assert kat.encode(["short"]).lost.tolist() == [0]
+    assert "cut off" not in capsys.readouterr().err
 
 
 def test_a_prefix_is_its_contents_joined_by_newlines():

@@ -309,3 +309,13 @@ def test_an_adapter_trains_with_weights(policy, tokenizer, tmp_path):
     assert ones[0] == plain[0]
     assert all(torch.equal(ones[1][name], plain[1][name]) for name in plain[1])
     assert drawn_losses != plain[0]
+
+
+def test_pairs_that_trl_cuts_are_told(policy, tokenizer, tmp_path, capsys):
+    rows = pairs().to_list()
+    rows[4]["rejected"] = "w1 " * 60
+    data = Dataset.from_list(rows)
+    longest = {name: len(tokenizer(rows[4]["prompt"] + rows[4][name])["input_ids"]) for name in ("chosen", "rejected")}
+    for most, cut in ((longest["rejected"] + 9, 0), (longest["rejected"] - 9, 1), (None, 0)):
+        weighted_dpo(policy, tokenizer, tmp_path, drawn(), data, max_length=most)
+        assert (f"of 1 of {N} pairs" in " ".join(capsys.readouterr().err.split()).replace(",", "")) == bool(cut)

@@ -229,6 +229,18 @@ def test_verl_sampler_draws_by_weight_and_goes_on_where_it_was():
         DensitySampler(Frame(), {})
 
 
+@pytest.mark.parametrize("name", ["opening_id", "context_id"])
+def test_verl_sampler_refuses_rows_of_which_some_have_no_id(name):
+    rows = [{"opening_id": f"o{i}", "context_id": f"c{i}"} for i in range(3)]
+    del rows[1][name]
+
+    class Frame(dict):
+        column_names = ("weight", "extra_info")
+
+    with pytest.raises(InputError, match=f"1 of 3 rows have no extra_info.{name}, first row 1"):
+        DensitySampler(Frame(weight=[1.0] * 3, extra_info=rows), {})
+
+
 def test_another_source_is_refused(made, tmp_path, kat_cli):
     run = shutil.copytree(made / "run", tmp_path / "run")
     pairs = tmp_path / "pairs.jsonl"

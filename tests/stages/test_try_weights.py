@@ -25,7 +25,9 @@ def made(tmp_path_factory):
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     for i, row in enumerate(rows):
         row |= {"src": f"s{i % 3}", "task": "ab"[len(row["prefix"]["messages"][0]["content"]) % 2]}
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {}]))
+    (folder / "pairs.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, rows[9] | {"id": "again"}, {}])
+    )
     vouch(folder / "pairs.jsonl")
     model = tiny_chat_model(folder / "tiny", texts=[json.dumps(row) for row in rows], vocabulary=1500)
     told = ["--model", model, "--device", "cpu", "--max_bad_rows", "1"]
@@ -145,3 +147,13 @@ def test_the_stage_returns_where_it_wrote(folder):
     assert written == folder / "other"
     found = json.loads((written / "weightings.json").read_text())
     assert found["weightings"][1]["permuted"] is None
+
+
+def test_pairs_that_no_weight_is_for_are_counted(folder, ask, kat_cli):
+    assert kat_cli("weigh-pairs", folder / "run", "--duplicates", "drop").rc == 0
+    counted = json.loads((folder / "run" / "pair_weights.stats.json").read_text())["left_out"]
+    ran = ask("--weightings", "density")
+    assert ran.rc == 0, ran.stderr
+    assert read(folder)["left_out"] == counted != {}
+    for reason, count in counted.items():
+        assert f"  left out                   {count:,} pairs: {reason}\n" in ran.stdout

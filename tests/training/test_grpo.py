@@ -147,6 +147,24 @@ def test_prompts_that_lose_their_beginning_are_told(model, capsys):
         assert ("1 of 2 prompts lost their beginning" in capsys.readouterr().err) == bool(cut)
 
 
+def test_fixed_prompts_that_lose_their_beginning_are_told(model, capsys):
+    told = SMALL | {"max_steps": 1, "max_len": 32, "min_prompt": 1}
+    long = Asked([{"role": "user", "content": "a" * 40}], "opening0", "long")
+    trained = train_policy(asked(1), vowels, policy=model, device="cpu", fixed=[long, *asked(2)], **told)
+    assert (trained.facts["prompts_cut"], trained.facts["fixed_prompts_cut"]) == (0, 1)
+    assert "fixed: 1 of 3 prompts lost their beginning" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_limit_that_is_told_is_the_one_that_held(tmp_path, capsys):
+    short = tmp_path / "short"
+    config = transformers.GPT2Config(vocab_size=320, n_embd=32, n_layer=1, n_head=2, n_positions=64)
+    transformers.GPT2LMHeadModel(config).save_pretrained(short)
+    letters_tokenizer().save_pretrained(short)
+    long = Asked([{"role": "user", "content": "a" * 90}], "opening0", "long")
+    train_policy([long], vowels, policy=str(short), device="cpu", **SMALL | {"max_steps": 1, "max_len": 300})
+    assert "with a completion 64 tokens are read" in capsys.readouterr().err
+
+
 def test_prompts_whose_tools_are_not_written_are_told(model, capsys):
     tools = [{"type": "function", "function": {"name": "boil", "parameters": {}}}]
     prompts = [*asked(1), Asked(asked(1)[0].messages, "opening0", "with tools", tools=tools)]

@@ -1,6 +1,7 @@
 """Training in memory: what weights change and do not change, scores against the saved model, options and errors."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -21,6 +22,7 @@ from making_training import (
     tiny_gpt2,
 )
 
+from kat.data.repeats import content_id, pair_parts
 from kat.errors import InputError, MismatchError, OptionError
 from kat.training.scoring import ScoreCheckpoint, rewards_of
 from kat.training.tokens import IDENTICAL
@@ -270,3 +272,25 @@ def test_a_scorer_sees_the_head_change_and_gives_what_the_whole_model_gives(tiny
         with torch.no_grad():
             model.head.weight.mul_(-2)
         assert np.allclose(kept().chosen, -2 * before, rtol=1e-4)
+
+
+def test_weights_that_name_no_pair_are_told(tmp_path, capsys):
+    pairs, told = answered_pairs(), {"train": "head", "max_steps": 1, "device": "cpu"}
+    model = tiny_chat_model(tmp_path / "tiny")
+    name = content_id(pair_parts(pairs[0]))
+    twice = [*pairs[1:3], *[replace(pairs[0], id=name)] * 2]
+    own = {pair.id: 1.0 for pair in twice} | {f"{name}#2": 1.0}  # so kat names a duplicate
+    for weights, unused in ((own, 0), (own | {"q0": 1.0, "q1": 2.0}, 2)):
+        trained = train_reward_model(twice, weights, model=model, **told)
+        assert trained.facts.get("weights_of_no_pair", 0) == unused
+        said = f"2 of {len(weights)} weights name none of the pairs" in capsys.readouterr().err
+        assert said == bool(unused)
+
+
+def test_pairs_without_a_margin_among_others_are_told(tmp_path, capsys):
+    model = tiny_chat_model(tmp_path / "tiny")
+    for margins, missing in (((1.0, 0.0, 2.0), 0), ((None, None, None), 0), ((1.0, None, 2.0), 1)):
+        pairs = [pair_of("good", "bad", f"How {i}?", pair_id=f"p{i}", margin=m) for i, m in enumerate(margins)]
+        trained = train_reward_model(pairs, model=model, train="head", max_steps=1, device="cpu")
+        assert trained.facts.get("pairs_without_margin", 0) == missing
+        assert ("1 of 3 pairs have no margin" in capsys.readouterr().err) == bool(missing)

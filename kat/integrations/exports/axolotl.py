@@ -101,6 +101,8 @@ def write(weighed: WeighedPairs, table: PairWeights, folder: Path, seed: int) ->
     contents.left_out["pairs"] = write_drawn_pairs(weighed, pair_row, folder, seed)
     if any(pair.v is not None and reward_row(pair) for pair in weighed()):
         contents.left_out["reward"] = write_drawn_pairs(weighed, reward_row, folder, seed, name="reward")
+    else:
+        contents.left_out["reward"] = sum(1 for _ in weighed())
     for name, (file, head, entry) in _CONFIGS.items():
         if has_rows(folder / f"{name}.train.jsonl"):
             (folder / file).write_text(_config(folder, name, head, entry), encoding="utf-8")

@@ -1,9 +1,15 @@
-"""Which prompts a model read in part, in words."""
+"""What of the rows and prompts was not read, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+
+def bad_row_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each reason of rows that were passed over, with their number and the first."""
+    for reason, places in facts.get("bad_rows", {}).items():
+        yield f"  bad rows passed over       {reason}: {places}"
 
 
 def prompt_lines(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kat.reports.console.prompts import prompt_lines
+from kat.reports.console.prompts import bad_row_lines, prompt_lines
 from kat.reports.evaluation_parts import bin_name
 
 
@@ -23,8 +23,10 @@ def _data_lines(report: Mapping[str, Any]) -> Iterator[str]:
     held = "of those that train" if report["fixed_train"] else "held out"
     prompts = f"{report['prompts']:,} of {report['openings']:,} openings"
     yield f"  prompts                    {prompts}, drawn by {report['drawn']}"
-    yield f"  fixed prompts              {report['fixed_prompts']:,}, {held}"
+    cut = f"; {report['fixed_prompts_cut']:,} cut at their start" if report.get("fixed_prompts_cut") else ""
+    yield f"  fixed prompts              {report['fixed_prompts']:,}, {held}{cut}"
     yield f"  reward                     {', '.join(report['rewards'])}"
+    yield from bad_row_lines(report)
     yield from prompt_lines(report)
 
 

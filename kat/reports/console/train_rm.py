@@ -7,7 +7,7 @@ from typing import Any
 
 from kat.reports.console.evaluate_rm import percent
 from kat.reports.console.pays import pay_lines
-from kat.reports.console.prompts import prompt_lines
+from kat.reports.console.prompts import bad_row_lines, prompt_lines
 from kat.reports.evaluation_parts import bin_name
 
 
@@ -32,6 +32,9 @@ def _data_lines(report: Mapping[str, Any]) -> Iterator[str]:
     for reason, bins in report["dropped_by_bin"].items():
         places = ", ".join(f"{'no bin' if b == '-1' else f'bin {b}'}: {n:,}" for b, n in bins.items())
         yield f"  left out                   {sum(bins.values()):,}: {reason} ({places})"
+    if report.get("pairs_without_margin"):
+        yield f"  pairs without a margin     {report['pairs_without_margin']:,}, where others have one: it counts as 0"
+    yield from bad_row_lines(report)
     yield from prompt_lines(report)
 
 

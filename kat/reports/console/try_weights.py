@@ -34,6 +34,9 @@ def tried_lines(facts: Mapping[str, Any]) -> list[str]:
     """For people: uniform's accuracies, then what each weighting adds to them, then the sentence."""
     uniform = facts["uniform"]
     lines = [f"  bad rows passed over       {facts['bad_rows']:,}"] if facts["bad_rows"] else []
+    lines += [f"  left out                   {n:,} pairs: {reason}" for reason, n in facts.get("left_out", {}).items()]
+    if facts.get("openings_without_weight"):
+        lines.append(f"  without density weight     {facts['openings_without_weight']:,} openings")
     lines += [f"  dropped                    {n:,} pairs: {reason}" for reason, n in facts["dropped"].items()]
     lines += prompt_lines(facts)
     bins = [name for name in uniform if name != "every pair"]
