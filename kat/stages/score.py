@@ -59,8 +59,7 @@ def score(
     with_table = weighed_in(pairs)
     source, inputs = _source(pairs, with_table)
     completions = with_table is None and hold_completions(source, reading.max_line_bytes)
-    if with_table:
-        reading = _reading_of(with_table, reading)
+    reading = _reading_of(with_table, reading) if with_table else reading
     with stage(
         "score",
         out,
@@ -90,19 +89,16 @@ def score(
             allow_network=options.allow_network,
         )
         scorer = _scorer_of(implicit, training, run_options.device)
-        allowed = run_options.max_bad_rows
+        allowed, most = run_options.max_bad_rows, reading.max_line_bytes
         rows: _Pairs | _Completions
         if completions:
-            most = reading.max_line_bytes
             rows = _Completions(CompletionReader(source, allowed, job.rejected.write, max_line_bytes=most))
         else:
             rows = _Pairs(PairReader(source, "all" if with_table else allowed, job.rejected.write, reading), with_table)
         assert scorer.model is not None
         data = tokens_of(scorer.model, rows, training, identical="keep", seen=rows.seen)
         job.bad_rows = rows.bad
-        if not len(data):
-            reasons = "".join(f" {n:,} left out: {reason}." for reason, n in data.dropped.items())
-            raise InputError(f"Nothing is left to score.{reasons} Raise --max_len, or name other pairs.")
+        _check_left(data)
         with contextlib.ExitStack() as stack:
             asked, again = computing(job.manifest, precision_of(training, run_options.device)), run_options.overwrite
             kept = [stack.enter_context(ScoreCheckpoint(one, asked, overwrite=again)) for one in places]
@@ -130,6 +126,13 @@ def _reading_of(table: Path, told: ReadOptions) -> ReadOptions:
             f"read so here. Leave out{reading_flags(told)}, or name the file of pairs instead."
         )
     return weighed
+
+
+def _check_left(data: TokenPairs) -> None:
+    """Raise InputError with the reasons if no pair is left to score."""
+    if not len(data):
+        reasons = "".join(f" {n:,} left out: {reason}." for reason, n in data.dropped.items())
+        raise InputError(f"Nothing is left to score.{reasons} Raise --max_len, or name other pairs.")
 
 
 def _check_finite(data: TokenPairs, chosen: np.ndarray, rejected: np.ndarray, place: ModelSource) -> None:
