@@ -227,7 +227,7 @@ def evaluate_rm(
         output("Folder for evaluation.json and evaluation.png [default: SCORES.evaluation]."),
     ] = None,
     pair_weights: Annotated[
-        Path | None, Parameter(help="The file of `kat weigh-pairs`: openings, density bins, lengths.")
+        Path | None, Parameter(help="The file of `kat weigh-pairs`, or its run: openings, density bins, lengths.")
     ] = None,
     evaluate: EvaluateOptions = EvaluateOptions(),
     run_options: RowOptions = RowOptions(),

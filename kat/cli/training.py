@@ -53,6 +53,10 @@ def _say_evaluation(written: Path, run: Path, pair_weights: str | None) -> None:
     if scores.is_file():
         table = RunFolder(run if pair_weights in (None, "uniform") else Path(pair_weights)).pair_weights()
         say_next(f"kat evaluate-rm {quoted(scores)} --pair_weights {quoted(table)}")
+        weighted = written.with_name(written.name.removesuffix(".uniform")) / VALIDATION_SCORES
+        if pair_weights == "uniform" and weighted != scores and weighted.is_file():
+            both = f"{quoted(weighted)} {quoted(scores)} --pair_weights {quoted(table)}"
+            say_next(f"what weights did: kat evaluate-rm {both} --out {quoted(run / 'comparison')}")
 
 
 def train_grpo(

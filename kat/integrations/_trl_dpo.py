@@ -78,11 +78,12 @@ class WeightedDPOTrainer(PairWeighing, DPOTrainer):
     """TRL's DPOTrainer with the loss Σ v·ℓ / B: ℓ the pair's loss by the config's `loss_type`, B the pairs of the
     batch over all devices and accumulated steps, v the pairs' weights.
 
-    `pair_weights` is a file of `kat weigh-pairs` or {pair id: weight}, joined by the data set's column `pair_id`;
-    without, the data set's own column `weight` is taken. Weights are made mean 1 once, over the rows that train,
-    never inside a batch: scaling them changes nothing, and with all equal the loss is the plain trainer's. Where the
-    batches that are accumulated differ in size, at the end of a pass, they count equally, as in the plain trainer.
-    Evaluation is unweighted, and so is the auxiliary loss of a mixture of experts.
+    `pair_weights` is a file of `kat weigh-pairs` (or its run), what `kat.run(…, pair_weights=True).pair_weights`
+    holds, or {pair id: weight}, joined by the data set's column `pair_id`; without, the data set's own column
+    `weight` is taken. Weights are made mean 1 once, over the rows that train, never inside a batch: scaling them
+    changes nothing, and with all equal the loss is the plain trainer's. Where the batches that are accumulated
+    differ in size, at the end of a pass, they count equally, as in the plain trainer. Evaluation is unweighted, and
+    so is the auxiliary loss of a mixture of experts.
 
     Loss types that are a mean over pairs are weighed, several with their `loss_weights` too; of "aot",
     "aot_unpaired" and "sft", alone or among others, no pair has a part of its own: an OptionError.

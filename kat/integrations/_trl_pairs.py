@@ -19,6 +19,8 @@ from kat.terminal import note, show
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from kat.pair_weights.storage import PairWeights
+
 
 class WeightCollator:
     """Any collator of preference pairs, with the rows' weights [B] float32 beside what it makes."""
@@ -65,8 +67,9 @@ class ExpectedPairs:
 class PairWeighing(Trainer):
     """A trainer that takes a weight for every pair; it stands before TRL's trainer among the bases of a class.
 
-    `pair_weights` is a file of `kat weigh-pairs` or {pair id: weight}, joined by the data set's column `pair_id`;
-    without, the data set's own column `weight` is taken.
+    `pair_weights` is a file of `kat weigh-pairs` (or its run), what `kat.run(…, pair_weights=True).pair_weights`
+    holds, or {pair id: weight}, joined by the data set's column `pair_id`; without, the data set's own column
+    `weight` is taken.
     """
 
     args: Any  # the config of TRL's trainer
@@ -79,7 +82,7 @@ class PairWeighing(Trainer):
     def __init__(
         self,
         *args: Any,
-        pair_weights: str | Path | Mapping[str, float] | None = None,
+        pair_weights: str | Path | Mapping[str, float] | PairWeights | None = None,
         allow_dropped: int | str = 0,
         **kwargs: Any,
     ):

@@ -15,10 +15,11 @@ class WeightedRewardTrainer(PairWeighing, RewardTrainer):
     """TRL's RewardTrainer with the loss Σ v·ℓ / B: ℓ = −log σ(reward(chosen) − reward(rejected)), B the pairs of
     the batch over all devices and accumulated steps, v the pairs' weights.
 
-    `pair_weights` is a file of `kat weigh-pairs` or {pair id: weight}, joined by the data set's column `pair_id`;
-    without, the data set's own column `weight` is taken. TRL itself drops such a column twice. Weights are made
-    mean 1 once, over the rows that train, never inside a batch: scaling them changes nothing, and with all equal
-    the loss is the plain trainer's. Evaluation is unweighted.
+    `pair_weights` is a file of `kat weigh-pairs` (or its run), what `kat.run(…, pair_weights=True).pair_weights`
+    holds, or {pair id: weight}, joined by the data set's column `pair_id`; without, the data set's own column
+    `weight` is taken. TRL itself drops such a column twice. Weights are made mean 1 once, over the rows that train,
+    never inside a batch: scaling them changes nothing, and with all equal the loss is the plain trainer's.
+    Evaluation is unweighted.
 
     Pairs that `pair_weights` say should train and that do not, because the data set lacks them or TRL leaves out
     what is longer than `max_length`, are a MismatchError past `allow_dropped` (a number, or "all" or True).

@@ -6,34 +6,47 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kat.density.storage import load_weights
-from kat.errors import InputError, MismatchError
+from kat.errors import InputError, MismatchError, OptionError
 from kat.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from kat.pair_weights.storage import PairWeights
 
 WEIGHT = "weight"
 """The column of a data set that holds weights."""
 _REMEDY = "kat export-weights RUN --to trl writes a data set that has both."
 
 
-def pair_weights_of(source: str | Path | Mapping[str, float]) -> dict[str, float]:
-    """Return {pair id: weight} of the pairs that train, from a file of `kat weigh-pairs` or a mapping.
+def pair_weights_of(source: str | Path | Mapping[str, float] | PairWeights) -> dict[str, float]:
+    """Return {pair id: weight} of the pairs that train, from a file of `kat weigh-pairs`, a run that holds one, the
+    same in memory, or a mapping.
 
-    Raises InputError for a weight that is not a finite number from 0 up.
+    Raises InputError for a weight that is not a finite number from 0 up, OptionError for anything else.
     """
+    from kat.pair_weights.storage import PairWeights, read_pair_weights
+
     if isinstance(source, Mapping):
         weights = {str(name): float(value) for name, value in source.items()}
+    elif isinstance(source, PairWeights):
+        weights = source.training_weights()
+    elif isinstance(source, str | PathLike):
+        path = Path(source)
+        path = RunFolder(path).pair_weights() if path.is_dir() else path
+        weights = read_pair_weights(path).training_weights()
     else:
-        from kat.pair_weights.storage import read_pair_weights
-
-        weights = read_pair_weights(source).training_weights()
+        raise OptionError(
+            f"pair_weights is of type {type(source).__name__}; expected a file of kat weigh-pairs, the pair_weights "
+            "that kat.run(…, pair_weights=True) returns, or {pair id: weight}."
+        )
     for name, value in weights.items():
         if not _usable(value):
             raise InputError(f"The weight of pair {name} is {value}; expected a finite number from 0 up.")

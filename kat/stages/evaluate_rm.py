@@ -19,7 +19,7 @@ from kat.pair_weights.storage import PairWeights, read_pair_weights
 from kat.records import OPENING, Unit
 from kat.reports.console.evaluate_rm import evaluation_lines, evaluation_summary
 from kat.reports.drawing import why_not_drawn
-from kat.run_folder import EVALUATION, FIGURE, RunFolder
+from kat.run_folder import EVALUATION, FIGURE, VALIDATION_SCORES, RunFolder, weigh_again
 from kat.stages.stage import stage
 
 
@@ -28,13 +28,21 @@ def evaluate_rewards(
 ) -> None:
     """Write OUT/evaluation.json and OUT/evaluation.png of one file of rewards, or of two to compare.
 
-    With `pair_weights`, pairs are those of its `split`, joined by pair id, with their openings, bins and lengths; a
-    pair that has no reward is an error past `missing_scores`, and a reward that has no pair always is.
+    With `pair_weights`, a file or the folder of its run, pairs are those of its `split`, joined by pair id, with
+    their openings, bins and lengths; a pair that has no reward is an error past `missing_scores`, and a reward that
+    has no pair always is. Raises InputError for a model's folder in the place of its rewards.
     """
     if not 1 <= len(scores) <= 2:
         raise OptionError(f"{len(scores)} files of rewards were given; expected one, or two to compare.")
+    for path in scores:
+        if (rewards := path / VALIDATION_SCORES).is_file():
+            raise InputError(f"{path} is a folder of kat. Name the rewards in it: {rewards}")
     inputs = {f"scores_{i}": path for i, path in enumerate(scores, 1)}
     if pair_weights is not None:
+        if pair_weights.is_dir():
+            pair_weights = RunFolder(pair_weights).pair_weights()
+            if not pair_weights.is_file():
+                raise InputError(f"{pair_weights} does not exist. Make it with: {weigh_again(pair_weights)}")
         inputs["pair_weights"] = pair_weights
     with stage(
         "evaluate-rm",

@@ -25,6 +25,7 @@ from kat.models.digests import model_inputs
 from kat.models.sources import resolve
 from kat.pair_weights.storage import PairWeights, read_pair_weights
 from kat.pair_weights.weigh import normalised
+from kat.parameters import near_name
 from kat.reports.console.train_rm import training_lines, training_summary
 from kat.run_folder import (
     FEATURES,
@@ -108,7 +109,8 @@ def train_on_run(
     run = RunFolder(folder if pair_weights is None or uniform else Path(pair_weights))
     path = run.pair_weights()
     if not path.is_file():
-        raise InputError(f"{path} does not exist. Make it with: {weigh_again(path)}")
+        near = near_name(pair_weights or "", ["uniform"])
+        raise InputError(f"{path} does not exist.{near or f' Make it with: {weigh_again(path)}'}")
     source, digest = source_of_weights(run, path, None)
     out = out or RunFolder(folder).root / (f"{training.place}.uniform" if uniform else training.place)
     inputs: dict[str, Path | HashedInput] = {"pair_weights": path, "pairs": HashedInput(source, digest)}

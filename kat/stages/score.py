@@ -59,8 +59,7 @@ def score(
     with_table = weighed_in(pairs)
     source, inputs = _source(pairs, with_table)
     completions = with_table is None and hold_completions(source, reading.max_line_bytes)
-    if with_table:
-        reading = _reading_of(with_table, reading)
+    reading = _reading_of(with_table, reading) if with_table else reading
     with stage(
         "score",
         out,
@@ -127,6 +126,7 @@ def _reading_of(table: Path, told: ReadOptions) -> ReadOptions:
 
 
 def _check_left(data: TokenPairs) -> None:
+    """Raise InputError with the reasons if no pair is left to score."""
     if not len(data):
         reasons = "".join(f" {n:,} left out: {reason}." for reason, n in data.dropped.items())
         raise InputError(f"Nothing is left to score.{reasons} Raise --max_len, or name other pairs.")

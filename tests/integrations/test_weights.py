@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from kat.errors import InputError
+import kat
+from kat.errors import InputError, OptionError
 from kat.integrations.weights import opening_weights_of, pair_weights_of
 
 
@@ -41,3 +42,14 @@ def test_a_file_of_pair_weights_gives_the_pairs_and_openings_that_train(run):
 def test_weights_that_are_none_are_refused(wrong):
     with pytest.raises(InputError, match=f"weight of pair b is {wrong}; expected a finite number from 0 up"):
         pair_weights_of({"a": 1, "b": wrong})
+
+
+def test_weights_in_memory_and_of_a_run_are_those_of_the_file(run):
+    path = run / "pair_weights.parquet"
+    assert pair_weights_of(kat.read_pair_weights(path)) == pair_weights_of(path) == pair_weights_of(str(run))
+
+
+@pytest.mark.parametrize("wrong", [[1.0, 2.0], 3, np.ones(2)])
+def test_what_names_no_pairs_is_refused_with_what_does(wrong):
+    with pytest.raises(OptionError, match=f"of type {type(wrong).__name__}; expected .*pair_weights=True.*pair id"):
+        pair_weights_of(wrong)

@@ -168,3 +168,26 @@ def test_files_of_one_name_are_told_apart_by_their_folders(table, tmp_path, kat_
         "density/scores.jsonl",
         "uniform/scores.jsonl",
     ]
+
+
+def test_a_run_stands_for_its_pair_weights(table, tmp_path, kat_cli):
+    path, _ = scored(tmp_path / "a.jsonl", table["pair_id"])
+    (tmp_path / "run").mkdir()
+    empty = kat_cli("evaluate-rm", path, "--pair_weights", tmp_path / "run")
+    assert empty.rc == 2
+    assert f"Make it with: kat weigh-pairs {tmp_path / 'run'}" in empty.stderr
+    named = table["path"].rename(tmp_path / "run" / "pair_weights.parquet")
+    read = []
+    for source, out in ((named, "file"), (named.parent, "run_folder")):
+        ran = kat_cli("evaluate-rm", path, "--pair_weights", source, "--replicates", 50, "--out", tmp_path / out)
+        assert ran.rc == 0, ran.stderr
+        read.append((tmp_path / out / "evaluation.json").read_bytes())
+    assert read[0] == read[1]
+
+
+def test_a_model_in_the_place_of_its_rewards_is_told_where_they_are(table, tmp_path, kat_cli):
+    (tmp_path / "dpo").mkdir()
+    path, _ = scored(tmp_path / "dpo" / "validation_scores.jsonl", table["pair_id"])
+    ran = kat_cli("evaluate-rm", tmp_path / "dpo", "--pair_weights", table["path"])
+    assert ran.rc == 2
+    assert f"Name the rewards in it: {path}" in ran.stderr

@@ -343,3 +343,19 @@ def test_no_policy_goes_where_everything_can_be_deleted(folder, train, place):
 @pytest.mark.parametrize("beta", ["nan", "inf", "0"])
 def test_beta_is_a_finite_number(train, beta):
     assert f"beta is {beta}; expected a" in train("--beta", beta).failed()
+
+
+def test_a_misspelt_uniform_is_no_file(folder, kat_cli):
+    ran = kat_cli(*arguments(folder, "--pair_weights", "unifrm"))
+    assert ran.rc == 2
+    assert "Did you mean uniform?" in ran.stderr
+    assert "weigh-pairs" not in ran.stderr
+
+
+def test_the_second_arm_says_how_to_compare_both(folder, train, kat_cli):
+    train("--max_steps", "1")
+    ran = kat_cli(*arguments(folder, "--max_steps", "1", "--pair_weights", "uniform"))
+    command = ran.stdout.split("what weights did: kat ")[1].splitlines()[0]
+    compared = kat_cli(*command.split())
+    assert compared.rc == 0
+    assert "accuracy of dpo/validation_scores.jsonl minus dpo.uniform" in compared.stdout
