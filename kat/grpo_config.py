@@ -133,7 +133,7 @@ class AnswerOptions:
     max_new_tokens: Annotated[int, integer("Tokens of a completion at most.")] = 128
     temperature: Annotated[float, option("Of sampling: softmax(logits / temperature).")] = 1.0
     max_len: Annotated[
-        int | None, integer("Tokens of prompt and completion at most [default: what the policy was trained with].")
+        int | None, integer("Tokens of prompt and completion at most [default: prompts as in the policy's training].")
     ] = None
     precision: Annotated[Precision, option("Of matrix products; auto takes bfloat16 where it is faster.")] = "auto"
     seed: Annotated[int, integer("Of completions, and of the bootstrap.")] = 0

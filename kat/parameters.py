@@ -152,17 +152,14 @@ def check_weighting(ess: float, cap: float, temperature: float | None, max_tempe
     numbers: Mapping[str, Any] = {"ess": ess, "cap": cap, "max_temperature": max_temperature}
     numbers = {**numbers, "temperature": temperature}
     for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
-            raise OptionError(f"{name} is {value!r}; expected a number.")
+        if value is not None:
+            number(name, value)
     if not 0 < ess <= 1:
         raise OptionError(f"ess is {ess}; expected a share of N above 0 and at most 1.")
-    if not 1 <= cap < math.inf:
+    if cap < 1:
         raise OptionError(f"cap is {cap}; weights of mean 1 need a cap of at least 1.")
     if temperature is None and ess < 1 / cap:
         raise OptionError(f"ess is {ess}, but weights of mean 1 under a cap of {cap:g} keep an ESS of {1 / cap:.3g}.")
-    for name in ("temperature", "max_temperature"):
-        if numbers[name] is not None:
-            number(name, numbers[name])
 
 
 def options_of(app: App) -> set[str]:

@@ -118,8 +118,11 @@ def search_checkpoint_path(neighbors: Path) -> Path:
 
 
 def evaluation_path(scores: list[Path]) -> Path:
-    """Return the default folder of an evaluation: beside the first file, named by what is evaluated."""
+    """Return the default folder of an evaluation: beside the first file, named by what is evaluated, the second of two
+    files of one name by its folder."""
     names = [path.name.split(".")[0] for path in scores]
+    if len(names) == 2 and names[0] == names[1]:
+        names[1] = scores[1].resolve().parent.name or names[1]
     return scores[0].with_name("-".join(names) + ".evaluation")
 
 

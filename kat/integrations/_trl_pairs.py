@@ -57,9 +57,12 @@ class ExpectedPairs:
             dropped = [pair_id for pair_id in self.names if pair_id not in training]
         if len(dropped) > self.allowed:
             names = ", ".join(dropped[:3]) + (" …" if len(dropped) > 3 else "")
+            absent = 0 if self.names is None else max(len(self.names) - self.rows, 0)
+            why = f" The data set lacks {absent:,} of them: it has {self.rows:,} rows." if absent else ""
+            if len(dropped) > absent:
+                why += f" TRL leaves out {self.left_out}: raise max_length."
             raise MismatchError(
-                f"{len(dropped):,} weighed pairs do not train: {names}. The data set has {self.rows:,} rows, and TRL "
-                f"leaves out {self.left_out}. Raise max_length, or give allow_dropped={len(dropped)}."
+                f"{len(dropped):,} weighed pairs do not train: {names}.{why} Or give allow_dropped={len(dropped)}."
             )
         return dropped
 

@@ -195,6 +195,9 @@ _PROMPTS: dict[str, Form] = {
 
 TRIED: Form = {
     **_PROMPTS,
+    "dropped": By(COUNT),
+    "left_out": Maybe(By(COUNT), absent=True, null=False),
+    "openings_without_weight": Maybe(COUNT, absent=True, null=False),
     "sentence": TEXT,
     "model": TEXT,
     "rare": TEXT,
@@ -213,8 +216,12 @@ TRIED: Form = {
 }
 """weightings.json."""
 
+_BAD_ROWS: dict[str, Form] = {"bad_rows": Maybe(By(TEXT), absent=True, null=False)}
+
 REWARD_MODEL: Form = {
     **_PROMPTS,
+    **_BAD_ROWS,
+    "pairs_without_margin": Maybe(COUNT, absent=True, null=False),
     "weights": Maybe(TEXT, absent=True),
     "train_pairs": Is("a count above 0", lambda value: _is_count(value) and value > 0),
     "ess_pairs": AMOUNT,
@@ -227,6 +234,8 @@ REWARD_MODEL: Form = {
 
 POLICY: Form = {
     **_PROMPTS,
+    **_BAD_ROWS,
+    "fixed_prompts_cut": Maybe(COUNT, absent=True, null=False),
     "trend": Maybe({"value": NUMBER, "interval": Each(NUMBER, 2)}),
     "training": {"by_bin": By(By(COUNT, integers=True))},
     "answers": Each(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from kat.artifacts import json_bytes
+from kat.artifacts import json_bytes, readable_manifest
 from kat.config import RunOptions, recorded
 from kat.errors import InputError, MismatchError
 from kat.grpo_config import AnswerOptions
@@ -60,7 +60,7 @@ def evaluate_policy(
     reference = _reference(place, against, allow_network=options.allow_network)
     out = out or _default_place(run, place)
     check_place(out)
-    options = options.within(trained_limits(place.path)["max_len"])
+    options = options.within(prompt_limit(place.path, options.max_new_tokens))
     inputs: dict[str, Any] = {"pair_weights": path, "pairs": HashedInput(source, digest)}
     rewarding, read = reward_inputs(rewards, allow_network=options.allow_network)
     inputs |= model_inputs(place, "policy") | model_inputs(reference, "reference") | rewarding
@@ -91,6 +91,16 @@ def evaluate_policy(
         job.facts["report"] = facts
         job.say(policy_summary(facts), policy_lines(facts))
     return out
+
+
+def prompt_limit(policy: Path, max_new_tokens: int) -> int:
+    """Return a limit under which prompts are as long as those that the policy was trained on: GRPO keeps room for its
+    own `max_new_tokens`, DPO for completions of any length, and both leave a prompt `min_prompt` tokens at least."""
+    limits, manifest = trained_limits(policy), readable_manifest(policy) or {}
+    most = limits["max_len"]
+    if manifest.get("stage") == "train-grpo":
+        most += max_new_tokens - manifest["options"].get("max_new_tokens", max_new_tokens)
+    return int(max(most, limits["min_prompt"] + max_new_tokens))
 
 
 def _reference(place: ModelSource, against: str | None, *, allow_network: bool) -> ModelSource:

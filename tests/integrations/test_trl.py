@@ -139,8 +139,11 @@ def test_pairs_that_do_not_train_are_named(folder, tokenizer, tmp_path, capsys):
     assert "1 weighed pairs do not train" in capsys.readouterr().out
     kept = np.asarray(trainer.train_dataset["weight"])
     assert (kept * trainer.weight_scale).mean() == pytest.approx(1)
-    with pytest.raises(MismatchError, match="4 weighed pairs do not train: p20, p21, p22 …"):
+    told = r"4 weighed pairs do not train: p20, p21, p22 …\. The data set lacks 4 of them: it has 20 rows\. Or give"
+    with pytest.raises(MismatchError, match=told):
         weighted(folder, tokenizer, tmp_path, drawn(), pairs().select(range(20)))
+    with pytest.raises(MismatchError, match=r"lacks 4 of them: it has 20 rows\. TRL leaves out .* raise max_length"):
+        weighted(folder, tokenizer, tmp_path, drawn(), long.select(range(20)), max_length=40)
     own = long.add_column("weight", [1.0] * N)
     with pytest.raises(MismatchError, match="p5"):
         weighted(folder, tokenizer, tmp_path, None, own, max_length=40)

@@ -26,6 +26,7 @@ TRIED = {
     "sentence": "none helps",
     "model": "minilm",
     "rare": "bin 0",
+    "dropped": {"too long": 3},
     "best": None,
     "flags": {"density": "--blend 1"},
     "uniform": {"every pair": {"pairs": 9, "accuracy": 0.5, "log_loss": 0.7}},
@@ -108,6 +109,13 @@ def test_what_kat_writes_is_of_its_form(name):
             (n, TOOLS_UNREAD, None, f"{TOOLS_UNREAD} is None; expected a count")
             for n in ("tried", "policy", "reward model", "policy evaluation")
         ),
+        ("tried", "dropped", {"too long": "many"}, "dropped.too long is 'many'; expected a count"),
+        ("tried", "left_out", {"duplicate": -1}, "left_out.duplicate is -1; expected a count"),
+        ("tried", "openings_without_weight", "2", "openings_without_weight is '2'; expected a count"),
+        ("reward model", "pairs_without_margin", "2", "pairs_without_margin is '2'; expected a count"),
+        ("reward model", "bad_rows", {"no text": 3}, "bad_rows.no text is 3; expected text"),
+        ("policy", "bad_rows", ["no text"], "bad_rows is ['no text']; expected an object"),
+        ("policy", "fixed_prompts_cut", 0.5, "fixed_prompts_cut is 0.5; expected a count"),
         ("tried", "uniform.every pair.pairs", None, "uniform.every pair.pairs is None"),
     ],
 )

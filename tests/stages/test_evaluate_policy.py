@@ -13,6 +13,7 @@ from making import read_jsonl
 from making_training import tiny_chat_model
 
 from kat.artifacts import read_manifest
+from kat.stages.evaluate_policy import prompt_limit
 from kat.stages.reward_inputs import function_file
 from kat.stages.run_prompts import held_out
 from kat.training.prompt_sampler import Asked
@@ -139,6 +140,22 @@ def test_limits_are_those_of_trainings(tmp_path, stage, limits):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert read_manifest(tmp_path)
     assert tuple(trained_limits(tmp_path).values()) == limits
+
+
+@pytest.mark.parametrize(
+    ("stage", "trained", "told", "limit"),
+    [
+        ("train-grpo", {"max_len": 160, "max_new_tokens": 32}, 128, 256),  # prompts of 128 tokens, as in the training
+        ("train-grpo", {"max_len": 512, "max_new_tokens": 256}, 128, 384),
+        ("train-dpo", {"max_len": 400}, 128, 400),
+        ("train-dpo", {"max_len": 100}, 128, 168),  # a prompt has min_prompt tokens, as in the training
+        ("embed", {"max_len": 100}, 128, 512),
+    ],
+)
+def test_prompts_have_what_the_training_left_them(tmp_path, stage, trained, told, limit):
+    manifest = {"stage": stage, "kat_version": "1", "inputs": {}, "options": trained | {"min_prompt": 40}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert prompt_limit(tmp_path, told) == limit
 
 
 def test_the_report_shows_it(folder, measure, kat_cli):

@@ -10,6 +10,7 @@ from making import jsonl, write
 
 from kat.evaluation.evaluate import evaluate
 from kat.evaluation.pairs import EvalPairs
+from kat.run_folder import evaluation_path
 
 N = 240
 
@@ -168,6 +169,15 @@ def test_files_of_one_name_are_told_apart_by_their_folders(table, tmp_path, kat_
         "density/scores.jsonl",
         "uniform/scores.jsonl",
     ]
+
+
+def test_comparisons_with_several_arms_go_to_several_folders(tmp_path):
+    """The default place, where the files of all arms have one name."""
+    arms = [tmp_path / name / "validation_scores.jsonl" for name in ("dpo", "dpo.uniform", "dpo.permuted")]
+    assert evaluation_path(arms[:1]) == tmp_path / "dpo" / "validation_scores.evaluation"
+    assert evaluation_path(arms[:2]) == tmp_path / "dpo" / "validation_scores-dpo.uniform.evaluation"
+    assert evaluation_path([arms[0], arms[2]]) == tmp_path / "dpo" / "validation_scores-dpo.permuted.evaluation"
+    assert evaluation_path([tmp_path / "a.jsonl", tmp_path / "b.jsonl"]) == tmp_path / "a-b.evaluation"
 
 
 def test_a_run_stands_for_its_pair_weights(table, tmp_path, kat_cli):

@@ -28,7 +28,7 @@ def _find(name: str, allow_network: bool) -> ModelSource:
         remedy = "Add --allow_network to download it" if offline else "The hub could not be reached"
         raise ModelError(
             f"{name} is neither a local directory{near_paths(name)} nor in the hub's local cache. {remedy}, "
-            "or use minilm."
+            "or name a bundled model: kat models."
         ) from None
     except HfHubHTTPError as error:
         raise ModelError(f"The hub does not give {name}: {error}") from error
