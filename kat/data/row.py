@@ -119,6 +119,8 @@ class BadRows:
         if kept is None or most <= kept or 2 * most <= self.total + kept:
             if isinstance(self.path, InMemory):
                 return 'Mend them, or step over them with max_bad_rows="all".'
+            if self.sink is None:
+                return "Mend them, or step over them with --max_bad_rows all."
             return "Mend them, or set them aside with --max_bad_rows all (they go to OUT.rejected.jsonl)."
         reason, (_, first) = max(self.counts.items(), key=lambda item: item[1][0])
         only = f"Only {kept:,} of {self.total + kept:,} rows can be used."

@@ -142,7 +142,7 @@ def _rows(path: Path, max_line_bytes: int) -> Iterator[Row]:
     """Yield the rows of a file; of one JSON object of columns, a row for each place in them."""
     if path.suffix != ".json":
         for row in read_rows(path, max_line_bytes, _use):
-            yield from _spread(row)
+            yield from _spread(row, path)
         return
     if not path.is_file():
         raise InputError(missing_file(path))
@@ -151,7 +151,7 @@ def _rows(path: Path, max_line_bytes: int) -> Iterator[Row]:
     for number, columns in enumerate(objects, 1):
         if not isinstance(columns, dict):
             raise InputError(f"{path} holds {type(columns).__name__}; {_EXPECTED}")
-        yield from _spread(Row(number, b"", columns))
+        yield from _spread(Row(number, b"", columns), path)
 
 
 def _whole(path: Path, max_line_bytes: int) -> Any:
@@ -166,13 +166,20 @@ def _whole(path: Path, max_line_bytes: int) -> Any:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _spread(row: Row) -> Iterator[Row]:
-    """Yield a row for each place of a row whose values are columns, as RewardBench saves them; else the row itself."""
+def _spread(row: Row, path: Path) -> Iterator[Row]:
+    """Yield a row for each place of a row whose values are columns, as RewardBench saves them; else the row itself.
+
+    Raises InputError for a column that is read and has another length than the ids.
+    """
     value = row.value or {}
     ids = value.get("id")
     if not isinstance(ids, list):
         yield row
         return
+    for name in sorted(_READ & value.keys()):
+        if isinstance(column := value[name], list) and len(column) != len(ids):
+            sizes = f"{name} has {len(column):,} values, and id {len(ids):,}"
+            raise InputError(f"{row.place(path)}: {sizes}; expected one for each pair.")
     columns = {k: v for k, v in value.items() if isinstance(v, list) and len(v) == len(ids)}
     for i in range(len(ids)):
         value_i = {k: v[i] for k, v in columns.items()}

@@ -10,8 +10,9 @@ from kat.config import MAX_LINE_BYTES, DensityOptions, EmbedOptions, ReadOptions
 from kat.errors import KatError
 from kat.executor_config import ExecutorOptions
 from kat.executors.launch import launching
-from kat.inputs import Inputs
+from kat.inputs import Inputs, input_files
 from kat.locks import locked
+from kat.models.sources import resolve
 from kat.report_config import ReportOptions
 from kat.run_folder import DENSITY, EMBEDDINGS, PREFIXES
 from kat.run_log import logged
@@ -39,6 +40,8 @@ def run(
     With `report` OUT/report.html too; return whether it is there. What keeps it from being written is said, and is no
     failure of the run.
     """
+    input_files(pairs)  # a missing file is said before a model is looked for, and that before all pairs are read
+    resolve(embed.source, allow_network=embed.allow_network)
     reading = reading.within(run_options)
     # Bad rows are those of the pairs: a prefixes file of kat's own has none, nor a line that is too long.
     most = max(run_options.max_line_bytes, MAX_LINE_BYTES)

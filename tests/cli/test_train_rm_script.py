@@ -152,8 +152,11 @@ def test_weights_of_contexts_are_refused(made, script, tmp_path, kat_cli):
 def test_bad_rows_are_counted_and_named(made, script, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text((made / "data" / "pairs_all.jsonl").read_text() + "{}\n")
-    told = ("--rm_source", "rm", "--pairs_path", str(other), *BASE, *MORE, "--overwrite", "--max_bad_rows", "1")
-    ran = script(*told)
+    told = ("--rm_source", "rm", "--pairs_path", str(other), *BASE, *MORE, "--overwrite")
+    message = script(*told).failed()
+    assert "step over them with --max_bad_rows all" in message
+    assert "rejected.jsonl" not in message  # the origin's command sets nothing aside
+    ran = script(*told, "--max_bad_rows", "1")
     assert ran.rc == 0, ran.stderr
     [(reason, places)] = json.loads((made / "rm_checkpoints" / "uniform" / "training.json").read_text())[
         "bad_rows"

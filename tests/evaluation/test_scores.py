@@ -68,6 +68,15 @@ def test_rewardbench_columns(tmp_path):
         assert ((found.chosen > found.rejected).astype(int)).tolist() == value["results"]
 
 
+@pytest.mark.parametrize("name", ["subset", "scores_rejected"])
+def test_rewardbench_columns_of_several_lengths(tmp_path, name):
+    value = {"id": [3, 4], "subset": ["a", "b"], "scores_chosen": [1.0, 2.0], "scores_rejected": [0.0, 3.0]}
+    value |= {name: value[name][:1], "notes": ["of any length"]}
+    for file in ("s.json", "s.jsonl"):
+        with pytest.raises(InputError, match=rf"{file}:1: {name} has 1 values, and id 2; expected one for each pair"):
+            read_scores(write(tmp_path / file, json.dumps(value).encode()))
+
+
 def test_rewardbench_lines_without_ids(tmp_path):
     rows = [{"chosen": 1.0, "rejected": 0.0}, {"chosen": "?", "rejected": 0.0}, {"chosen": 2.0, "rejected": 4.0}]
     found = read_scores(write(tmp_path / "m_all.jsonl", jsonl(*rows)), 1)

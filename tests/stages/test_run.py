@@ -171,11 +171,19 @@ def test_few_rows(tmp_path, capsys):
         compute_offline(prompts, tmp_path / "none", FLOAT32, DensityOptions(), RunOptions())
 
 
-def test_a_model_name_is_judged_before_anything_is_read(tmp_path, capsys):
+@pytest.mark.parametrize("command", ["embed", "run"])
+def test_a_model_name_is_judged_before_anything_is_read(tmp_path, capsys, command):
     with pytest.raises(SystemExit) as stopped:
-        main(["embed", str(write_pairs(tmp_path / "p.jsonl")), "--out", str(tmp_path / "o"), "--model", "nonsense"])
+        main([command, str(write_pairs(tmp_path / "p.jsonl")), "--out", str(tmp_path / "o"), "--model", "nonsense"])
     assert stopped.value.code == 2
     assert "minilm" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_missing_file_is_said_before_an_unknown_model(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["run", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "o"), "--model", "nonsense"])
+    assert "none.jsonl does not exist" in capsys.readouterr().err
 
 
 # --- verification -----------------------------------------------------------------------------------------------------
