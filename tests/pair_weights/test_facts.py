@@ -53,8 +53,8 @@ def test_who_pays_is_told_by_bin_and_source_those_that_lose_most_first():
     shares = {one["value"]: (one["share_of_pairs"], one["share_of_weight"]) for one in pays["src"]}
     assert shares == {"a": pytest.approx((0.25, 0.5)), "b": pytest.approx((0.75, 0.5))}
     said = "\n".join(pay_lines(pays))
-    assert "density bin" in said
-    assert "source" in said
+    rows = [line.split("  ")[1] for line in said.splitlines() if line.startswith("  ")]
+    assert rows == ["density bin", "no density", "bin 4, most crowded", "bin 0, rarest", "source", "b", "a"]
 
 
 def test_nobody_pays_for_equal_weights():

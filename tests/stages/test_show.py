@@ -15,6 +15,7 @@ from making import vouch
 from making_training import tiny_chat_model
 
 from kat.reports.console.show import paying_lines, share_lines
+from kat.reports.evaluation_parts import bin_name
 
 TRAINING = ("--device", "cpu", "--precision", "float32", "--max_len", "400", "--min_prompt", "32", "--max_steps", "2")
 
@@ -143,7 +144,7 @@ def test_shares_are_those_of_the_file(run, kat_cli):
         for value in {row[column] for row in rows}:
             own = [row["v"] for row in rows if row[column] == value]
             pairs, weight = len(own) / len(rows), sum(own) / sum(row["v"] for row in rows)
-            name = f"bin {value}" if column == "bin" else value
+            name = bin_name(value) if column == "bin" else value
             row = re.search(rf"^  {name} +(\d+) +([\d.]+)% +([\d.]+)% +([\d.]+)$", said, re.M)
             assert int(row[1]) == len(own)
             assert [float(row[2]), float(row[3])] == pytest.approx([100 * pairs, 100 * weight], abs=0.06)
@@ -186,7 +187,7 @@ def test_weights_without_pair_weights(run, kat_cli):
     edges = np.quantile(density, [0.2, 0.4, 0.6, 0.8])
     bins = np.searchsorted(edges, density, side="right")
     for b in range(5):
-        row = re.search(rf"^  bin {b} +(\d+) +[\d.]+% +([\d.]+)%", said, re.M)
+        row = re.search(rf"^  {bin_name(b)} +(\d+) +[\d.]+% +([\d.]+)%", said, re.M)
         assert int(row[1]) == (bins == b).sum()
         assert float(row[2]) == pytest.approx(100 * w[bins == b].sum() / w.sum(), abs=0.06)
     assert "of openings" in said

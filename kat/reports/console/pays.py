@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kat.reports.console.text import printable
+from kat.reports.evaluation_parts import bin_name
 
 PAYING = 4
 """Values of a column that are shown from either end."""
@@ -32,8 +33,9 @@ def pay_lines(pays: Mapping[str, Sequence[Mapping[str, Any]]], counted: str = "p
                 lines.append(f"  … {len(parts) - 2 * PAYING:,} more in the JSON")
                 continue
             mean = one["share_of_weight"] / one["share_of_pairs"]
+            value = bin_name(one["value"].removeprefix("bin ")) if column == "bin" else one["value"]
             lines.append(
-                f"  {printable(one['value'], width - 2) or '(none)':<{width}}{one['pairs']:>9,}"
+                f"  {printable(value, width - 2) or '(none)':<{width}}{one['pairs']:>9,}"
                 f"{one['share_of_pairs']:>{share}.1%}"
                 f"{one['share_of_weight']:>11.1%}{mean:>8.2f}"
             )
