@@ -187,13 +187,13 @@ def _thin_bins(facts: Mapping[str, Any]) -> list[str]:
     listed = ", ".join(f"bin {b}: {pairs[b]:,}" for b in thin)
     seen = ""
     if fewest:
-        seen = f", and {fewest:,} show a difference in accuracy from {_detectable_points(fewest):.0f} points up"
+        seen = f"; of {fewest:,} a difference in accuracy is seen from {_detectable_points(fewest):.0f} points up"
     # What the thinnest bin needs, were its part of the validation pairs to stay as it is.
     share = split["validation_share_asked"] * LEAST_VALIDATION_PAIRS / max(fewest, 0.5)
     share = math.ceil(share * 100) / 100
     remedy = f"Give --validation_share {share:g}" if share <= MOST_VALIDATION_SHARE else "Take more pairs"
     return [
-        f"too few validation pairs to judge by density bin ({listed}; {LEAST_VALIDATION_PAIRS} is the least{seen}). "
+        f"too few validation pairs to compare density bins ({listed}; {LEAST_VALIDATION_PAIRS} is the least{seen}). "
         f"{remedy}, or evaluate on pairs of their own."
     ]
 

@@ -49,7 +49,7 @@ def test_a_run_becomes_pair_weights(run, kat_cli):
 def test_groups_are_by_text_unless_a_cosine_is_given(run, kat_cli):
     ran = kat_cli("weigh-pairs", run)
     assert "share 80% of their text" in ran.stdout
-    assert "WARNING  too few validation pairs to judge by density bin" in ran.stdout  # some 12 each
+    assert "WARNING  too few validation pairs to compare density bins" in ran.stdout  # some 12 each
     stats = json.loads((run / "pair_weights.stats.json").read_text())
     assert (stats["split"]["group_cosine"], stats["split"]["group_jaccard"]) == (None, 0.8)
     (warning,) = stats["warnings"]
