@@ -309,9 +309,8 @@ def prompt_facts(cut: int, tools_unread: int) -> dict[str, int]:
 
 def tell_prompts(name: str, facts: Mapping[str, int], count: int, max_len: int) -> None:
     """Say how many of `count` prompts are read in part, if any are."""
-    cut, tools_unread = prompt_facts(0, 0)
-    if facts[cut]:
-        lost = f"{facts[cut]:,} of {count:,} prompts lost their beginning"
+    if cut := facts["prompts_cut"]:
+        lost = f"{cut:,} of {count:,} prompts lost their beginning"
         note(f"{name}  {lost}: with a completion {max_len:,} tokens are read")
-    if facts[tools_unread]:
-        note(f"{name}  the chat template does not write the tools of {facts[tools_unread]:,} of {count:,} prompts")
+    if unwritten := facts["prompts_whose_tools_are_not_written"]:
+        note(f"{name}  the chat template does not write the tools of {unwritten:,} of {count:,} prompts")
