@@ -120,6 +120,35 @@ def test_the_pages_example_of_dpo_trains_on_weighed_pairs(weighed, tiny_bytes, t
     assert any(not torch.equal(first[name], last[name]) for name in last)
 
 
+def test_the_pages_example_of_a_frame_trains_on_weighed_pairs(tiny_bytes, tmp_path, monkeypatch):
+    """The block of docs/integrations.md for pairs that Python holds, of which a tenth validates."""
+    pandas = pytest.importorskip("pandas")
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    [block] = [one for one in page.split("```")[1::2] if "kat.run(frame" in one]
+    folder, tokenizer = tiny_bytes
+    tokenizer.save_pretrained(tmp_path / "my-model")
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "my-model")
+    things = [f"{verb} {thing}" for verb in ("sort", "copy") for thing in ("a list", "a dict", "a tuple", "a set")]
+    prompts = [f"How do I {things[i % 8]} in Python?" for i in range(40)] + ["What is a kenning?", "Who was Tasman?"]
+    rows = [{"prompt": p, "chosen": f"Like so {i}.", "rejected": f"No idea {i}."} for i, p in enumerate(prompts)]
+    assert block.count('DPOConfig("dpo")') == 1
+    few = HOW | {"max_length": None, "per_device_train_batch_size": 2}
+    namespace = {"frame": pandas.DataFrame(rows)}
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace('DPOConfig("dpo")', f'DPOConfig("dpo", **{few})'), namespace)
+    weighed, trainer = namespace["weighed"], namespace["trainer"]
+    assert len(weighed) == 42
+    v = weighed.training_weights()
+    assert 0 < len(v) < 42
+    assert dict(zip(trainer.train_dataset["pair_id"], trainer.train_dataset["weight"], strict=True)) == v
+    opening = {pair.id: pair.prefix.opening for pair in kat.read_pairs(pandas.DataFrame(rows))}
+    frame = namespace["frame"]
+    assert {one: opening[one] for one in v} == dict(zip(frame["pair_id"], frame["prompt"], strict=True))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 4
+    assert np.isfinite(losses).all()
+
+
 def test_grpo_asks_real_prompts_by_weight(weighed, tiny_bytes, tmp_path):
     folder, tokenizer = tiny_bytes
     data, asked = parquet(weighed / "run" / "trl" / "prompts.train.parquet"), []
