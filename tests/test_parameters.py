@@ -3,12 +3,15 @@
 import dataclasses
 import math
 import re
+from importlib import import_module
+from pkgutil import iter_modules
 
 import numpy as np
 import pytest
 
-from kat import config, executor_config, grpo_config, pair_config, training_config
+import kat
 from kat.errors import OptionError
+from kat.executor_config import ExecutorOptions
 from kat.parameters import number
 
 NEEDED = {"rm_source": "rm", "to": "csv", "size": 1}
@@ -17,9 +20,11 @@ NEEDED = {"rm_source": "rm", "to": "csv", "size": 1}
 
 def float_options():
     """Return every option of a class of options that is a number with a point, as (class, name)."""
-    for module in (config, executor_config, grpo_config, pair_config, training_config):
-        for options in vars(module).values():
-            if dataclasses.is_dataclass(options) and options.__module__ == module.__name__:
+    for module in iter_modules(kat.__path__):
+        if not module.name.endswith("config"):
+            continue
+        for options in vars(import_module(f"kat.{module.name}")).values():
+            if dataclasses.is_dataclass(options) and options.__module__ == f"kat.{module.name}":
                 for one in dataclasses.fields(options):
                     if re.search(r"\bfloat\b", str(one.type)):
                         yield pytest.param(options, one.name, id=f"{options.__name__}.{one.name}")
@@ -29,7 +34,7 @@ def float_options():
 @pytest.mark.parametrize(("options", "name"), list(float_options()))
 def test_a_number_out_of_range_is_refused_by_name(options, name, wrong):
     needed = {one.name: NEEDED[one.name] for one in dataclasses.fields(options) if one.name in NEEDED}
-    executor = {"executor": "ray"} if options is executor_config.ExecutorOptions else {}
+    executor = {"executor": "ray"} if options is ExecutorOptions else {}
     options(**needed, **executor)
     with pytest.raises(OptionError, match=f"^{name} is "):
         options(**needed | executor | {name: wrong})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -64,11 +65,9 @@ def sniff(rows: Iterator[Row], path: Inputs, columns: Columns) -> Sniffed:
     columns.look_at(parseable)
     met, values = [], []
     for row in parseable:
-        try:
+        with suppress(BadRow):  # it says nothing of the format; the reader meets it again, counts it and says why
             values.append(columns.prepare(row.value or {}))
-        except BadRow:
-            continue  # it says nothing of the format; the reader meets it again, counts it and says why
-        met.append(row)
+            met.append(row)
     ways, values, taken, left = recognise(values)
     file_format = _agreed(list(zip(met, values, strict=True)), path)
     if file_format is None:

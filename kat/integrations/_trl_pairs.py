@@ -104,7 +104,7 @@ class PairWeighing(Trainer):
         if self.dropped:
             show(f"weights   {len(self.dropped):,} weighed pairs do not train; the mean is 1 over those that do")
         if cut := self._cut():
-            note(f"weights   of {cut:,} of {len(self.train_dataset):,} pairs TRL cuts tokens off: see max_length")
+            note(f"weights   TRL cuts tokens off {cut:,} of {len(self.train_dataset):,} pairs: see max_length")
         self.weight_scale = _scale(np.asarray(self.train_dataset[WEIGHT], np.float64))
 
     def _check_given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -318,4 +318,6 @@ def test_pairs_that_trl_cuts_are_told(policy, tokenizer, tmp_path, capsys):
     longest = {name: len(tokenizer(rows[4]["prompt"] + rows[4][name])["input_ids"]) for name in ("chosen", "rejected")}
     for most, cut in ((longest["rejected"] + 9, 0), (longest["rejected"] - 9, 1), (None, 0)):
         weighted_dpo(policy, tokenizer, tmp_path, drawn(), data, max_length=most)
-        assert (f"of 1 of {N} pairs" in " ".join(capsys.readouterr().err.split()).replace(",", "")) == bool(cut)
+        assert (
+            f"cuts tokens off 1 of {N} pairs" in " ".join(capsys.readouterr().err.split()).replace(",", "")
+        ) == bool(cut)
