@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,6 +120,16 @@ def test_prompts_that_lose_their_beginning_are_counted(folder, measure, kat_cli)
     assert facts["prompts_cut"] == len(rows)  # with their template none of them fits into four tokens
     assert f"prompts cut at their start {len(rows):,}\n" in ran.stdout
     assert f"prompts cut at their start {len(rows):,}\n" in kat_cli("show", folder / "run" / "dpo.policy").stdout
+
+
+def test_tools_that_are_not_written_are_counted(folder, measure, monkeypatch):
+    from kat.training import train_grpo
+
+    tokens_of = train_grpo.prompts_of_policy
+    monkeypatch.setattr(train_grpo, "prompts_of_policy", lambda *told: replace(tokens_of(*told), tools_unread=2))
+    ran = measure("--prompts", "1")
+    assert facts_of(folder)[0]["prompts_whose_tools_are_not_written"] == 2
+    assert "does not write the tools of 2 prompts\n" in ran.stdout
 
 
 @pytest.mark.parametrize(("stage", "least"), [("train-grpo", 1), ("train-rm", 0)])

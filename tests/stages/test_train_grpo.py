@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,6 +117,25 @@ def test_from_a_run_to_a_policy_for_everybody(folder, train, kat_cli):
 
     assert "skip" in train(reward=folder / "rm").stdout + ran.stderr or train(reward=folder / "rm").rc == 0
     assert "--overwrite" in train("--seed", 4, reward=folder / "rm").failed()
+
+
+def test_prompts_that_are_read_in_part_are_counted(folder, train, kat_cli, monkeypatch):
+    from kat.training import train_grpo
+
+    tokens_of = train_grpo.prompts_of_policy
+    monkeypatch.setattr(
+        train_grpo, "prompts_of_policy", lambda *told: replace(tokens_of(*told), tools_unread=len(told[1]))
+    )
+    ran = train("--max_len", 20, "--min_prompt", 1)
+    assert ran.rc == 0, ran.stderr
+    report = json.loads((folder / "run" / "grpo" / "training.json").read_text())
+    prompts, fixed = report["prompts"], report["fixed_prompts"]  # with their template none fits into 14 tokens
+    assert (report["prompts_cut"], report["prompts_whose_tools_are_not_written"]) == (prompts, prompts)
+    assert report["fixed_prompts_cut"] == fixed > 0
+    for said in (ran.stdout, kat_cli("show", folder / "run" / "grpo").stdout):
+        assert f"prompts cut at their start {prompts:,}\n" in said
+        assert f"does not write the tools of {prompts:,} prompts\n" in said
+        assert f"; {fixed:,} cut at their start\n" in said
 
 
 def test_uniform_is_another_draw_into_another_folder(folder, train):

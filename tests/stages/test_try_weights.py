@@ -149,6 +149,22 @@ def test_the_stage_returns_where_it_wrote(folder):
     assert found["weightings"][1]["permuted"] is None
 
 
+def test_openings_without_a_density_weight_are_counted(folder, ask, monkeypatch):
+    from kat.stages import try_weights
+
+    weighed = try_weights.pair_table
+
+    def some_unknown(*told, **more):
+        table, facts = weighed(*told, **more)
+        return table, facts | {"openings_without_weight": 3}
+
+    monkeypatch.setattr(try_weights, "pair_table", some_unknown)
+    ran = ask("--weightings", "density")
+    assert ran.rc == 0, ran.stderr
+    assert read(folder)["openings_without_weight"] == 3
+    assert "  without density weight     3 openings\n" in ran.stdout
+
+
 def test_pairs_that_no_weight_is_for_are_counted(folder, ask, kat_cli):
     assert kat_cli("weigh-pairs", folder / "run", "--duplicates", "drop").rc == 0
     counted = json.loads((folder / "run" / "pair_weights.stats.json").read_text())["left_out"]

@@ -142,6 +142,15 @@ def test_what_begins_a_sequence_is_predicted_by_nothing(budget, per_token, tmp_p
     torch.testing.assert_close(torch.from_numpy(np.stack(kept)), plain, rtol=1e-5, atol=1e-4)
 
 
+def test_a_single_token_that_nothing_precedes_has_no_mean(tmp_path, base_dir):
+    policy, data = policy_of("Llama", tmp_path, base_dir), some_pairs()
+    first, *others = data.prompts
+    data = replace(data, prompts=[Prompt(first.trunk[:0], [branch[:1] for branch in first.branches]), *others])
+    for kept in rewards_of(SequenceLogProbs(policy, per_token=True), data, 1000):
+        assert (kept[data.prompt == 0] == 0).all()
+        assert (kept[data.prompt > 0] < 0).all()
+
+
 def test_rows_share_the_weights_of_a_reference_that_are_now(tmp_path, base_dir):
     """In bfloat16 they are cast once for all rows, and again for the next reference."""
     policy, data = policy_of("Llama", tmp_path, base_dir, autocast=True), some_pairs()
