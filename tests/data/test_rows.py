@@ -312,3 +312,15 @@ def test_a_fault_with_an_option_of_its_own_names_it(kat_cli, tmp_path):
     rows = [{"prompt": f"q{i}", "chosen": "a", "rejected": "a"} for i in range(5)]
     said = kat_cli("prefixes", write(tmp_path / "p.jsonl", jsonl(*rows)), "--out", tmp_path / "o.jsonl").failed()
     assert f"Look at {tmp_path / 'p.jsonl'}:1 and convert the file." in said
+
+
+def test_bad_rows_are_said_to_be_in_a_file_only_where_one_is_written(tmp_path):
+    advice = []
+    for sink in (None, [].append):
+        bad = BadRows(tmp_path / "pairs.jsonl", 0, sink)
+        bad.add(Row(3, b"{", None), "no JSON")
+        with pytest.raises(BadRowsError) as raised:
+            bad.check()
+        advice.append(str(raised.value))
+    assert ["OUT.rejected.jsonl" in one for one in advice] == [False, True]
+    assert all("--max_bad_rows all" in one for one in advice)
